@@ -1,0 +1,1 @@
+"""Per-architecture facts and encoders: syscall tables, registers, vDSO stubs."""

@@ -1,0 +1,1 @@
+"""Sandbox: launch a confined program, live with it, report its result."""

@@ -1,0 +1,1 @@
+"""Raw Linux kernel calls for sandboxing: Landlock, seccomp, ptrace, pidfd, spawn."""

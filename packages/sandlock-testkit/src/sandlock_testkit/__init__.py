@@ -1,0 +1,1 @@
+"""pytest plugin shared by the test suites of sandlock; never published."""

@@ -1,0 +1,1 @@
+"""An unprivileged process sandbox for Linux."""
