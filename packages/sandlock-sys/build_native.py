@@ -22,6 +22,7 @@ PACKAGE = ROOT / "src" / "sandlock_sys"
 SOURCES = PACKAGE / "_csrc"
 EXTENSION = PACKAGE / "_ffi.abi3.so"
 GUARD = PACKAGE / "_guard"
+GUARD_SOURCE = "guard_main"  # a program of its own, not part of the extension
 OLDEST_PYTHON = "0x030b0000"  # requires-python: the abi3 level that the wheel promises
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
@@ -73,18 +74,20 @@ def build_extension(work: Path) -> None:
         f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}", "-o", str(work / "_ffi.so"),
     ]  # fmt: skip
     objects = []
-    for family in families:
+    for source in sorted(SOURCES.glob("*.c")):
+        if source.stem == GUARD_SOURCE:
+            continue
         # Our own C is held to -Werror; the glue that cffi generates is not ours to mend.
-        objects.append(str(work / f"{family}.o"))
+        objects.append(str(work / f"{source.stem}.o"))
         run([*compiler(), "-std=gnu11", "-c", "-fPIC", "-pthread", *HARDENING, *WARNINGS,
-             f"-I{SOURCES}", str(SOURCES / f"{family}.c"), "-o", objects[-1]])  # fmt: skip
+             f"-I{SOURCES}", str(source), "-o", objects[-1]])  # fmt: skip
     run([*command, str(glue), *objects])
     os.replace(shutil.copy(work / "_ffi.so", EXTENSION.with_suffix(".new")), EXTENSION)
 
 
 def build_guard(work: Path) -> None:
     """Compile the guard, the small static program that is the parent of every sandboxed tree."""
-    source = SOURCES / "guard_main.c"
+    source = SOURCES / f"{GUARD_SOURCE}.c"
     run([*compiler(), "-std=gnu11", *FREESTANDING, *WARNINGS, f"-I{SOURCES}", str(source), "-o", str(work / "guard")])
     os.replace(shutil.copy(work / "guard", GUARD.with_suffix(".new")), GUARD)
 
