@@ -313,6 +313,7 @@ int sl_child_main(void *argument)
 {
     struct sl_spawn *spawn = argument;
     sl_reset_signals();
+    spawn->child_pid = (int32_t)RAW(__NR_getpid); /* the guard may still be inside its clone */
     spawn->step = SL_STEP_SESSION;
     long result = RAW(__NR_setsid);
     if (result >= 0)

@@ -1,4 +1,19 @@
 #include "guard.h"
 
+#include <sys/socket.h>
+
+#include "raw.h"
+
 _Static_assert(sizeof(struct sl_order) == 8, "one order");
-_Static_assert(sizeof(struct sl_report) == 40, "one report");
+_Static_assert(sizeof(struct sl_report) == 32, "one report");
+
+long sl_guard_order(int control, uint32_t kind, int32_t signal)
+{
+    struct sl_order order = {.kind = kind, .signal = signal};
+    return RAW(__NR_sendto, control, &order, sizeof order, MSG_NOSIGNAL, 0, 0);
+}
+
+long sl_close(int fd)
+{
+    return RAW(__NR_close, fd);
+}

@@ -15,19 +15,18 @@ struct sl_order {
     int32_t signal;
 };
 
-enum sl_report_kind {
-    SL_REPORT_MAIN = 1, /* the first process has ended; others would not die at once */
-    SL_REPORT_GONE = 2, /* no process of the sandbox is left; always the last */
-};
-
+/* Sent once, when no process of the sandbox is left; then the guard ends. */
 struct sl_report {
-    uint32_t kind;
     int32_t status;     /* wait status of the first process */
     uint32_t reaped;    /* processes that ended as children of the guard */
-    uint32_t reserved;
     uint64_t user_us;   /* of all that were waited for, by the guard or by their parents */
     uint64_t system_us;
     uint64_t peak_kib;  /* the largest single process */
 };
+
+/* Host side: send one order, without SIGPIPE. */
+long sl_guard_order(int control, uint32_t kind, int32_t signal);
+
+long sl_close(int fd);
 
 #endif

@@ -28,7 +28,7 @@ enum {
     ERR_EPERM = 1, ERR_EINTR = 4, ERR_EAGAIN = 11, ERR_ECHILD = 10,
     READABLE = 1, HANGUP = 0x10 | 0x08, /* POLLIN; POLLHUP | POLLERR */
     DONT_WAIT = 0x40, NO_SIGNAL = 0x4000, /* MSG_DONTWAIT, MSG_NOSIGNAL */
-    SLOW_TICKS = 100, TICK_NS = 1000 * 1000, /* after 0.1 s of refusing to die the host is told about the first process */
+    TICK_NS = 1000 * 1000,
     MAX_PROCESSES = 1 << 15,
 };
 
@@ -161,23 +161,21 @@ static void reap(struct guard *guard, int *alive)
     }
 }
 
-static void tell(struct guard *guard, uint32_t kind)
+static void tell(struct guard *guard)
 {
-    guard->report.kind = kind;
+    /* The host waits for the guard's end and reads this then: one wake-up, not two. */
     RAW(__NR_sendto, CONTROL, &guard->report, sizeof guard->report, DONT_WAIT | NO_SIGNAL, 0, 0);
 }
 
 static void end(struct guard *guard)
 {
-    int alive = 1, told = 0;
+    int alive = 1;
     for (int ticks = 0;; ticks++) {
-        if (ticks == 0 || !guard->scoped)
-            signal_all(guard, SIGNAL_KILL);
         reap(guard, &alive);
         if (!alive)
-            break;
-        if (ticks > SLOW_TICKS && guard->main_gone && !told++)
-            tell(guard, SL_REPORT_MAIN);
+            break; /* orphans come to the guard, so no child means no process at all */
+        if (ticks == 0 || !guard->scoped)
+            signal_all(guard, SIGNAL_KILL);
         struct poll_fd ready = {.fd = guard->signals, .events = READABLE};
         struct timespec64 tick = {0, TICK_NS};
         RAW(__NR_ppoll, &ready, 1, &tick, 0, 0);
@@ -185,7 +183,7 @@ static void end(struct guard *guard)
         if (ready.returned & READABLE)
             RAW(__NR_read, guard->signals, drained, sizeof drained);
     }
-    tell(guard, SL_REPORT_GONE);
+    tell(guard);
     RAW(__NR_exit_group, 0);
 }
 
