@@ -20,6 +20,9 @@ struct sl_landlock_failure {
 
 enum { SL_LANDLOCK_STEP_OPEN = 1, SL_LANDLOCK_STEP_STAT = 2, SL_LANDLOCK_STEP_ADD_RULE = 3 };
 
+/* In a rule's rights: a path that is not there, or cannot be reached, is left out. No right has this bit. */
+#define SL_LANDLOCK_OPTIONAL (1ULL << 63)
+
 long sl_landlock_query(uint32_t flags);
 long sl_landlock_create_ruleset(uint64_t handled_fs, uint64_t handled_net, uint64_t scoped);
 long sl_landlock_add_path_fd(int ruleset, int path_fd, uint64_t access);
