@@ -31,7 +31,7 @@ class StubError(ArchError, ValueError):
 
 
 class VdsoError(ArchError, ValueError):
-    """A vDSO image that cannot be read, or cannot be patched as asked; `entry` names the function, if one is at fault."""
+    """A vDSO image that cannot be read, or not patched as asked; `entry` names the function, if one is at fault."""
 
     def __init__(self, message: str, entry: str = "") -> None:
         super().__init__(f"{entry}: {message}" if entry else message)

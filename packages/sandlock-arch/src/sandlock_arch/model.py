@@ -10,7 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandlock_arch.parts import Parts
+    from sandlock_arch.call_abi import CallAbi
+    from sandlock_arch.parts import Encoder, Parts, StubLowering
+    from sandlock_arch.registers import RegisterLayout
 
 __all__ = ["Architecture"]
 
@@ -61,3 +63,28 @@ class Architecture:
 
     def __repr__(self) -> str:
         return f"<Architecture {self.name}>"
+
+    @property
+    def abi(self) -> CallAbi:
+        """Return the registers and instructions of calls."""
+        return self._loaded().abi
+
+    @property
+    def registers(self) -> RegisterLayout:
+        """Return the register sets as ptrace hands them out."""
+        return self._loaded().registers
+
+    @property
+    def encode(self) -> Encoder:
+        """Return the instruction encoders."""
+        return self._loaded().encode
+
+    @property
+    def vdso_stubs(self) -> StubLowering:
+        """Return the replacements of vDSO functions."""
+        return self._loaded().vdso_stubs
+
+    def _loaded(self) -> Parts:
+        if self._parts is None:
+            self._parts = self._load()
+        return self._parts

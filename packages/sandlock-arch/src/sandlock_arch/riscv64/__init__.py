@@ -1,1 +1,1 @@
-"""riscv64."""
+"""riscv64: one file per subject, the same files as in the other architectures."""
