@@ -98,14 +98,16 @@ def root_group(name: str, root: Path = ROOT) -> list[str]:
 
 
 def main() -> None:
-    """`workspace.py path`: print PYTHONPATH for the source tree. `workspace.py group NAME`: print requirements."""
+    """Print PYTHONPATH (`path`), a tooling group (`group NAME`) or what to install of here (`folders NAME`)."""
     match sys.argv[1:]:
         case ["path"]:
             print(os.pathsep.join(str(package.source.parent) for package in load().values()))
         case ["group", name]:
             print("\n".join(root_group(name)))
+        case ["folders", name]:
+            print("\n".join(str(package.folder) for package in closure(load(), name)))
         case _:
-            sys.exit(f"usage: {main.__doc__}")
+            sys.exit(main.__doc__)
 
 
 if __name__ == "__main__":
