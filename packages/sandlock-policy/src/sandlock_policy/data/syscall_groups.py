@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sandlock_policy.seccomp.rules import Condition
+
 __all__ = [
     "ALWAYS",
     "GROUPS",
@@ -56,22 +58,25 @@ _CLONE_NEW = 0x7E020000
 _CLONE_PARENT = 0x8000  # linux/sched.h
 _UNSHARE_HARMLESS = 0x40600  # CLONE_FS 0x200, CLONE_FILES 0x400, CLONE_SYSVSEM 0x40000, linux/sched.h
 
-_SOL_IP = 0  # linux/in.h
-_SOL_SOCKET = 1  # asm-generic/socket.h
-_SOL_TCP = 6  # linux/in.h
-_SOL_IPV6 = 41  # linux/in.h
+# The level of setsockopt(2). Written once, so that the compiler finds rules of one level by identity.
+_SOL_IP = one_of(1, 0)  # linux/in.h
+_SOL_SOCKET = one_of(1, 1)  # asm-generic/socket.h
+_SOL_TCP = one_of(1, 6)  # linux/in.h
+_SOL_IPV6 = one_of(1, 41)  # linux/in.h
+
+_NOT_ITSELF = (not_one_of(0, 0),)  # a pid that is not 0
 
 _IOCTL = "ioctl"
 _PRCTL = "prctl"
 _SETSOCKOPT = "setsockopt"
 
 
-def _option(level: int, name: int, reason: str) -> Rule:
-    return Rule(_SETSOCKOPT, (one_of(1, level), one_of(2, name)), _EPERM, reason)
+def _option(level: Condition, name: int, reason: str) -> Rule:
+    return Rule(_SETSOCKOPT, (level, one_of(2, name)), _EPERM, reason)
 
 
 def _other_process(call: str, reason: str) -> Rule:
-    return Rule(call, (not_one_of(0, 0),), _EPERM, reason)
+    return Rule(call, _NOT_ITSELF, _EPERM, reason)
 
 
 GROUPS: dict[str, Group] = {
@@ -391,7 +396,7 @@ GROUPS: dict[str, Group] = {
             _option(_SOL_IP, 19, "IP_TRANSPARENT: foreign addresses"),
             Rule(
                 _SETSOCKOPT,
-                (one_of(1, _SOL_IP), between(2, 64, 0xFFFFFFFF)),
+                (_SOL_IP, between(2, 64, 0xFFFFFFFF)),
                 _EPERM,
                 "the tables of netfilter and ipvs",  # linux/netfilter_ipv4/ip_tables.h: from 64 on
             ),

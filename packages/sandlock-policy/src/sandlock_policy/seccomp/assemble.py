@@ -41,55 +41,66 @@ def assemble(items: Sequence[Item]) -> bytes:
     """
     words: list[int] = []  # the last instruction first; each one as the little-endian u64 that struct sock_filter is
     ahead: dict[Label, int] = {}  # label -> how many instructions there are from it to the end
-    marks: set[Label] = set()
+    marks = 0
     for item in reversed(items):
-        if isinstance(item, tuple):
-            code, k, true, _ = item
-            if not words and code != RET_K:
-                raise AssemblyError("the last instruction does not return")
-            if code == JMP_JA:
-                words.append(code | (len(words) - _position(ahead, true, len(words))) << 32)
-            elif code & _CODE_CLASS == _CLASS_JMP:
-                words.append(_branch(words, ahead, item))
-            else:
-                words.append(code | k << 32)
-        elif item in marks:
-            raise AssemblyError(f"label {item!r} is defined twice")
-        elif not words:
-            raise AssemblyError(f"label {item!r} stands behind the last instruction")
-        else:
-            marks.add(item)
+        if not isinstance(item, tuple):
+            marks += 1
             ahead[item] = len(words)
-    if not 0 < len(words) <= MAX_INSTRUCTIONS:
-        raise AssemblyError(f"{len(words)} instructions; the kernel takes 1 to {MAX_INSTRUCTIONS}")
+            continue
+        code, k, true, false = item
+        here = len(words)
+        if code & _CODE_CLASS != _CLASS_JMP:
+            words.append(code | k << 32)
+            continue
+        try:
+            jump_true = 0 if true is None else here - ahead[true]
+            jump_false = 0 if false is None else here - ahead[false]
+        except KeyError as error:
+            raise AssemblyError(f"label {error.args[0]!r} is not defined ahead of its use") from None
+        if code == JMP_JA:
+            words.append(code | jump_true << 32)
+        elif jump_true <= MAX_JUMP and jump_false <= MAX_JUMP:
+            words.append(code | jump_true << 16 | jump_false << 24 | k << 32)
+        else:
+            words.append(_far_branch(words, ahead, item))
+    _check(words, ahead, marks)
     words.reverse()
     return struct.pack(f"<{len(words)}Q", *words)
 
 
-def _branch(words: list[int], ahead: dict[Label, int], instruction: Instruction) -> int:
+def _far_branch(words: list[int], ahead: dict[Label, int], instruction: Instruction) -> int:
     """Return the encoded conditional jump, after putting the trampolines it needs into `words`."""
     code, k, true, false = instruction
     following = len(words)
     while True:
         here = len(words)
-        for label in (true, false):
-            position = _position(ahead, label, following)
-            if label is not None and here - position > MAX_JUMP:
-                # Safe to put here: the jump in front of it has two explicit targets, so nothing falls into it.
-                target = words[position - 1]
-                words.append(target if target & 0xFF == RET_K else JMP_JA | (here - position) << 32)
-                ahead[label] = here + 1
-                break
+        position_true = following if true is None else ahead[true]
+        position_false = following if false is None else ahead[false]
+        if true is not None and here - position_true > MAX_JUMP:
+            ahead[true] = _trampoline(words, position_true)
+        elif false is not None and here - position_false > MAX_JUMP:
+            ahead[false] = _trampoline(words, position_false)
         else:
-            jump_true = here - _position(ahead, true, following)
-            jump_false = here - _position(ahead, false, following)
-            return code | jump_true << 16 | jump_false << 24 | k << 32
+            return code | (here - position_true) << 16 | (here - position_false) << 24 | k << 32
 
 
-def _position(ahead: dict[Label, int], label: Label | None, following: int) -> int:
-    if label is None:
-        return following
-    position = ahead.get(label)
-    if position is None:
-        raise AssemblyError(f"label {label!r} is not defined ahead of its use")
-    return position
+def _trampoline(words: list[int], position: int) -> int:
+    """Append a way to the instruction at `position`, and return where it is.
+
+    The jump that will stand in front of it has two explicit targets, so nothing falls into it.
+    """
+    target = words[position - 1]
+    words.append(target if target & 0xFF == RET_K else JMP_JA | (len(words) - position) << 32)
+    return len(words)
+
+
+def _check(words: list[int], ahead: dict[Label, int], marks: int) -> None:
+    """Raise `AssemblyError` for what the kernel would refuse, and for labels that cannot be meant."""
+    if not 0 < len(words) <= MAX_INSTRUCTIONS:
+        raise AssemblyError(f"{len(words)} instructions; the kernel takes 1 to {MAX_INSTRUCTIONS}")
+    if words[0] & 0xFF != RET_K:
+        raise AssemblyError("the last instruction does not return")
+    if marks != len(ahead):
+        raise AssemblyError(f"{marks - len(ahead)} labels are defined twice")
+    if 0 in ahead.values():
+        raise AssemblyError("a label stands behind the last instruction")

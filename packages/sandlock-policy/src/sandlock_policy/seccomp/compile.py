@@ -75,8 +75,9 @@ def compile_spec(arch: Architecture, spec: FilterSpec) -> bytes:
     ]
     _emit_tree(items, _units(_segments(arch, spec, targets)))
     items += blocks
-    used = {label for item in items if isinstance(item, tuple) for label in item[2:] if isinstance(label, int)}
-    for action in sorted(used):
+    actions = {spec.default, spec.unreviewed, RET_KILL_PROCESS}
+    actions.update([rule.action for rule in spec.rules])
+    for action in sorted(actions):
         items += (action, (RET_K, action, None, None))
     return assemble(items)
 
@@ -148,24 +149,35 @@ def _emit_tree(items: list[Item], units: list[tuple[int, Label, int | None, Labe
 def _merged(rules: list[Rule]) -> list[Rule]:
     """Join neighbours that differ only in the values their last condition looks for: one load, then a JEQ for each."""
     merged: list[Rule] = []
-    for rule in rules:
-        if merged and rule.conditions:
-            last = merged[-1]
-            if last.action == rule.action and last.conditions[:-1] == rule.conditions[:-1]:
-                joined = _joined(last.conditions[-1], rule.conditions[-1])
-                if joined is not None:
-                    merged[-1] = Rule(rule.syscall, (*rule.conditions[:-1], joined), rule.action, "")
-                    continue
+    index = 0
+    while index < len(rules):
+        rule = rules[index]
+        end = index + 1
+        values: list[int] = []
+        while end < len(rules) and _differ_in_values(rule, rules[end]):
+            values += rules[end].conditions[-1].values
+            end += 1
+        if values:
+            last = rule.conditions[-1]
+            joined = Condition(last.argument, ONE_OF, last.mask, (*last.values, *values), last.wide, negate=False)
+            rule = Rule(rule.syscall, (*rule.conditions[:-1], joined), rule.action, rule.reason)
         merged.append(rule)
+        index = end
     return merged
 
 
-def _joined(one: Condition, other: Condition) -> Condition | None:
-    if one.kind != ONE_OF or other.kind != ONE_OF or one.negate or other.negate:
-        return None
-    if (one.argument, one.mask, one.wide) != (other.argument, other.mask, other.wide):
-        return None
-    return Condition(one.argument, ONE_OF, one.mask, one.values + other.values, one.wide, False)
+def _differ_in_values(one: Rule, other: Rule) -> bool:
+    if one.action != other.action or not one.conditions or len(one.conditions) != len(other.conditions):
+        return False
+    last, others_last = one.conditions[-1], other.conditions[-1]
+    return (
+        last.kind == others_last.kind == ONE_OF
+        and last.argument == others_last.argument
+        and last.mask == others_last.mask
+        and last.wide == others_last.wide
+        and not (last.negate or others_last.negate)
+        and one.conditions[:-1] == other.conditions[:-1]
+    )
 
 
 def _emit_block(items: list[Item], name: str, rules: list[Rule], default: int) -> None:
