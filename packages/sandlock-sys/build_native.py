@@ -71,6 +71,8 @@ def build_extension(work: Path) -> None:
     ffi.emit_c_code(str(glue))
     command = [
         *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *HARDENING,
+        # cffi's glue asserts, and an assertion names its file: two builds must not differ in that.
+        f"-ffile-prefix-map={work}=.",
         f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}", "-o", str(work / "_ffi.so"),
     ]  # fmt: skip
     objects = []
