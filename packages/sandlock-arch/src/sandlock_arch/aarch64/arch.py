@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sandlock_arch.model import Architecture
 from sandlock_arch.aarch64.syscalls import LAST_REVIEWED, SYSCALLS
+from sandlock_arch.model import Architecture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ __all__ = ["ARCHITECTURE"]
 
 def _load() -> Parts:
     """Import the rest of this folder."""
-    from sandlock_arch.parts import Parts
     from sandlock_arch.aarch64 import encode, vdso_stubs
     from sandlock_arch.aarch64.abi import ABI
     from sandlock_arch.aarch64.registers import REGISTERS
+    from sandlock_arch.parts import Parts
 
     return Parts(ABI, REGISTERS, encode, vdso_stubs)
 
