@@ -1,10 +1,10 @@
-"""The one exception of this package: a refused system call, with its name and errno."""
+"""The two exceptions of this package: a refused system call, and a /proc file that is not what it should be."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["SyscallError"]
+__all__ = ["ProcParseError", "SyscallError"]
 
 
 class SyscallError(OSError):
@@ -38,3 +38,26 @@ class SyscallError(OSError):
     def __reduce__(self) -> tuple[type[SyscallError], tuple[str, int, str]]:
         # OSError would pickle (errno, strerror), which does not fit this constructor.
         return type(self), (self.call, self.errno, self.detail)
+
+
+class ProcParseError(ValueError):
+    """A /proc file does not have the form that the kernel documents; nothing is assumed in its place.
+
+    Attributes:
+        file: name of the file, for example "maps" or "/proc/17/maps".
+        line: number of the line, from 1.
+        text: that line, as it was.
+        reason: what is wrong with it.
+
+    """
+
+    def __init__(self, file: str, line: int, text: bytes, reason: str) -> None:
+        super().__init__(f"{file}, line {line}: {reason}: {text!r}")
+        self.file = file
+        self.line = line
+        self.text = text
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[ProcParseError], tuple[str, int, bytes, str]]:
+        # An exception pickles its message, which does not fit this constructor.
+        return type(self), (self.file, self.line, self.text, self.reason)
