@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,13 @@ def taken(program: bytes) -> bool:
 
 
 def programs() -> list[bytes]:
-    """Every instruction code below 512 with telling values of k, and programs for the checks beyond single ones."""
-    made = [
-        encode([(code, 0, 0, k), ALLOW, ALLOW]) for code in range(512) for k in (0, 1, 4, 31, 32, DATA_SIZE - 4, 64)
+    """Every instruction code, telling values of k where k is checked, and the checks beyond single instructions."""
+    with_checked_k = (0x00, 0x01, 0x02, 0x03, 0x05, 0x20, 0x34, 0x60, 0x61, 0x64, 0x74, 0x80)
+    made = [encode([(code, 0, 0, 0), ALLOW, ALLOW]) for code in (*range(256), *range(256, 65536, 4099))]
+    made += [
+        encode([STORE_0, (code, 0, 0, k), ALLOW, ALLOW])
+        for code in with_checked_k
+        for k in (1, 4, 15, 16, 31, 32, DATA_SIZE - 4, DATA_SIZE)
     ]
     made += [
         encode([ALLOW]),
@@ -61,15 +66,12 @@ def programs() -> list[bytes]:
 def test_the_verifier_agrees_with_the_kernel_on_every_instruction(kernel: Any) -> None:
     made = programs()
 
-    def offer(inside: Any) -> list[bool]:
-        # All programs that are taken allow everything, so they stack: the kernel takes 32,768 instructions together.
-        answers = []
-        for program in made:
-            kept = inside.confined(None, lambda child, program=program: child.install(program))
-            answers.append(kept.signal != 0 or kept.value == 0)
-        return answers
+    def kernel_takes(program: bytes) -> bool:
+        # A child for each: some of the programs that are taken kill it at its next call.
+        outcome = kernel.confined(None, lambda child: child.install(program))
+        return bool(outcome.signal or outcome.value == 0)
 
-    theirs = offer(kernel)
+    theirs = [kernel_takes(program) for program in made]
     different = [program.hex() for program, answer in zip(made, theirs, strict=True) if answer != taken(program)]
     assert different == []
     assert True in theirs
@@ -94,7 +96,7 @@ def test_the_error_names_the_instruction() -> None:
         ([(0x00, 0, 0, 7), (0x07, 0, 0, 0), (0x0C, 0, 0, 0), (0x16, 0, 0, 0)], 14),  # X = A; A += X
         ([(0x00, 0, 0, 1), (0x14, 0, 0, 2), (0x16, 0, 0, 0)], 0xFFFFFFFF),  # 1 - 2
         ([(0x00, 0, 0, 0x10000), (0x24, 0, 0, 0x10000), (0x16, 0, 0, 0)], 0),  # 2^16 * 2^16
-        ([(0x00, 0, 0, 7), (0x3C, 0, 0, 0), (0x16, 0, 0, 0)], 0),  # 7 / X, X is 0
+        ([(0x01, 0, 0, 2), (0x00, 0, 0, 7), (0x3C, 0, 0, 0), (0x16, 0, 0, 0)], 3),  # X = 2; 7 / X
         ([(0x00, 0, 0, 1), (0x84, 0, 0, 0), (0x16, 0, 0, 0)], 0xFFFFFFFF),  # -1
         ([(0x00, 0, 0, 6), (0xA4, 0, 0, 3), (0x16, 0, 0, 0)], 5),  # 6 xor 3
         ([(0x00, 0, 0, 3), (0x64, 0, 0, 31), (0x16, 0, 0, 0)], 0x80000000),  # 3 << 31
@@ -112,3 +114,12 @@ def test_the_simulator_calculates_as_the_kernel_does(kernel: Any, rows: list[Row
     guarded += [(JMP_JEQ_K, 0, 1, expected), (RET_K, 0, 0, 0x50000 | 77), (RET_K, 0, 0, 0x50000 | 78)]
     outcome = kernel.confined(encode(guarded), lambda inside: inside.call("getpgid", *arguments))
     assert outcome.value == -77
+
+
+def test_a_division_by_zero_ends_the_filter_with_kill(kernel: Any) -> None:
+    number = kernel.arch.syscalls["getpgid"]
+    guard = [(LD_W_ABS, 0, 0, 0), (JMP_JEQ_K, 1, 0, number), ALLOW]
+    program = encode([*guard, (0x3C, 0, 0, 0), ALLOW])
+    assert simulate(program, nr=number, arch=0).action == 0
+    assert kernel.confined(program, lambda inside: inside.call("getppid") > 0).value is True
+    assert kernel.confined(program, lambda inside: inside.call("getpgid", 0)).signal == signal.SIGSYS

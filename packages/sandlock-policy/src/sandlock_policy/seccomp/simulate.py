@@ -89,6 +89,8 @@ class _Machine:
             if kind == _RET:
                 action = self.a if code & 0x18 == _RETURN_A else k
                 return Verdict(action, frozenset(self.loads), steps)
+            if code == _DIV | _SOURCE_X | _ALU and self.x == 0:
+                return Verdict(0, frozenset(self.loads), steps)  # the conversion to eBPF makes the filter end with 0
             if kind == _JMP:
                 if code & _OPERATION == _JA:
                     counter += k
@@ -136,10 +138,10 @@ class _Machine:
         return self.a & operand != 0
 
     def _calculate(self, operation: int, operand: int) -> int:
-        """Return A op operand. Division by zero gives zero, shifts count modulo 32, as the converted program does."""
+        """Return A op operand, not yet cut to 32 bits. Shifts count modulo 32."""
         a = self.a
         if operation == _DIV:
-            return a // operand if operand else 0
+            return a // operand
         if operation == _LSH:
             return a << (operand & 31)
         if operation == _RSH:
