@@ -78,7 +78,7 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
     if program is not None and program.path:
         from sandlock_policy.programs import program_folders  # lazy: not for `confine`, which runs nothing
 
-        folders = program_folders(program.path)
+        folders = program_folders(program.path, home, exists=os.path.exists, realpath=os.path.realpath)
     path = program.path if program is not None else ""
     return Context(cwd, home, env, os.getuid(), os.getgid(), path, folders), program
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from resource import RUSAGE_SELF, getrusage
 
 from sandlock_policy.record import record
 from sandlock_runtime.errors import ChildError
@@ -37,7 +38,8 @@ class Usage:
         wall_s: seconds from launch to the end of the last process.
         user_s: user cpu seconds of the whole tree.
         system_s: system cpu seconds of the whole tree.
-        peak_bytes: largest resident size of a single process.
+        peak_bytes: largest resident size of a single process; None when all that the kernel tells is that it stayed
+            below the host's own (the first process begins in the host's memory, and its peak counts for both).
         processes: how many processes ended as orphans or as the first; those that the program waited for itself are
             not counted.
         notifications: system calls that the supervisor answered.
@@ -47,7 +49,7 @@ class Usage:
     wall_s: float = 0.0
     user_s: float = 0.0
     system_s: float = 0.0
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
     processes: int = 0
     notifications: int = 0
 
@@ -116,9 +118,9 @@ def make_result(
         reason = cause if cause and not (cause == Reason.KILLED and ended == Reason.EXITED) else ended
         code = max(code, -1)
         error = ""
-        usage = Usage(
-            wall_s, report.user_us / 1e6, report.system_us / 1e6, report.peak_kib * 1024, report.reaped
-        )
+        own_kib = getrusage(RUSAGE_SELF).ru_maxrss
+        peak = report.peak_kib * 1024 if report.peak_kib > own_kib else None
+        usage = Usage(wall_s, report.user_us / 1e6, report.system_us / 1e6, peak, report.reaped)
     return Result(
         success=reason == Reason.EXITED and code == 0,
         exit_code=code,
