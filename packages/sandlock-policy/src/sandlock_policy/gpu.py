@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sandlock_policy.data import landlock
 
-__all__ = ["grant_gpus", "gpu_variables"]
+__all__ = ["gpu_variables", "grant_gpus"]
 
 _MOST = 16  # processors in one machine that `all` stands for
 

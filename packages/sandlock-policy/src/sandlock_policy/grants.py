@@ -94,4 +94,4 @@ def _add(rules: dict[str, tuple[int, bool]], path: str, access: int, *, required
 
 
 def _is_below(path: str, folders: tuple[str, ...]) -> bool:
-    return any([path == folder or path.startswith(f"{folder}/") for folder in folders])
+    return path in folders or f"{path}/".startswith(tuple([f"{folder}/" for folder in folders]))

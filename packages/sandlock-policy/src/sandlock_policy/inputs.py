@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
@@ -54,7 +54,7 @@ class PolicyInputs(TypedDict, total=False):
     grace: float | str | None
     policy_timeout_s: float | str | None
     random_seed: int | str | None
-    time_start: datetime.datetime | str | None
+    time_start: dt.datetime | str | None
     deterministic_dirs: bool | None
     no_randomize_memory: bool | None
     no_huge_pages: bool | None

@@ -112,7 +112,7 @@ class Protections:
             elif self.handled_net == both:
                 self.row("net_tcp", "active", "landlock")
             else:
-                bit, first_abi, kernel = landlock.NET_RIGHTS["connect_tcp"]
+                _, first_abi, kernel = landlock.NET_RIGHTS["connect_tcp"]
                 self.lack("net_tcp", "landlock", _needs("net_tcp", self._features.landlock_abi, first_abi, kernel))
         if not listen:
             self.row("net_listen", "active", "seccomp", "listen is refused")

@@ -128,13 +128,13 @@ def _repr(self: Any) -> str:
     return f"{type(self).__qualname__}({shown})"
 
 
-def _refuse_set(self: Any, name: str, value: object) -> None:
+def _refuse_set(_self: Any, name: str, _value: object) -> None:
     from dataclasses import FrozenInstanceError  # lazy: only a mistake pays for it
 
     raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
 
-def _refuse_delete(self: Any, name: str) -> None:
+def _refuse_delete(_self: Any, name: str) -> None:
     from dataclasses import FrozenInstanceError  # lazy: only a mistake pays for it
 
     raise FrozenInstanceError(f"cannot delete field {name!r}")
@@ -194,21 +194,29 @@ def _signature(cls: Any, defaults: dict[str, Any]) -> Signature:
     return signature(_twin(cls, defaults))
 
 
-class FrozenDict(dict["Key", "Value"] if TYPE_CHECKING else dict):  # type: ignore[misc]
-    """A dict that cannot change, so that a record that holds one can be hashed and shared."""
+if TYPE_CHECKING:
 
-    __slots__ = ()
+    class FrozenDict(dict[Key, Value]):
+        """A dict that cannot change, so that a record that holds one can be hashed and shared."""
 
-    def __hash__(self) -> int:  # type: ignore[override]
-        """Hash by value, in any order of the keys."""
-        return hash(frozenset(self.items()))
+        def __hash__(self) -> int: ...  # type: ignore[override]
 
-    def __reduce__(self) -> tuple[type, tuple[dict[Any, Any]]]:
-        """Pickle and copy through the constructor: item assignment is refused."""
-        return type(self), (dict(self),)
+else:
 
-    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
-        raise TypeError("this mapping is frozen")
+    class FrozenDict(dict):
+        """A dict that cannot change, so that a record that holds one can be hashed and shared."""
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            """Hash by value, in any order of the keys."""
+            return hash(frozenset(self.items()))
+
+        def __reduce__(self) -> tuple[type, tuple[dict[Any, Any]]]:
+            """Pickle and copy through the constructor: item assignment is refused."""
+            return type(self), (dict(self),)
+
+        def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+            raise TypeError("this mapping is frozen")
+
+        __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse

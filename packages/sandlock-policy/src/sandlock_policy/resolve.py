@@ -91,7 +91,8 @@ def _served_fields(policy: Policy, features: HostFeatures, problems: list[Proble
     if features.supervisor and policy.supervisor:
         return tuple([field.name for field in served])
     if not policy.supervisor:
-        reason, remedy = "needs the supervisor, which the policy switches off", "drop supervisor=False (--no-supervisor)"
+        reason = "needs the supervisor, which the policy switches off"
+        remedy = "drop supervisor=False (--no-supervisor)"
     else:
         reason, remedy = "is not enforced yet, and a limit that does not hold is not taken", "leave it out"
     for field in served:

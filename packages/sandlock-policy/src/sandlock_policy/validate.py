@@ -21,13 +21,14 @@ __all__ = ["check_fields", "closest"]
 # The fields that can contradict another one; only a policy that sets one of them loads the checks.
 _RELATED = frozenset(
     (
-        "allow_degraded", "chroot", "credentials", "disable", "extra_allow_syscalls", "extra_deny_syscalls", "fs_denied",
-        "fs_mount", "fs_mount_ro", "fs_storage", "gid", "http_auth", "http_ca", "http_key", "image", "max_disk",
-        "net_refresh", "on_error", "on_exit", "uid",
+        "allow_degraded", "chroot", "credentials", "disable", "extra_allow_syscalls", "extra_deny_syscalls",
+        "fs_denied", "fs_mount", "fs_mount_ro", "fs_storage", "gid", "http_auth", "http_ca", "http_key", "image",
+        "max_disk", "net_refresh", "on_error", "on_exit", "uid",
     )
 )  # fmt: skip
 
 _parsers: dict[str, Callable[[Any], Any]] = {"paths": parse_grant}
+_secretive: set[Callable[[Any], Any]] = set()  # parsers of values that may hold a secret
 
 
 def check_fields(given: Mapping[str, object]) -> dict[str, Any]:
@@ -77,8 +78,9 @@ def _check_value(field: Field, value: object, problems: list[Problem]) -> Any:
 
 def _check_mapping(field: Field, parse: Callable[[Any], Any], value: object, problems: list[Problem]) -> Any:
     result: dict[str, Any] = {}
+    named: list[tuple[str, object]]
     if isinstance(value, dict):
-        named = [(f"{field.path}.{key}", pair) for key, pair in zip(value, value.items(), strict=True)]
+        named = [(f"{field.path}.{pair[0]}", pair) for pair in value.items()]
     else:
         named = [(f"{field.path}[{index}]", item) for index, item in enumerate(_items(field, value, problems))]
     for path, item in named:
@@ -87,7 +89,7 @@ def _check_mapping(field: Field, parse: Callable[[Any], Any], value: object, pro
             continue
         key, canonical = pair
         if key in result and result[key] != canonical:
-            problems.append(Problem(path, str(item), f"{key!r} is given twice, with different values", "keep one"))
+            problems.append(Problem(path, key, f"{key!r} is given twice, with different values", "keep one"))
         result[key] = canonical
     return FrozenDict(result)
 
@@ -109,9 +111,17 @@ def _parse_one(
     try:
         return parse(value)
     except RuleError as fault:
-        text = value if isinstance(value, str) else repr(value)
+        text = _shown(value, secret=parse in _secretive)
         problems.append(Problem(path, text, str(fault), fault.remedy, fault.position))
         return otherwise
+
+
+def _shown(value: object, *, secret: bool) -> str:
+    """Return the text of `value` for an error; of one that may be a secret, the name before `=` only."""
+    if secret:
+        name = value[0] if isinstance(value, tuple) and value else value
+        return name.partition("=")[0] if isinstance(name, str) else ""
+    return value if isinstance(value, str) else repr(value)
 
 
 def _parser(kind: str) -> Callable[[Any], Any]:
@@ -121,4 +131,6 @@ def _parser(kind: str) -> Callable[[Any], Any]:
         name = f"sandlock_policy.{module}"
         __import__(name)  # lazy: a launch loads the grammars of the fields it sets, and no others
         parse = _parsers[kind] = getattr(sys.modules[name], function)
+        if kind in ("env", "credentials"):
+            _secretive.add(parse)
     return parse

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 __all__ = [
-    "FS_RIGHTS",
-    "NET_RIGHTS",
-    "READ",
-    "SCOPES",
     "FS_EXECUTE",
     "FS_IOCTL_DEV",
     "FS_READ_DIR",
     "FS_READ_FILE",
     "FS_REFER",
+    "FS_RIGHTS",
     "FS_TRUNCATE",
     "NET_BIND_TCP",
     "NET_CONNECT_TCP",
+    "NET_RIGHTS",
+    "READ",
+    "SCOPES",
     "SCOPE_ABSTRACT_UNIX_SOCKET",
     "SCOPE_SIGNAL",
 ]
@@ -63,4 +63,3 @@ SCOPE_ABSTRACT_UNIX_SOCKET = 1 << 0  # LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, ABI 
 SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
 
 READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR  # what `filesystem.read` grants
-

@@ -97,8 +97,8 @@ PRESETS: dict[str, dict[str, object]] = {
         # Compilers and make, working in the current directory, which is theirs to change.
         "fs_readable": (
             *_SYSTEM,
-            "-/proc/stat", "-/proc/loadavg", "-~/.gitconfig", "-~/.config/git", "-~/.cargo/bin", "-~/.rustup/toolchains",
-            "-~/.rustup/settings.toml", "-/usr/local/go", "-~/go/pkg/mod", "-/etc/java-8-openjdk",
+            "-/proc/stat", "-/proc/loadavg", "-~/.gitconfig", "-~/.config/git", "-~/.cargo/bin",
+            "-~/.rustup/toolchains", "-~/.rustup/settings.toml", "-~/go/pkg/mod", "-/etc/java-8-openjdk",
             "-/etc/java-11-openjdk", "-/etc/java-17-openjdk", "-/etc/java-21-openjdk", "-/etc/java-25-openjdk",
         ),
         "fs_writable": (*_DEVICES_WRITTEN, "-${CWD}"),
