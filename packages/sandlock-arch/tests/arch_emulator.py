@@ -92,7 +92,7 @@ class Machine:
             self._uc.hook_add(unicorn.UC_HOOK_INSN, self._x86_syscall, None, 1, 0, x86_const.UC_X86_INS_SYSCALL)
         else:
             self._uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
-        self._noise = random.Random(architecture.name)
+        self._noise = random.Random(architecture.name)  # noqa: S311 - noise that repeats, no secret
 
     def register(self, name: str) -> int:
         """Return a register, unsigned."""

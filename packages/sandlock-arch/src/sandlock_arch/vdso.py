@@ -33,8 +33,18 @@ _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: st_name, st_info, st_other, st_
 _FUNCTION_TYPES = (0, 2)  # STT_NOTYPE, STT_FUNC: assembler functions may lack a type
 _FIRST_RESERVED_SECTION = 0xFF00  # SHN_LORESERVE; SHN_ABS above it marks version names, not code
 
-# What pyelftools lets through for tables that lie; each was seen under test_vdso_hostile.
-_MALFORMED = (ELFError, ConstructError, struct.error, ValueError, LookupError, OverflowError, TypeError, AttributeError)
+# What pyelftools lets through for tables that lie; found by changing bytes of real images.
+_MALFORMED = (
+    ELFError,
+    ConstructError,
+    struct.error,
+    ValueError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,8 @@ def read_image(image: bytes, elf_machine: int) -> VdsoImage:
         _check_header(elf, elf_machine)
         symbols = _symbols(elf, image)
         claimed = max(_claimed_ends(elf))
+    except VdsoError:
+        raise
     except _MALFORMED as error:
         raise VdsoError(f"malformed image: {error}") from error
     return VdsoImage(symbols, _slack(image, claimed))
