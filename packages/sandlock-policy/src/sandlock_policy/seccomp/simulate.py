@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sandlock_policy.seccomp.opcodes import ARGUMENTS, DATA_ARCH, DATA_NR, DATA_SIZE
@@ -61,11 +62,16 @@ def simulate(
 
     Raises `VerifyError` for a program that the kernel would not have taken.
     """
-    verify(program)
     words = [argument & 0xFFFFFFFFFFFFFFFF for argument in arguments]
     words += [0] * (ARGUMENTS - len(words))
     data = struct.pack("<IIQ6Q", nr & _WORD, arch, instruction_pointer, *words)
-    return _Machine(data).run(decode(program))
+    return _Machine(data).run(_verified(program))
+
+
+@lru_cache(maxsize=16)
+def _verified(program: bytes) -> list[tuple[int, int, int, int]]:
+    verify(program)
+    return decode(program)
 
 
 class _Machine:
