@@ -22,7 +22,15 @@ class Function:
     claims: int | None = None
 
 
-def build(machine: int, functions: list[Function], *, pages: int = 1, filler: bytes = b"\xee", gap: int = 0) -> bytes:
+def build(
+    machine: int,
+    functions: list[Function],
+    *,
+    pages: int = 1,
+    filler: bytes = b"\xee",
+    gap: int = 0,
+    linked_at: int = 0,
+) -> bytes:
     """Return an image of `pages` pages; functions stand one behind the other, `gap` bytes apart."""
     strings = b"\0" + b"".join(function.name.encode() + b"\0" for function in functions)
     header_size = _HEADER.size + 2 * _SEGMENT.size
@@ -33,7 +41,8 @@ def build(machine: int, functions: list[Function], *, pages: int = 1, filler: by
     table = struct.pack(f"<{2 + 1 + len(functions) + 1}I", 1, len(functions) + 1, *(0,) * (len(functions) + 2))
     dynamic_at = (hash_at + len(table) + 7) // 8 * 8
     # DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_NULL
-    tags = ((4, hash_at), (5, strings_at), (6, symbols_at), (10, len(strings)), (11, _SYMBOL.size), (0, 0))
+    pointers = ((4, linked_at + hash_at), (5, linked_at + strings_at), (6, linked_at + symbols_at))
+    tags = (*pointers, (10, len(strings)), (11, _SYMBOL.size), (0, 0))
     dynamic = b"".join(struct.pack("<QQ", *tag) for tag in tags)
     text_at = (dynamic_at + len(dynamic) + 63) // 64 * 64
 
@@ -42,7 +51,7 @@ def build(machine: int, functions: list[Function], *, pages: int = 1, filler: by
     name_at = 1
     for function in functions:
         size = function.size if function.claims is None else function.claims
-        symbols += _SYMBOL.pack(name_at, 0x12, 0, 1, text_at + len(text), size)  # STB_GLOBAL, STT_FUNC
+        symbols += _SYMBOL.pack(name_at, 0x12, 0, 1, linked_at + text_at + len(text), size)  # STB_GLOBAL, STT_FUNC
         text += (function.code + filler * function.size)[: function.size] + b"\xcc" * gap
         name_at += len(function.name) + 1
 
@@ -52,8 +61,10 @@ def build(machine: int, functions: list[Function], *, pages: int = 1, filler: by
     identity = b"\x7fELF\x02\x01\x01" + bytes(9)
     image = bytearray(pages * PAGE)
     header = _HEADER.pack(identity, 3, machine, 1, 0, _HEADER.size, sections_at, 0, 64, 56, 2, 64, 2, 0)
-    segments = _SEGMENT.pack(1, 5, 0, 0, 0, end, end, PAGE)
-    segments += _SEGMENT.pack(2, 4, dynamic_at, dynamic_at, dynamic_at, len(dynamic), len(dynamic), 8)
+    segments = _SEGMENT.pack(1, 5, 0, linked_at, linked_at, end, end, PAGE)
+    segments += _SEGMENT.pack(
+        2, 4, dynamic_at, linked_at + dynamic_at, linked_at + dynamic_at, len(dynamic), len(dynamic), 8
+    )
     parts = (
         (0, header + segments),
         (strings_at, strings),

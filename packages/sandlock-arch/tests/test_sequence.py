@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandlock_arch.errors import EncodeError
-from sandlock_arch.sequence import Branch, Label, assemble
+from sandlock_arch.sequence import Branch, Item, Label, assemble
 
 
 def signed_byte(distance: int) -> bytes:
@@ -13,7 +13,7 @@ def signed_byte(distance: int) -> bytes:
 
 
 def test_distance_counts_from_the_branch_itself() -> None:
-    items = [b"ab", Branch("end", signed_byte), b"cd", Label("end"), b"e", Branch("end", signed_byte)]
+    items: list[Item] = [b"ab", Branch("end", signed_byte), b"cd", Label("end"), b"e", Branch("end", signed_byte)]
     assert assemble(items) == b"ab\x03cde\xff"
 
 

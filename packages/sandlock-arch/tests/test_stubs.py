@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from arch_emulator import DATA, EFAULT, EINVAL, ENOSYS, Machine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sandlock_arch
@@ -49,7 +49,7 @@ def assert_kept(machine: Machine, changed: frozenset[str]) -> None:
 
 
 @pytest.mark.parametrize("name", sandlock_arch.names())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None)
 @given(offset_ns=OFFSETS, now=NOWS, clock=st.sampled_from(SHIFTING))
 def test_clock_gettime_adds_the_offset_to_wall_clocks(
     name: str, offset_ns: int, now: tuple[int, int], clock: int
@@ -100,7 +100,7 @@ def test_failed_clock_gettime_adds_nothing(machine: Machine, clock: int, pointer
 
 
 @pytest.mark.parametrize("name", sandlock_arch.names())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None)
 @given(offset_ns=OFFSETS, now=NOWS, zone=st.sampled_from([0, DATA + 64]))
 def test_gettimeofday_adds_the_offset_rounded_down(name: str, offset_ns: int, now: tuple[int, int], zone: int) -> None:
     machine = MACHINES[name]
@@ -134,7 +134,7 @@ def test_failed_gettimeofday_adds_nothing(machine: Machine, timeval: int, zone: 
     assert_kept(machine, outcome.changed)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None)
 @given(offset_s=st.integers(-(1 << 62), 1 << 62), pointer=st.sampled_from([0, DATA]))
 def test_time_adds_the_offset_to_result_and_target(offset_s: int, pointer: int) -> None:
     machine = MACHINES["x86_64"]

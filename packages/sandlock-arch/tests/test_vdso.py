@@ -7,7 +7,7 @@ import struct
 import pytest
 from arch_elf import PAGE, Function, build
 from arch_emulator import CODE, DATA, Machine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sandlock_arch
@@ -220,7 +220,43 @@ def test_symbol_outside_the_image_is_refused() -> None:
         read_image(build(62, [Function("one", 8, claims=1 << 40)]), 62)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize(
+    ("at", "form", "values"),
+    [
+        (40, "<Q", (64,)),  # e_shoff with e_shnum 0: section 0 counts the sections
+        (56, "<H", (0xFFFF,)),  # e_phnum: section 0 counts the segments
+        (58, "<H", (0,)),  # e_shentsize: sections that never end
+        (60, "<H", (300,)),  # e_shnum
+    ],
+)
+def test_headers_that_would_count_without_end_are_refused(
+    architecture: Architecture, at: int, form: str, values: tuple[int, ...]
+) -> None:
+    image = bytearray(build(architecture.elf_machine, functions(architecture, 8)))
+    if at == 40:
+        struct.pack_into("<H", image, 60, 0)
+    struct.pack_into(form, image, at, *values)
+    with pytest.raises(VdsoError):
+        read_image(bytes(image), architecture.elf_machine)
+
+
+def test_dynamic_segment_without_end_is_refused(architecture: Architecture) -> None:
+    image = bytearray(build(architecture.elf_machine, functions(architecture, 8)))
+    size_at = 64 + 56 + 32  # p_filesz of the second segment
+    (size,) = struct.unpack_from("<Q", image, size_at)
+    struct.pack_into("<Q", image, size_at, size - 16)
+    with pytest.raises(VdsoError, match="without an end"):
+        read_image(bytes(image), architecture.elf_machine)
+
+
+def test_image_linked_at_an_address_is_read(architecture: Architecture) -> None:
+    plain = build(architecture.elf_machine, [Function("one", 100)])
+    high = build(architecture.elf_machine, [Function("one", 100)], linked_at=0xFFFF_FFFF_FF70_0000)
+    expected = read_image(plain, architecture.elf_machine)
+    assert read_image(high, architecture.elf_machine) == expected
+
+
+@settings(max_examples=max(500, settings.default.max_examples), deadline=None)
 @given(data=st.data())
 def test_hostile_image_costs_an_error_and_no_more(data: st.DataObject) -> None:
     architecture = sandlock_arch.get(data.draw(st.sampled_from(sandlock_arch.names())))

@@ -26,10 +26,13 @@ MAX_IMAGE = 256 * 1024
 
 # Entries of each ELF table. Real images have some 5 segments, 20 sections, 25 tags and 15 symbols.
 _MAX_ENTRIES = 256
+_MAX_NAME = 128  # bytes of a symbol's name
 
 _SLACK_ALIGNMENT = 16  # bytes; instructions are fetched in blocks of this size or more
 _DYNAMIC_ENTRY = struct.Struct("<QQ")  # Elf64_Dyn: d_tag, d_val
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: st_name, st_info, st_other, st_shndx, st_value, st_size
+_SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr: sh_name, sh_type, _flags, _addr, _offset, _size, ...
+_WITHOUT_CONTENT = (0, 8)  # SHT_NULL, SHT_NOBITS
 _FUNCTION_TYPES = (0, 2)  # STT_NOTYPE, STT_FUNC: assembler functions may lack a type
 _FIRST_RESERVED_SECTION = 0xFF00  # SHN_LORESERVE; SHN_ABS above it marks version names, not code
 
@@ -76,7 +79,7 @@ def read_image(image: bytes, elf_machine: int) -> VdsoImage:
         elf = ELFFile(io.BytesIO(image))
         _check_header(elf, elf_machine)
         symbols = _symbols(elf, image)
-        claimed = max(_claimed_ends(elf))
+        claimed = max(_claimed_ends(elf, image))
     except VdsoError:
         raise
     except _MALFORMED as error:
@@ -95,21 +98,29 @@ def _check_header(elf: ELFFile, elf_machine: int) -> None:
         raise VdsoError(f"made for ELF machine {machine}, not {elf_machine}")
     if header["e_phnum"] > _MAX_ENTRIES or header["e_shnum"] > _MAX_ENTRIES:
         raise VdsoError(f"{header['e_phnum']} segments and {header['e_shnum']} sections are more than a vDSO has")
+    if header["e_shoff"] and (not header["e_shnum"] or header["e_shentsize"] != _SECTION.size):
+        # No sections under an offset means that section 0 counts them, up to 2**64 (gABI, extended numbering).
+        raise VdsoError("section headers of another size or number than a vDSO has")
 
 
-def _claimed_ends(elf: ELFFile) -> Iterator[int]:
+def _claimed_ends(elf: ELFFile, image: bytes) -> Iterator[int]:
     """Yield the offsets at which the things the ELF headers speak of end."""
     header = elf.header
     yield header["e_ehsize"]
     yield header["e_phoff"] + header["e_phnum"] * header["e_phentsize"]
-    yield header["e_shoff"] + header["e_shnum"] * header["e_shentsize"]
     for segment in elf.iter_segments():
         yield segment["p_offset"] + max(segment["p_filesz"], segment["p_memsz"])
-    for index in range(elf.num_sections()):
-        # The raw header: iter_sections() builds an object by type, and fails on types it parses further.
-        section = elf._get_section_header(index)
-        if section["sh_type"] not in ("SHT_NOBITS", "SHT_NULL"):
-            yield section["sh_offset"] + section["sh_size"]
+    sections_end = header["e_shoff"] + header["e_shnum"] * _SECTION.size
+    yield sections_end
+    if sections_end > len(image):
+        # Headers that are not mapped may claim anything that is.
+        yield len(image)
+        return
+    # Read here and not by pyelftools, which parses the content of some types too and fails where that is odd.
+    for at in range(header["e_shoff"], sections_end, _SECTION.size):
+        _, kind, _, _, offset, size, *_ = _SECTION.unpack_from(image, at)
+        if kind not in _WITHOUT_CONTENT:
+            yield offset + size
 
 
 def _slack(image: bytes, claimed: int) -> range:
@@ -132,14 +143,15 @@ def _symbols(elf: ELFFile, image: bytes) -> dict[str, Symbol]:
     _, strings = dynamic.get_table_offset("DT_STRTAB")
     if table is None or strings is None:
         raise VdsoError("no symbol table")
+    bias = _bias(elf)
     for index in range(count):
         name_at, info, _, section, value, size = _SYMBOL.unpack_from(image, table + index * _SYMBOL.size)
         if info & 0xF not in _FUNCTION_TYPES or section == 0 or section >= _FIRST_RESERVED_SECTION:
             continue
-        name_end = image.index(b"\0", strings + name_at)
-        name = image[strings + name_at : name_end].decode("ascii")
-        offset = next(elf.address_offsets(value, 1), None)
-        if offset is None or offset + size > len(image):
+        name_at += strings
+        name = image[name_at : image.index(b"\0", name_at, name_at + _MAX_NAME)].decode("ascii")
+        offset = value - bias
+        if offset < 0 or offset + size > len(image):
             raise VdsoError(f"symbol {name!r} lies outside the image")
         starts[name] = (offset, size)
     # A size that runs into the next symbol is cut: what we overwrite must belong to one function.
@@ -148,6 +160,14 @@ def _symbols(elf: ELFFile, image: bytes) -> dict[str, Symbol]:
     return {
         name: Symbol(name, offset, min(size, following[offset] - offset)) for name, (offset, size) in starts.items()
     }
+
+
+def _bias(elf: ELFFile) -> int:
+    """Return the address the image was linked at: 0 today, high addresses before Linux 3.15."""
+    for segment in elf.iter_segments(type="PT_LOAD"):
+        bias: int = segment["p_vaddr"] - segment["p_offset"]
+        return bias
+    raise VdsoError("no loaded segment")
 
 
 def _dynamic_segment(elf: ELFFile, image: bytes) -> DynamicSegment:
