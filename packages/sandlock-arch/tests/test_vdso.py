@@ -256,7 +256,7 @@ def test_image_linked_at_an_address_is_read(architecture: Architecture) -> None:
     assert read_image(high, architecture.elf_machine) == expected
 
 
-@settings(max_examples=max(500, settings.default.max_examples), deadline=None)
+@settings(max_examples=max(500, settings().max_examples), deadline=None)
 @given(data=st.data())
 def test_hostile_image_costs_an_error_and_no_more(data: st.DataObject) -> None:
     architecture = sandlock_arch.get(data.draw(st.sampled_from(sandlock_arch.names())))
