@@ -15,6 +15,10 @@ from sandlock_sys._call import check
 from sandlock_sys._ffi import lib
 from sandlock_sys.errors import SyscallError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlock_sys._ffi import CData
+
 __all__ = ["Guard", "Report"]
 
 _REPORT = Struct("=iIQQQ")  # struct sl_report
@@ -40,19 +44,21 @@ class Report:
 
 
 class Guard:
-    """The host's end: owns the control socket and the guard's pidfd.
+    """The host's end: owns the control socket, the guard's pidfd and the memory that the launch was made in.
 
     Attributes:
         pid: the guard's process id.
 
     """
 
-    __slots__ = ("_control", "_pidfd", "pid")
+    __slots__ = ("_control", "_held", "_memory", "_pidfd", "pid")
 
-    def __init__(self, control: int, pidfd: int, pid: int) -> None:
+    def __init__(self, control: int, memory: CData, held: list[object]) -> None:
         self._control = control
-        self._pidfd = pidfd
-        self.pid = pid
+        self._pidfd: int = memory.guard_pidfd
+        self._memory: CData | None = memory
+        self._held = held
+        self.pid: int = memory.guard_pid
 
     def fileno(self) -> int:
         """The guard's pidfd, borrowed: readable when the guard has ended, and so nothing of the sandbox is left."""
@@ -101,6 +107,12 @@ class Guard:
                 raise
         os.close(self._pidfd)
         self._pidfd = -1
+        if self._memory is not None:
+            # Safety: the guard has ended, and with it the child, so nobody stands on the stacks there and nobody reads
+            # the strings that `_held` keeps alive.
+            lib.sl_spawn_free(self._memory)
+            self._memory = None
+            self._held.clear()
 
     def _order(self, kind: int, number: int) -> None:
         try:

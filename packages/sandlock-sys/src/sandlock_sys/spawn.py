@@ -137,15 +137,13 @@ class Spawned:
 
     """
 
-    def __init__(self, memory: CData, held: list[object], guard: Guard, request: SpawnRequest) -> None:
+    def __init__(self, memory: CData, guard: Guard, request: SpawnRequest) -> None:
         self.pid: int = memory.child_pid
         self.guard = guard
         self.listener: int = memory.listener
         self._request = request
-        self._held = held
-        self._memory: CData | None = memory
-        if memory.phase != _PARKED:
-            self._release()
+        # The guard owns the memory; a parked child is alive in it, and so is the guard.
+        self._memory: CData | None = memory if memory.phase == _PARKED else None
 
     @property
     def parked(self) -> bool:
@@ -159,31 +157,20 @@ class Spawned:
             SpawnError: the exec failed; the guard has been waited for.
 
         """
-        memory = self._memory
+        memory, self._memory = self._memory, None
         if memory is None:
             return
         lib.sl_spawn_go(memory, _GO)
-        try:
-            _raise_failure(memory, self._request)
-        except SpawnError:
+        failure = _failure(memory, self._request)
+        if failure is not None:
             self.guard.close()
-            raise
-        finally:
-            self._release()
+            raise failure
 
     def abandon(self) -> None:
         """End a child that is still parked; its guard reports as usual."""
-        if self._memory is not None:
-            lib.sl_spawn_go(self._memory, _END)
-            self._release()
-
-    def _release(self) -> None:
-        # Safety: the child has executed or is dead (sl_spawn and sl_spawn_go wait for that), so nobody stands on the
-        # stacks and nobody reads what `_held` keeps alive.
-        if self._memory is not None:
-            lib.sl_spawn_free(self._memory)
-        self._memory = None
-        self._held.clear()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            lib.sl_spawn_go(memory, _END)
 
 
 def spawn(request: SpawnRequest) -> Spawned:
@@ -212,14 +199,12 @@ def spawn(request: SpawnRequest) -> Spawned:
         lib.sl_close(ends[0])
         lib.sl_spawn_free(memory)
         raise SpawnError("start", "clone", -result)
-    guard = Guard(ends[0], memory.guard_pidfd, memory.guard_pid)
-    try:
-        _raise_failure(memory, request)
-    except SpawnError:
+    guard = Guard(ends[0], memory, held)
+    failure = _failure(memory, request)
+    if failure is not None:
         guard.close()
-        lib.sl_spawn_free(memory)
-        raise
-    return Spawned(memory, held, guard, request)
+        raise failure
+    return Spawned(memory, guard, request)
 
 
 def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
@@ -292,9 +277,10 @@ def _strings(texts: Sequence[bytes], held: list[object]) -> CData:
     return pointers
 
 
-def _raise_failure(memory: CData, request: SpawnRequest) -> None:
+def _failure(memory: CData, request: SpawnRequest) -> SpawnError | None:
+    """What stopped the launch, from the words that the guard and the child left in its memory."""
     if not memory.error:
-        return
+        return None
     step, call = _STEPS[memory.step]
     index = memory.detail
     detail = ""
@@ -309,4 +295,4 @@ def _raise_failure(memory: CData, request: SpawnRequest) -> None:
         detail = f"resource {resource}, {soft}..{hard}"
     elif step == "guard-exec":
         detail = GUARD_PATH
-    raise SpawnError(step, call, memory.error, detail, index)
+    return SpawnError(step, call, memory.error, detail, index)

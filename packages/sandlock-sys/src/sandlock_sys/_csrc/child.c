@@ -28,6 +28,8 @@
 #define __NR_close_range 436 /* 5.9 */
 #endif
 
+_Static_assert(SL_STEP_EXEC == 21, "the names in spawn.py");
+
 enum {
     SIGNALS = 64,               /* _NSIG */
     SIGNAL_KILL = 9,
@@ -215,19 +217,11 @@ static int tune(struct sl_spawn *spawn)
 
 static int drop_capabilities(struct sl_spawn *spawn)
 {
-    /* With no_new_privs an exec as uid 0 cannot take back what is given up here (capabilities(7)). */
+    /* With no_new_privs no exec gains a capability, as uid 0 neither (capabilities(7)): what is given up here is gone,
+     * ambient ones too, and the bounding set has nothing left to bound. */
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
-    struct __user_cap_data_struct now[2] = {{0, 0, 0}, {0, 0, 0}};
-    long result = RAW(__NR_capget, &header, now);
-    if (result >= 0 && (now[0].permitted | now[1].permitted)) {
-        for (int number = 0; number < 64; number++)
-            if (RAW(__NR_prctl, PR_CAPBSET_DROP, number, 0, 0, 0) == -ERR_EINVAL)
-                break; /* past the last capability that this kernel knows */
-        RAW(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    }
-    if (result >= 0)
-        result = RAW(__NR_capset, &header, none);
+    long result = RAW(__NR_capset, &header, none);
     if (result < 0) {
         sl_fail(spawn, SL_STEP_CAPABILITIES, result, 0);
         return -1;

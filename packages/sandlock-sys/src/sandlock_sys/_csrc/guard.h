@@ -24,6 +24,8 @@ struct sl_report {
     uint64_t peak_kib;  /* the largest single process */
 };
 
+enum { SL_GUARD_ARGUMENTS = 8 }; /* of the guard program, its name included */
+
 /* Host side: send one order, without SIGPIPE. */
 long sl_guard_order(int control, uint32_t kind, int32_t signal);
 

@@ -1,7 +1,7 @@
-/* The host's side of a launch, and the few steps that the guard makes before it becomes its own program.
+/* The host's side of a launch, and the guard as long as the sandbox is young.
  *
  *   host thread ── clone(CLONE_VM) ──► guard ── clone(CLONE_VM) ──► child ── execve ──► the program
- *                                        └── execve ──► the guard program (guard_main.c)
+ *                                        └── after YOUNG_NS: execve ──► the guard program (guard_main.c)
  *
  * CLONE_VM makes the cost independent of the host's size; separate fd tables, signal handlers and credentials make
  * the host independent of what the two do. Both run on stacks of this launch.
@@ -10,6 +10,7 @@
 #include "spawn.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <linux/prctl.h>
 #include <sched.h>
@@ -19,6 +20,7 @@
 #include <sys/socket.h>
 
 #include "child.h"
+#include "guard_loop.h"
 #include "raw.h"
 
 #ifndef __NR_landlock_restrict_self
@@ -34,8 +36,8 @@
 enum {
     STACK_BYTES = 48 * 1024, /* two a launch; touched pages only are paid for */
     SIGSET_BYTES = 8,
-    ERR_ESRCH = 3,
     ERR_ENOMEM = 12,
+    YOUNG_NS = 20 * 1000 * 1000, /* a sandbox that lives longer has a guard with memory of its own */
 };
 
 /* The struct is in shared memory, so that a child with memory of its own still reports into it. */
@@ -47,16 +49,30 @@ struct launch {
 _Static_assert(offsetof(struct launch, spawn) == 0, "sl_spawn_free casts");
 _Static_assert(sizeof(struct launch) <= 4096, "one page");
 
-static void number_to_text(char *text, uint32_t value)
+static int guard_walk(int signal)
 {
-    char digits[11];
+    (void)signal; /* the young guard never walks: without a scope it becomes the program at once */
+    return 0;
+}
+
+static char *number_to_text(char *text, uint64_t value)
+{
+    char digits[21];
     int count = 0;
+    char *start = text;
     do
         digits[count++] = (char)('0' + value % 10);
     while (value /= 10);
     while (count)
         *text++ = digits[--count];
     *text = 0;
+    return start;
+}
+
+static void clear(int32_t *word)
+{
+    __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+    RAW(__NR_futex, word, FUTEX_WAKE, INT_MAX);
 }
 
 static void finish_guard(struct sl_spawn *spawn, uint32_t step, long result)
@@ -64,6 +80,8 @@ static void finish_guard(struct sl_spawn *spawn, uint32_t step, long result)
     sl_fail(spawn, step, result, 0);
     if (spawn->child_pid > 0)
         RAW(__NR_kill, spawn->child_pid, SIGKILL);
+    else
+        clear(&spawn->child_tid);
     RAW(__NR_exit_group, 127);
 }
 
@@ -71,22 +89,46 @@ static long clone_child(struct launch *launch)
 {
     struct sl_spawn *spawn = &launch->spawn;
     char *stack_top = launch->stacks + STACK_BYTES;
-    if (!(spawn->flags & SL_SPAWN_OWN_MEMORY))
-        return clone(sl_child_main, stack_top, CLONE_VM | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD,
-                     spawn, &spawn->child_tid, NULL, &spawn->child_tid);
-    /* In a copy of the memory the kernel clears nobody's word; the guard waits for the exec in its place. */
-    return clone(sl_child_main, stack_top, CLONE_VFORK | SIGCHLD, spawn);
+    if (spawn->flags & SL_SPAWN_OWN_MEMORY) {
+        /* In a copy of the memory the kernel clears nobody's word; the guard waits for the exec in its place. */
+        long pid = clone(sl_child_main, stack_top, CLONE_VFORK | SIGCHLD, spawn);
+        clear(&spawn->child_tid);
+        return pid;
+    }
+    /* CLONE_VFORK: the guard has nothing to do before the exec, and out of the way the child starts at once. */
+    int wait = spawn->flags & SL_SPAWN_PARK ? 0 : CLONE_VFORK;
+    return clone(sl_child_main, stack_top, CLONE_VM | wait | CLONE_CHILD_CLEARTID | SIGCHLD, spawn, NULL, NULL,
+                 &spawn->child_tid);
+}
+
+static void become_program(struct sl_spawn *spawn, const struct guard *guard)
+{
+    char numbers[6][24];
+    char *argv[] = {
+        "sandlock-guard",
+        number_to_text(numbers[0], (uint32_t)guard->child),
+        number_to_text(numbers[1], (uint32_t)guard->host),
+        guard->walks ? "walk" : "scope",
+        number_to_text(numbers[2], guard->report.reaped),
+        number_to_text(numbers[3], guard->report.user_us),
+        number_to_text(numbers[4], guard->report.system_us),
+        number_to_text(numbers[5], guard->report.peak_kib),
+        NULL,
+    };
+    _Static_assert(sizeof argv / sizeof *argv == SL_GUARD_ARGUMENTS + 1, "what guard_main.c takes");
+    char *envp[] = {NULL};
+    finish_guard(spawn, SL_STEP_GUARD_EXEC, RAW(__NR_execve, spawn->guard_path, argv, envp));
 }
 
 static int guard_main(void *argument)
 {
     struct sl_spawn *spawn = argument;
-    sl_reset_signals();
+    struct guard guard = {.host = (int)RAW(__NR_getppid), .walks = !!(spawn->flags & SL_SPAWN_UNSCOPED)};
     spawn->guard_pid = (int32_t)RAW(__NR_getpid);
     /* A session of its own: whoever kills the host's process group must not take the guard along with the host. */
     long result = RAW(__NR_setsid);
     if (result >= 0)
-        result = RAW(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* until the guard program watches the host */
+        result = RAW(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* until guard_prepare watches the host */
     if (result >= 0)
         result = RAW(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (result >= 0)
@@ -103,19 +145,21 @@ static int guard_main(void *argument)
     result = clone_child(argument);
     if (result < 0)
         finish_guard(spawn, SL_STEP_CLONE, -ERR_ENOMEM);
-    spawn->child_pid = (int32_t)result;
-
-    char child[12], host[12];
-    number_to_text(child, (uint32_t)spawn->child_pid);
-    number_to_text(host, (uint32_t)RAW(__NR_getppid));
-    char *argv[] = {"sandlock-guard", child, host, spawn->flags & SL_SPAWN_UNSCOPED ? "walk" : "scope", NULL};
-    char *envp[] = {NULL};
-    result = RAW(__NR_dup3, spawn->control, 0, 0);
+    guard.child = spawn->child_pid = (int32_t)result;
+    result = RAW(__NR_dup3, spawn->control, GUARD_CONTROL, 0);
     if (result >= 0)
         result = RAW(__NR_close_range, 1, ~0U, 0);
-    if (result >= 0)
-        result = RAW(__NR_execve, spawn->guard_path, argv, envp);
-    finish_guard(spawn, SL_STEP_GUARD_EXEC, result);
+    if (result < 0)
+        finish_guard(spawn, SL_STEP_GUARD, result);
+    if (!guard.walks) {
+        int watching = guard_prepare(&guard);
+        struct guard_timespec young = {0, YOUNG_NS};
+        if (!guard.walks && !watching)
+            guard_end(&guard);
+        if (!guard.walks)
+            guard_serve(&guard, &young);
+    }
+    become_program(spawn, &guard);
     return 127;
 }
 
@@ -126,22 +170,16 @@ static void wait_cleared(int32_t *word)
         RAW(__NR_futex, word, FUTEX_WAIT, value, 0); /* not PRIVATE: the kernel's wake at exec is a shared one */
 }
 
-static int32_t running(struct sl_spawn *spawn)
-{
-    return __atomic_load_n(&spawn->guard_tid, __ATOMIC_ACQUIRE) | __atomic_load_n(&spawn->child_tid, __ATOMIC_ACQUIRE);
-}
-
 static void wait_started(struct sl_spawn *spawn)
 {
-    /* Without parking the two words tell all: the guard's is cleared only after the child's was set. */
     if (!(spawn->flags & SL_SPAWN_PARK)) {
-        wait_cleared(&spawn->guard_tid);
         wait_cleared(&spawn->child_tid);
         return;
     }
     /* Parked or dead, whichever comes first; a death between the two looks is seen within one tick. */
     struct timespec tick = {.tv_nsec = 20 * 1000 * 1000};
-    while (__atomic_load_n(&spawn->phase, __ATOMIC_ACQUIRE) == SL_PHASE_STARTING && running(spawn))
+    while (__atomic_load_n(&spawn->phase, __ATOMIC_ACQUIRE) == SL_PHASE_STARTING
+           && __atomic_load_n(&spawn->child_tid, __ATOMIC_ACQUIRE) != 0)
         RAW(__NR_futex, &spawn->phase, FUTEX_WAIT, SL_PHASE_STARTING, &tick);
 }
 
@@ -164,6 +202,7 @@ struct sl_spawn *sl_spawn_new(void)
 void sl_spawn_free(struct sl_spawn *spawn)
 {
     struct launch *launch = (struct launch *)spawn;
+    wait_cleared(&spawn->guard_tid); /* it may stand on its stack here */
     munmap(launch->stacks, 2 * STACK_BYTES);
     munmap(launch, sizeof *launch);
 }
@@ -173,12 +212,14 @@ long sl_spawn(struct sl_spawn *spawn)
     struct launch *launch = (struct launch *)spawn;
     uint64_t every = ~0ULL, before = 0;
     RAW(__NR_rt_sigprocmask, SIG_SETMASK, &every, &before, SIGSET_BYTES);
-    spawn->guard_tid = 1; /* until the kernel clears it */
+    spawn->guard_tid = spawn->child_tid = 1; /* until the kernel clears them */
     int pid = clone(guard_main, launch->stacks + 2 * STACK_BYTES, CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD,
                     spawn, &spawn->guard_pidfd, NULL, &spawn->guard_tid);
     int error = errno; /* the only libc error number read here, in the host's own thread */
     if (pid > 0)
         wait_started(spawn);
+    else
+        spawn->guard_tid = 0;
     RAW(__NR_rt_sigprocmask, SIG_SETMASK, &before, 0, SIGSET_BYTES);
     return pid > 0 ? 0 : -error;
 }
@@ -187,7 +228,6 @@ long sl_spawn_go(struct sl_spawn *spawn, uint32_t verdict)
 {
     __atomic_store_n(&spawn->go, verdict, __ATOMIC_RELEASE);
     RAW(__NR_futex, &spawn->go, FUTEX_WAKE, 1);
-    wait_cleared(&spawn->guard_tid);
     wait_cleared(&spawn->child_tid);
     return 0;
 }

@@ -10,7 +10,7 @@ struct sl_limit {
     uint64_t hard;
 };
 
-/* What the child is to be, and what became of it. One value a launch; it lives until the child has executed. */
+/* What the child is to be, and what became of it. One value a launch; it lives until the guard has ended or executed. */
 struct sl_spawn {
     /* wanted: set by the caller, read between clone and exec */
     const char *const *candidates; /* absolute or relative paths, tried in order as execvp(3) would; NULL ends */
@@ -37,7 +37,7 @@ struct sl_spawn {
     int32_t control;                /* the guard's end of the control socket */
 
     /* told: written by the kernel, the guard and the child */
-    int32_t guard_tid;              /* cleared by the kernel when the guard has executed */
+    int32_t guard_tid;              /* cleared by the kernel when the guard has executed or ended */
     int32_t child_tid;              /* cleared by the kernel when the child has executed or died */
     int32_t guard_pid;
     int32_t guard_pidfd;
@@ -88,6 +88,8 @@ enum {
 
 /* Memory for one launch: the struct, shared with every process of it, and two stacks. NULL when there is none. */
 struct sl_spawn *sl_spawn_new(void);
+
+/* Give the memory back; waits until the guard has left it, so end the guard first. */
 void sl_spawn_free(struct sl_spawn *spawn);
 
 /* Launch; returns 0 once the child has executed (or is parked), or -errno when not even the guard could be cloned.
