@@ -41,6 +41,7 @@ class Kernel:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.syscall.restype = ctypes.c_long
         self.arch = sandlock_arch.native()
+        self._kept: list[object] = []
 
     def call(self, name: str | int, *arguments: int) -> int:
         """Return the value of the call, or minus the errno."""
@@ -57,6 +58,12 @@ class Kernel:
             return -ctypes.get_errno()
         argument = _Program(len(program) // 8, program)
         return self.call("seccomp", SECCOMP_SET_MODE_FILTER, 0, ctypes.addressof(argument))
+
+    def text_addresses(self, *texts: bytes) -> list[int]:
+        """Return the addresses of these texts, each with a NUL behind it; they live as long as this object."""
+        buffers = [ctypes.create_string_buffer(text) for text in texts]
+        self._kept += buffers
+        return [ctypes.addressof(buffer) for buffer in buffers]
 
     def run_code(self, code: bytes) -> int:
         """Run machine code as a function without arguments."""
@@ -90,7 +97,7 @@ class Kernel:
 
 
 def _reap(child: int, reader: int) -> Outcome:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     text = b""
     while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
         piece = os.read(reader, 65536)

@@ -110,7 +110,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(spec=specs, arch=st.sampled_from(ARCHITECTURES), data=st.data())
 def test_the_program_does_what_the_rules_say(spec: FilterSpec, arch: Architecture, data: st.DataObject) -> None:
     program = compile_spec(arch, spec)
@@ -138,7 +138,7 @@ option_sets = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(options=option_sets, arch=st.sampled_from(ARCHITECTURES), data=st.data())
 def test_real_filters_do_what_their_rules_say(options: FilterOptions, arch: Architecture, data: st.DataObject) -> None:
     spec = default_spec(options)
