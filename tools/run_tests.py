@@ -33,6 +33,8 @@ _CRASHED = '<testsuites><testsuite><testcase name="run"><error/></testcase></tes
 def main() -> None:
     """Run both halves; exit with 1 if one failed."""
     folder, options = sys.argv[1], sys.argv[2:]
+    if not any((ROOT / folder).rglob("test_*.py")):
+        sys.exit(f"{folder} holds no test")
     work = _copy(ROOT / folder)
     accounts = [pwd.getpwuid(os.geteuid())]
     if os.geteuid() == 0:
