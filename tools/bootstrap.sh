@@ -14,7 +14,7 @@ find_python() {
 find_missing() {
     find_python
     missing=
-    [ -n "$python" ] || missing="python3"
+    [ -n "$python" ] || missing=" python3"
     "${python:-false}" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     "${python:-false}" -c 'import os, sys, sysconfig
 sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' || missing="$missing python3-dev"
@@ -29,7 +29,7 @@ if [ -n "$missing" ]; then
         find_missing
     fi
     if [ -n "$missing" ]; then
-        echo "Missing: $missing. On Debian or Ubuntu type: sudo apt-get install $missing" >&2
+        echo "Missing:$missing. On Debian or Ubuntu type: sudo apt-get install$missing" >&2
         exit 1
     fi
 fi
