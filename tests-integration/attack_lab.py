@@ -104,16 +104,29 @@ class World:
         return [name for name, since in SHIELDED_BY_SINCE.items() if abi and abi < since]
 
 
-@contextlib.contextmanager
-def forced_landlock(abi: int) -> Iterator[None]:
+def forced_landlock(abi: int) -> contextlib.AbstractContextManager[object]:
     """Let the runtime believe that the kernel has no newer Landlock than `abi`; 0 leaves it alone."""
     if not abi:
-        yield
-        return
-    from sandlock_runtime import features  # the runtime's own hook for this
+        return contextlib.nullcontext()
+    from sandlock_policy.data.landlock import FS_RIGHTS, NET_RIGHTS, SCOPES
+    from sandlock_policy.features import HostFeatures
+    from sandlock_runtime import features
 
-    with features.override(landlock_abi=abi):
-        yield
+    def mask(rights: Mapping[str, tuple[int, int, str]]) -> int:
+        return sum(bit for bit, first, _ in rights.values() if first <= abi)
+
+    host = features.host_features()
+    old = HostFeatures(
+        landlock_abi=abi,
+        landlock_fs=mask(FS_RIGHTS),
+        landlock_net=mask(NET_RIGHTS),
+        landlock_scopes=mask(SCOPES),
+        user_namespace=host.user_namespace,
+        mount_namespace=host.mount_namespace,
+        privileged=host.privileged,
+        supervisor=host.supervisor,
+    )
+    return features.override(old)
 
 
 def reason_of(result: Any) -> str:  # noqa: ANN401 - whatever the runtime under test returns

@@ -101,7 +101,7 @@ def _pids() -> list[int]:
 @pytest.mark.parametrize("how", ["kill", "context", "terminate"])
 def test_pr_05_a_handle_that_is_left_leaves_nothing(box: Box, mark: str, how: str) -> None:
     with box.sandbox() as sandbox:
-        process = sandbox.popen([box.program("outlive"), "family", mark, "15"], stdout=subprocess.DEVNULL)
+        process = sandbox.popen([box.program("outlive"), "family", mark, "15", "stay"], stdout=subprocess.DEVNULL)
         if how == "kill":
             process.kill()
             process.wait(timeout=5)

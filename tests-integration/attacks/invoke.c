@@ -1,6 +1,6 @@
 /* Makes any system calls, as told by its arguments, and reports each result.
  *
- *   invoke [--thread] NAME NR ARG... -- NAME NR ARG... -- ...
+ *   invoke [--thread] -- NAME NR ARG... -- NAME NR ARG... ...
  *
  * ARG: 12 or 0x1f  a number        =text  pointer to a string      %0a1b  pointer to these bytes
  *      #64         zeroed buffer   @NAME  result of an earlier call
@@ -46,12 +46,13 @@ static long value_of(char *word)
 static void *make_all(void *unused)
 {
     for (int i = 0; i < word_count;) {
+        if (strcmp(words[i], "--") == 0)
+            i++;
         char *name = words[i++];
         long nr = strtol(words[i++], NULL, 0), a[6] = {0};
         for (int n = 0; i < word_count && strcmp(words[i], "--") != 0; i++)
             if (n < 6)
                 a[n++] = value_of(words[i]);
-        i++;
         errno = 0;
         long result = syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
         if (name[0] != '-')

@@ -3,6 +3,7 @@
  *   outlive daemon MARK SECONDS     double fork, own session, all signals ignored, descriptors closed; we exit 7
  *   outlive holder MARK SECONDS     the same, with stdout and stderr kept open
  *   outlive family MARK SECONDS     twenty such daemons, some stopped, some subreapers, some without a death signal
+ *   outlive family MARK SECONDS stay   and we stay too
  *   outlive stubborn MARK SECONDS   ignores every signal that can be ignored
  *   outlive comet MARK SECONDS      forks and ends, forks and ends: no pid of it lives long
  *   outlive bomb MARK SECONDS       while (1) fork(); says how many it made, by the errno of the first refusal
@@ -150,6 +151,8 @@ int main(int argc, char **argv)
         return 0;
     } else
         return 2;
+    if (argc > 4)
+        linger();
     usleep(50000);
     return 7;
 }

@@ -235,7 +235,7 @@ static void pairs(void)
 
 static void inherited(int fd)
 {
-    report("inherited_sendto", sendto(fd, "inherited", 9, MSG_DONTWAIT, (struct sockaddr *)&peer, peer_size));
+    report("inherited_sendto", sendto(fd, "inherited", 9, MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&peer, peer_size));
     report("inherited_connect", connect_and_write(fd, &peer, peer_size, "inherited"));
 }
 

@@ -50,6 +50,7 @@ int main(void)
     char line[64], score[16] = {0};
     struct sigaction action = {.sa_handler = count, .sa_flags = SA_RESTART};
     sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGURG, &action, NULL);
     pthread_t thread;
     pthread_create(&thread, NULL, sleeper, NULL);
     while (__atomic_load_n(&second, __ATOMIC_ACQUIRE) == 0)
