@@ -220,3 +220,9 @@ def test_shifted_time_never_runs_ahead_of_the_clock(offset_ns: int, now_ns: int)
     operation = shifted_time(["time"], offset_ns)["time"]
     assert isinstance(operation, Time)
     assert now_ns // SECOND + operation.offset_s <= (now_ns + offset_ns) // SECOND
+
+
+def test_forced_getrandom_is_always_the_one_that_refuses_the_query(architecture: Architecture) -> None:
+    operations = forced(architecture.vdso_stubs.ENTRIES)
+    assert operations["getrandom"] == ForceGetrandom()
+    assert operations["clock_getres"] == ForceSyscall("clock_getres")
