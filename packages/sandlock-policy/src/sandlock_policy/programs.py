@@ -13,6 +13,12 @@ __all__ = ["program_folders"]
 # Presets grant these already.
 _SYSTEM = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/nix/store/", "/gnu/store/")
 
+# Managers of versions: the name of the folder that their shims are in -> what is beside it then.
+_MANAGERS = {
+    "shims": ("libexec/pyenv", "libexec/rbenv", "libexec/nodenv", "installs"),  # the last one: asdf and mise
+    "bin": ("tools/image",),  # volta
+}
+
 
 def program_folders(
     program: str,
@@ -24,10 +30,11 @@ def program_folders(
     """Return the folders that `program`, an absolute path, needs to read in order to start.
 
     A Python in a virtual environment needs the environment and the Python that it was made from; one of pyenv, uv or
-    conda, and a Node of nvm, the folder it was unpacked to; a program below `/opt/NAME` that folder. Each is taken
-    only where its mark is there (`pyvenv.cfg`, `lib/pythonX.Y`, `lib/node_modules`), and never when it is `/`, `home`
-    or holds `home`: `~/bin/x` must not make the home directory readable. `exists` and `realpath` are parameters so that
-    the decision can be tested without a file system.
+    conda, and a Node of nvm, the folder it was unpacked to; a shim of pyenv, rbenv, asdf, mise or volta all that its
+    manager installed; a program below `/opt/NAME` that folder. Each is taken only where its mark is there
+    (`pyvenv.cfg`, `lib/pythonX.Y`, `lib/node_modules`, `libexec/pyenv`), and never when it is `/`, `home` or holds
+    `home`: `~/bin/x` must not make the home directory readable. `exists` and `realpath` are parameters so that the
+    decision can be tested without a file system.
     """
     found: dict[str, None] = {}
     real = realpath(program)
@@ -44,7 +51,7 @@ def program_folders(
         if exists(f"{folder}/pyvenv.cfg"):
             found[folder] = None
             pending.append(realpath(f"{folder}/bin/python"))
-        elif _is_interpreter_home(folder, path, exists):
+        elif _is_interpreter_home(folder, path, exists) or _is_version_manager(folder, path, exists):
             found[folder] = None
     return tuple(found)
 
@@ -60,3 +67,9 @@ def _is_interpreter_home(folder: str, path: str, exists: Callable[[str], bool]) 
         return True
     # The file itself is called python3.12, and its library is lib/python3.12.
     return name.startswith("python") and exists(f"{folder}/lib/{name}")
+
+
+def _is_version_manager(folder: str, path: str, exists: Callable[[str], bool]) -> bool:
+    """Tell whether `path` only chooses a version and runs it, and `folder` holds the chooser and the versions."""
+    marks = _MANAGERS.get(path.rpartition("/")[0].rpartition("/")[2], ())
+    return any(exists(f"{folder}/{mark}") for mark in marks)

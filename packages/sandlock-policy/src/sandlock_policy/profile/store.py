@@ -124,19 +124,32 @@ def _read_trusted(path: str) -> str:
         link = os.path.islink(path)
         reason = "is a symbolic link" if link else f"cannot be read: {fault.strerror}"
         raise ProfileError(path, reason, "name the file that it leads to" if link else "") from fault
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ProfileError(path, "is not a regular file")
-        if status.st_uid not in (0, os.geteuid()):
-            raise ProfileError(path, f"belongs to user {status.st_uid}", "only your own profiles and root's are used")
-        if status.st_mode & 0o022:
-            mode = stat.S_IMODE(status.st_mode)
-            raise ProfileError(path, f"can be changed by others (mode {mode:04o})", f"chmod go-w {path}")
-        data = file.read(_LARGEST + 1)
+    try:
+        _check_trust(path, os.fstat(fd))
+        data = _read_bounded(fd)
+    finally:
+        os.close(fd)
     if len(data) > _LARGEST:
         raise ProfileError(path, f"is larger than {_LARGEST} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise ProfileError(path, f"is not UTF-8 at byte {fault.start}") from None
+
+
+def _check_trust(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ProfileError(path, "is not a regular file")
+    if status.st_uid not in (0, os.geteuid()):
+        raise ProfileError(path, f"belongs to user {status.st_uid}", "only your own profiles and root's are used")
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ProfileError(path, f"can be changed by others (mode {mode:04o})", f"chmod go-w {path}")
+
+
+def _read_bounded(fd: int) -> bytes:
+    """Return what the file holds, or one byte more than a profile may have."""
+    data = b""
+    while len(data) <= _LARGEST and (piece := os.read(fd, _LARGEST + 1 - len(data))):
+        data += piece
+    return data

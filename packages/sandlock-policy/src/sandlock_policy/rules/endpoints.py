@@ -9,7 +9,7 @@ from sandlock_policy.errors import RuleError
 from sandlock_policy.rules.hosts import parse_address, parse_host, parse_network
 from sandlock_policy.rules.ports import ALL_PORTS, format_ranges, parse_ranges
 
-__all__ = ["Endpoint", "check_endpoint", "parse_endpoint"]
+__all__ = ["Endpoint", "Kind", "Protocol", "check_endpoint", "parse_endpoint"]
 
 Protocol = Literal["tcp", "udp", "icmp"]
 Kind = Literal["any", "host", "wildcard", "address", "network", "private"]

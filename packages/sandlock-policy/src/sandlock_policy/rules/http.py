@@ -103,6 +103,8 @@ def _parse_path(text: str, start: int) -> tuple[tuple[str, ...], bool]:
     body = text[1:]
     open_end = body.endswith("*")
     if open_end:
+        if body.endswith("**"):
+            raise RuleError("one `*` ends the path", f"write {text[:-1]}", start + len(text) - 1)
         body = body[:-1]
     components = []
     position = start + 1
@@ -132,7 +134,7 @@ def _parse_component(text: str, position: int) -> str:
             byte = int(digits, 16) if len(digits) == 2 and digits.isalnum() else -1
         except ValueError:
             byte = -1
-        if byte < 0 or byte in b"/\\\0%":
+        if byte < 0 or byte in b"/\\\0%*":
             reason = f"'%{digits}' cannot be in the path of a rule"
             raise RuleError(reason, "requests with it are refused", position + index)
         decoded.append(byte)

@@ -6,7 +6,7 @@ from sandlock_policy.data.protections import ALIASES, PROTECTIONS
 from sandlock_policy.errors import RuleError
 from sandlock_policy.validate import closest
 
-__all__ = ["parse_protection", "parse_syscall"]
+__all__ = ["parse_disabled", "parse_protection", "parse_syscall"]
 
 
 def parse_protection(value: object) -> str:
@@ -17,6 +17,14 @@ def parse_protection(value: object) -> str:
             return name
         raise RuleError(f"{value!r} is not a protection", closest(value, [*PROTECTIONS, *ALIASES]))
     raise RuleError(f"{value!r} is not the name of a protection")
+
+
+def parse_disabled(value: object) -> str:
+    """Return the name of a protection that can be switched off."""
+    name = parse_protection(value)
+    if not PROTECTIONS[name][1]:
+        raise RuleError(f"{name} cannot be switched off", "grant what the program needs instead")
+    return name
 
 
 def parse_syscall(value: object) -> str:
