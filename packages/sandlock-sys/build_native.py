@@ -27,6 +27,8 @@ OLDEST_PYTHON = "0x030b0000"  # requires-python: the abi3 level that the wheel p
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 HARDENING = ["-O2", "-fstack-clash-protection", "-D_FORTIFY_SOURCE=2"]
+# Everything is bound at load: between clone and exec no call may go through the dynamic linker, which takes locks.
+LINKING = ["-Wl,-z,relro", "-Wl,-z,now"]
 # The guard has no libc: nothing may be called that the compiler would take from one.
 FREESTANDING = ["-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-stack-protector",
                 "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noexecstack"]  # fmt: skip
@@ -70,7 +72,7 @@ def build_extension(work: Path) -> None:
     glue = work / "_ffi.c"
     ffi.emit_c_code(str(glue))
     command = [
-        *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *HARDENING,
+        *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *HARDENING, *LINKING,
         # cffi's glue asserts, and an assertion names its file: two builds must not differ in that.
         f"-ffile-prefix-map={work}=.",
         f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}", "-o", str(work / "_ffi.so"),

@@ -6,6 +6,7 @@
  */
 #include "child.h"
 
+#include <asm/stat.h>
 #include <linux/capability.h>
 #include <linux/fcntl.h>
 #include <linux/futex.h>
@@ -15,6 +16,7 @@
 #include <linux/seccomp.h>
 #include <linux/filter.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "raw.h"
 
@@ -32,6 +34,7 @@ _Static_assert(SL_STEP_EXEC == 21, "the names in spawn.py");
 
 enum {
     SIGNALS = 64,               /* _NSIG */
+    FIRST_BEYOND_STDIO = 3,
     SIGNAL_KILL = 9,
     SIGNAL_STOP = 19,
     SIGSET_BYTES = 8,
@@ -60,14 +63,19 @@ struct mount_attributes { /* struct mount_attr, 5.12 */
 _Static_assert(sizeof(struct mount_attributes) == 32, "MOUNT_ATTR_SIZE_VER0");
 _Static_assert(sizeof(struct sl_limit) == 24, "resource and struct rlimit64");
 
-void sl_reset_signals(void)
+void sl_reset_signal(int number)
+{
+    struct kernel_sigaction action = {{0, 0, 0, 0}};
+    RAW(__NR_rt_sigaction, number, &action, 0, SIGSET_BYTES);
+}
+
+static void reset_signals(void)
 {
     /* The host's handlers are code that runs in its memory: none may run here. Ignored signals (Python ignores
      * SIGPIPE) go back to their defaults too, as the program expects. */
-    struct kernel_sigaction action = {{0, 0, 0, 0}};
     for (int number = 1; number <= SIGNALS; number++)
         if (number != SIGNAL_KILL && number != SIGNAL_STOP)
-            RAW(__NR_rt_sigaction, number, &action, 0, SIGSET_BYTES);
+            sl_reset_signal(number);
 }
 
 void sl_fail(struct sl_spawn *spawn, uint32_t step, long result, uint32_t detail)
@@ -140,6 +148,14 @@ static long set_mounts(uint64_t attributes, uint64_t propagation)
     return RAW(__NR_mount_setattr, AT_FDCWD, "/", AT_TREE_RECURSIVE, &change, sizeof change);
 }
 
+/* Whether the tree is one of the whole root: a mount over `/` would stay under the root that the child has already. */
+static int is_root(int tree)
+{
+    struct stat root, status;
+    return !RAW(__NR_newfstatat, AT_FDCWD, "/", &root, 0) && !RAW(__NR_newfstatat, tree, "", &status, AT_EMPTY_PATH)
+           && root.st_dev == status.st_dev && root.st_ino == status.st_ino;
+}
+
 static int make_read_only(struct sl_spawn *spawn)
 {
     int trees[MAX_WRITABLE];
@@ -157,6 +173,8 @@ static int make_read_only(struct sl_spawn *spawn)
         if (result < 0)
             goto failed;
         trees[count] = (int)result;
+        if (is_root(trees[count]))
+            return 0; /* everything is granted, so nothing is to be read-only */
     }
     uint32_t grants = count;
     count = grants + 1; /* names no path: the failing step is the whole tree */
@@ -164,7 +182,9 @@ static int make_read_only(struct sl_spawn *spawn)
     if (result < 0)
         goto failed;
     for (count = 0; count < grants; count++) {
-        result = RAW(__NR_move_mount, trees[count], "", AT_FDCWD, spawn->writable[count], MOVE_MOUNT_F_EMPTY_PATH);
+        /* A grant may be a link: its target was cloned, so its target is covered. */
+        result = RAW(__NR_move_mount, trees[count], "", AT_FDCWD, spawn->writable[count],
+                     MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
         if (result < 0)
             goto failed;
         RAW(__NR_close, trees[count]);
@@ -262,26 +282,51 @@ static int park(struct sl_spawn *spawn)
     RAW(__NR_futex, &spawn->phase, FUTEX_WAKE, 1);
     while (!__atomic_load_n(&spawn->go, __ATOMIC_ACQUIRE))
         RAW(__NR_futex, &spawn->go, FUTEX_WAIT, 0, 0);
-    return spawn->go == 1 ? 0 : -1;
+    if (spawn->go == SL_VERDICT_GO)
+        return 0;
+    RAW(__NR_kill, spawn->child_pid, SIGNAL_KILL); /* so that the report says "killed", not "exited" */
+    return -1;
+}
+
+/* Close the fds from `first` to `last`; an empty range is fine. */
+static long close_fds(unsigned int first, unsigned int last)
+{
+    return first > last ? 0 : RAW(__NR_close_range, first, last, 0);
 }
 
 static int close_undeclared(struct sl_spawn *spawn)
 {
-    unsigned int first = 3;
-    for (uint32_t index = 0; index <= spawn->n_keep; index++) {
+    /* The listener, when there is one, stays for the host to take; it is close-on-exec. */
+    unsigned int first = FIRST_BEYOND_STDIO, listener = (unsigned int)spawn->listener;
+    long result = 0;
+    for (uint32_t index = 0; index <= spawn->n_keep && result >= 0; index++) {
         unsigned int next = index < spawn->n_keep ? (unsigned int)spawn->keep[index] : ~0U;
-        long result = 0;
-        if (next == ~0U)
-            result = RAW(__NR_close_range, first, next, 0);
-        else if (next > first)
-            result = RAW(__NR_close_range, first, next - 1, 0);
-        if (result < 0) {
-            sl_fail(spawn, SL_STEP_CLOSE, result, 0);
-            return -1;
+        unsigned int last = next == ~0U ? next : next - 1;
+        if (spawn->listener >= 0 && first <= listener && listener <= last) {
+            result = close_fds(first, listener - 1);
+            first = listener + 1;
         }
+        if (result >= 0)
+            result = close_fds(first, last);
         first = next + 1;
     }
-    return 0;
+    if (result >= 0)
+        return 0;
+    sl_fail(spawn, SL_STEP_CLOSE, result, 0);
+    return -1;
+}
+
+/* Mark child_tid when this task executes or dies. In a copy of the memory CLONE_CHILD_CLEARTID does nothing at exec, as
+ * nobody else uses that memory; a robust futex list (linux/futex.h) is worked off all the same, on the page that the
+ * copy shares with the host. `head` and `node` must outlive the exec. */
+static void mark_the_end(struct sl_spawn *spawn, struct robust_list_head *head, struct robust_list *node)
+{
+    head->list.next = node;
+    head->futex_offset = (long)((uintptr_t)&spawn->child_tid - (uintptr_t)node);
+    head->list_op_pending = 0;
+    node->next = &head->list;
+    RAW(__NR_set_robust_list, head, sizeof *head);
+    __atomic_store_n(&spawn->child_tid, (int32_t)((uint32_t)spawn->child_pid | FUTEX_WAITERS), __ATOMIC_RELEASE);
 }
 
 static void execute(struct sl_spawn *spawn)
@@ -306,8 +351,12 @@ static void execute(struct sl_spawn *spawn)
 int sl_child_main(void *argument)
 {
     struct sl_spawn *spawn = argument;
-    sl_reset_signals();
+    struct robust_list_head head;
+    struct robust_list node;
+    reset_signals();
     spawn->child_pid = (int32_t)RAW(__NR_getpid); /* the guard may still be inside its clone */
+    if (spawn->flags & SL_SPAWN_OWN_MEMORY)
+        mark_the_end(spawn, &head, &node);
     spawn->step = SL_STEP_SESSION;
     long result = RAW(__NR_setsid);
     if (result >= 0)
@@ -324,8 +373,8 @@ int sl_child_main(void *argument)
         if (result < 0)
             sl_fail(spawn, SL_STEP_CWD, result, 0);
         else if (!limit(spawn) && !tune(spawn) && !drop_capabilities(spawn) && !confine(spawn)
-                 && (!(spawn->flags & SL_SPAWN_PARK) || !park(spawn)) && !close_undeclared(spawn))
-            execute(spawn);
+                 && !close_undeclared(spawn) && (!(spawn->flags & SL_SPAWN_PARK) || !park(spawn)))
+            execute(spawn); /* fds are closed before it parks: a pipe of the host's would not end while it holds it */
     }
     RAW(__NR_exit_group, 127);
     return 127;

@@ -7,7 +7,7 @@
 int sl_child_main(void *argument);
 
 /* Shared with the guard's side of the launch. */
-void sl_reset_signals(void);
+void sl_reset_signal(int number);
 void sl_fail(struct sl_spawn *spawn, uint32_t step, long result, uint32_t detail);
 
 #endif

@@ -43,13 +43,14 @@ _Static_assert(sizeof(struct guard_usage) == 144, "struct rusage");
 struct guard {
     int child, host;
     int walks;          /* no signal scope: processes are found by walking /proc */
+    int proved;         /* kill(-1) reaches this sandbox only */
     int main_gone;
     int host_pidfd, signals;
     struct sl_report report;
 };
 
 /* Signal every process of the tree when there is no scope; only the program can. */
-static int guard_walk(int signal);
+static void guard_walk(int signal);
 
 static void guard_signal_all(struct guard *guard, int signal)
 {
@@ -129,10 +130,11 @@ static int guard_prepare(struct guard *guard)
     guard->signals = (int)RAW(__NR_signalfd4, -1, &child, GUARD_SIGSET_BYTES, O_CLOEXEC | O_NONBLOCK);
     guard->host_pidfd = (int)RAW(__NR_pidfd_open, guard->host, 0);
     int host_there = RAW(__NR_getppid) == guard->host;
-    RAW(__NR_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0); /* it follows the launching thread, which may end before the host */
-    /* The proof: the host, of the same user, must be out of reach from this domain, or kill(-1) would not stop at it. */
-    if (RAW(__NR_kill, guard->host, 0) != -GUARD_EPERM)
+    /* The proof: the host, of the same user, must be out of reach from this domain, or kill(-1) would not stop at it.
+     * The program does not ask again: its domain is the one it was proved for, and the host may be gone by now. */
+    if (!guard->proved && RAW(__NR_kill, guard->host, 0) != -GUARD_EPERM)
         guard->walks = 1;
+    guard->proved = !guard->walks;
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     RAW(__NR_capset, &header, none);

@@ -36,7 +36,9 @@
 enum {
     STACK_BYTES = 48 * 1024, /* two a launch; touched pages only are paid for */
     SIGSET_BYTES = 8,
-    ERR_ENOMEM = 12,
+    NOT_CLONED = 1, /* in child_tid: until the kernel writes the child's number there; no child has init's */
+    TICK_NS = 20 * 1000 * 1000,
+    ERR_ESRCH = 3,
     YOUNG_NS = 20 * 1000 * 1000, /* a sandbox that lives longer has a guard with memory of its own */
 };
 
@@ -49,10 +51,9 @@ struct launch {
 _Static_assert(offsetof(struct launch, spawn) == 0, "sl_spawn_free casts");
 _Static_assert(sizeof(struct launch) <= 4096, "one page");
 
-static int guard_walk(int signal)
+static void guard_walk(int signal)
 {
     (void)signal; /* the young guard never walks: without a scope it becomes the program at once */
-    return 0;
 }
 
 static char *number_to_text(char *text, uint64_t value)
@@ -89,18 +90,16 @@ static long clone_child(struct launch *launch)
 {
     struct sl_spawn *spawn = &launch->spawn;
     char *stack_top = launch->stacks + STACK_BYTES;
-    if (spawn->flags & SL_SPAWN_OWN_MEMORY) {
-        /* In a copy of the memory the kernel clears nobody's word; the guard waits for the exec in its place. */
-        long pid = clone(sl_child_main, stack_top, CLONE_VFORK | SIGCHLD, spawn);
-        clear(&spawn->child_tid);
-        return pid;
-    }
-    /* CLONE_VFORK: the guard has nothing to do before the exec, and out of the way the child starts at once. */
-    int wait = spawn->flags & SL_SPAWN_PARK ? 0 : CLONE_VFORK;
-    return clone(sl_child_main, stack_top, CLONE_VM | wait | CLONE_CHILD_CLEARTID | SIGCHLD, spawn, NULL, NULL,
-                 &spawn->child_tid);
+    /* CLONE_VFORK: the guard has nothing to do before the exec, and out of the way the child starts at once. Not for a
+     * parked child: its guard must hear orders, and the end of the host. */
+    int flags = SIGCHLD | CLONE_PARENT_SETTID | (spawn->flags & SL_SPAWN_PARK ? 0 : CLONE_VFORK);
+    /* In a copy of the memory the kernel clears nobody's word; a robust futex list does that (child.c). */
+    flags |= spawn->flags & SL_SPAWN_OWN_MEMORY ? 0 : CLONE_VM | CLONE_CHILD_CLEARTID;
+    int pid = clone(sl_child_main, stack_top, flags, spawn, &spawn->child_tid, NULL, &spawn->child_tid);
+    return pid < 0 ? -errno : pid; /* the host's thread waits, so nobody else writes its errno */
 }
 
+/* Returns only when that failed. */
 static void become_program(struct sl_spawn *spawn, const struct guard *guard)
 {
     char numbers[6][24];
@@ -117,18 +116,17 @@ static void become_program(struct sl_spawn *spawn, const struct guard *guard)
     };
     _Static_assert(sizeof argv / sizeof *argv == SL_GUARD_ARGUMENTS + 1, "what guard_main.c takes");
     char *envp[] = {NULL};
-    finish_guard(spawn, SL_STEP_GUARD_EXEC, RAW(__NR_execve, spawn->guard_path, argv, envp));
+    RAW(__NR_execve, spawn->guard_path, argv, envp);
 }
 
 static int guard_main(void *argument)
 {
     struct sl_spawn *spawn = argument;
-    struct guard guard = {.host = (int)RAW(__NR_getppid), .walks = !!(spawn->flags & SL_SPAWN_UNSCOPED)};
+    struct guard guard = {.host = spawn->host_pid, .walks = !!(spawn->flags & SL_SPAWN_UNSCOPED)};
+    sl_reset_signal(SIGCHLD); /* where the host ignores it, the kernel would reap the child and lose its status */
     spawn->guard_pid = (int32_t)RAW(__NR_getpid);
     /* A session of its own: whoever kills the host's process group must not take the guard along with the host. */
     long result = RAW(__NR_setsid);
-    if (result >= 0)
-        result = RAW(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* until guard_prepare watches the host */
     if (result >= 0)
         result = RAW(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     if (result >= 0)
@@ -142,9 +140,11 @@ static int guard_main(void *argument)
         if (result < 0)
             finish_guard(spawn, SL_STEP_GUARD_LANDLOCK, result);
     }
+    if (guard.walks && (result = RAW(__NR_faccessat, AT_FDCWD, spawn->guard_path, X_OK)) < 0)
+        finish_guard(spawn, SL_STEP_GUARD_EXEC, result); /* told before the child starts: the exec comes after it */
     result = clone_child(argument);
     if (result < 0)
-        finish_guard(spawn, SL_STEP_CLONE, -ERR_ENOMEM);
+        finish_guard(spawn, SL_STEP_CLONE, result);
     guard.child = spawn->child_pid = (int32_t)result;
     result = RAW(__NR_dup3, spawn->control, GUARD_CONTROL, 0);
     if (result >= 0)
@@ -160,6 +160,9 @@ static int guard_main(void *argument)
             guard_serve(&guard, &young);
     }
     become_program(spawn, &guard);
+    if (!guard.walks)
+        guard_serve(&guard, NULL); /* the program is gone or may not be executed: go on as before */
+    finish_guard(spawn, SL_STEP_GUARD_EXEC, -ERR_ESRCH);
     return 127;
 }
 
@@ -170,17 +173,35 @@ static void wait_cleared(int32_t *word)
         RAW(__NR_futex, word, FUTEX_WAIT, value, 0); /* not PRIVATE: the kernel's wake at exec is a shared one */
 }
 
-static void wait_started(struct sl_spawn *spawn)
+static int guard_ended(const struct sl_spawn *spawn)
 {
-    if (!(spawn->flags & SL_SPAWN_PARK)) {
-        wait_cleared(&spawn->child_tid);
-        return;
+    struct guard_poll ready = {.fd = spawn->guard_pidfd, .events = GUARD_READABLE};
+    struct guard_timespec now = {0, 0};
+    return RAW(__NR_ppoll, &ready, 1, &now, 0, 0) == 1;
+}
+
+/* Wait until the child has executed or died or, where it parks, until it is parked and `verdict` is 0. */
+static void wait_child(struct sl_spawn *spawn, uint32_t verdict)
+{
+    struct timespec tick = {.tv_nsec = TICK_NS};
+    int parks = spawn->flags & SL_SPAWN_PARK && !verdict;
+    for (;;) {
+        int32_t word = __atomic_load_n(&spawn->child_tid, __ATOMIC_ACQUIRE);
+        if (word == 0 || word & FUTEX_OWNER_DIED)
+            return;
+        if (parks && __atomic_load_n(&spawn->phase, __ATOMIC_ACQUIRE) != SL_PHASE_STARTING)
+            return;
+        /* A child that ends before it parks wakes nobody who waits for the phase: then a tick does. */
+        long result = parks ? RAW(__NR_futex, &spawn->phase, FUTEX_WAIT, SL_PHASE_STARTING, &tick)
+                            : RAW(__NR_futex, &spawn->child_tid, FUTEX_WAIT, word, &tick);
+        /* The guard was killed from outside before it could clone, or before a child with memory of its own had its
+         * robust list. A child that shares the memory dies with the guard, and its word is cleared then. */
+        if (result == -ETIMEDOUT && guard_ended(spawn) && (word == NOT_CLONED || spawn->flags & SL_SPAWN_OWN_MEMORY)) {
+            if (!spawn->error)
+                sl_fail(spawn, SL_STEP_CLONE, -ERR_ESRCH, 0);
+            return;
+        }
     }
-    /* Parked or dead, whichever comes first; a death between the two looks is seen within one tick. */
-    struct timespec tick = {.tv_nsec = 20 * 1000 * 1000};
-    while (__atomic_load_n(&spawn->phase, __ATOMIC_ACQUIRE) == SL_PHASE_STARTING
-           && __atomic_load_n(&spawn->child_tid, __ATOMIC_ACQUIRE) != 0)
-        RAW(__NR_futex, &spawn->phase, FUTEX_WAIT, SL_PHASE_STARTING, &tick);
 }
 
 struct sl_spawn *sl_spawn_new(void)
@@ -203,6 +224,8 @@ void sl_spawn_free(struct sl_spawn *spawn)
 {
     struct launch *launch = (struct launch *)spawn;
     wait_cleared(&spawn->guard_tid); /* it may stand on its stack here */
+    if (spawn->child_pid > 0)
+        wait_child(spawn, SL_VERDICT_END); /* and so may a child that was just killed: the kernel clears its word here */
     munmap(launch->stacks, 2 * STACK_BYTES);
     munmap(launch, sizeof *launch);
 }
@@ -212,12 +235,14 @@ long sl_spawn(struct sl_spawn *spawn)
     struct launch *launch = (struct launch *)spawn;
     uint64_t every = ~0ULL, before = 0;
     RAW(__NR_rt_sigprocmask, SIG_SETMASK, &every, &before, SIGSET_BYTES);
-    spawn->guard_tid = spawn->child_tid = 1; /* until the kernel clears them */
+    spawn->guard_tid = 1; /* until the kernel clears it */
+    spawn->child_tid = NOT_CLONED;
+    spawn->host_pid = (int32_t)RAW(__NR_getpid);
     int pid = clone(guard_main, launch->stacks + 2 * STACK_BYTES, CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD,
                     spawn, &spawn->guard_pidfd, NULL, &spawn->guard_tid);
     int error = errno; /* the only libc error number read here, in the host's own thread */
     if (pid > 0)
-        wait_started(spawn);
+        wait_child(spawn, 0);
     else
         spawn->guard_tid = 0;
     RAW(__NR_rt_sigprocmask, SIG_SETMASK, &before, 0, SIGSET_BYTES);
@@ -228,7 +253,7 @@ long sl_spawn_go(struct sl_spawn *spawn, uint32_t verdict)
 {
     __atomic_store_n(&spawn->go, verdict, __ATOMIC_RELEASE);
     RAW(__NR_futex, &spawn->go, FUTEX_WAKE, 1);
-    wait_cleared(&spawn->child_tid);
+    wait_child(spawn, verdict);
     return 0;
 }
 

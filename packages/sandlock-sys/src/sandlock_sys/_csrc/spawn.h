@@ -35,16 +35,17 @@ struct sl_spawn {
     int32_t ruleset;                /* Landlock, the child's own; -1: none */
     int32_t guard_ruleset;          /* Landlock, the guard's and so everybody's; -1: none */
     int32_t control;                /* the guard's end of the control socket */
+    int32_t host_pid;               /* set by sl_spawn: whom the guard watches */
 
     /* told: written by the kernel, the guard and the child */
     int32_t guard_tid;              /* cleared by the kernel when the guard has executed or ended */
-    int32_t child_tid;              /* cleared by the kernel when the child has executed or died */
+    int32_t child_tid;              /* cleared, or marked FUTEX_OWNER_DIED, when the child has executed or died */
     int32_t guard_pid;
     int32_t guard_pidfd;
     int32_t child_pid;
     int32_t listener;               /* the listener's number in the child, or -1 */
     uint32_t phase;                 /* futex: SL_PHASE_* */
-    uint32_t go;                    /* futex: 1 lets a parked child go on, 2 lets it end */
+    uint32_t go;                    /* futex: SL_VERDICT_* for a parked child */
     uint32_t step;                  /* SL_STEP_* that the child, or the guard, had reached */
     int32_t error;                  /* errno of the step that failed, or 0 */
     uint32_t detail;                /* which of several: limit, candidate, writable path */
@@ -61,6 +62,7 @@ enum {
 };
 
 enum { SL_PHASE_STARTING, SL_PHASE_PARKED };
+enum { SL_VERDICT_GO = 1, SL_VERDICT_END = 2 };
 
 enum {
     SL_STEP_GUARD = 1, /* the guard's own set-up: session, subreaper, no_new_privs */
@@ -96,7 +98,7 @@ void sl_spawn_free(struct sl_spawn *spawn);
  * A failure after that is in `error` and `step`. Blocks for as long as that takes, with every signal blocked. */
 long sl_spawn(struct sl_spawn *spawn);
 
-/* Let a parked child go on to exec (verdict 1) or end (verdict 2); returns when it has. */
+/* Let a parked child go on to exec or end, as the SL_VERDICT_* says; returns when it has. */
 long sl_spawn_go(struct sl_spawn *spawn, uint32_t verdict);
 
 /* A close-on-exec SOCK_SEQPACKET pair: pair[0] for the caller, pair[1] for the guard. */
