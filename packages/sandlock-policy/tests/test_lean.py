@@ -14,8 +14,8 @@ import sandlock_policy
 # What a fresh interpreter has not loaded, and what costs more than a millisecond on the machines we measured.
 HEAVY = {
     "argparse", "ast", "asyncio", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum",
-    "functools",     "importlib.metadata", "inspect", "ipaddress", "json", "logging", "pathlib", "re", "shutil", "signal", "socket",
-    "subprocess", "tempfile", "threading", "tomllib", "typing", "warnings",
+    "functools", "importlib.metadata", "inspect", "ipaddress", "json", "logging", "pathlib", "re", "shutil", "signal",
+    "socket", "subprocess", "tempfile", "threading", "tomllib", "typing", "warnings",
 }  # fmt: skip
 
 PLAIN_RUN = """

@@ -106,9 +106,11 @@ SERVED_VALUES: dict[str, Any] = {
     "num_cpus": 1, "max_disk": "1G", "policy_timeout_s": 1, "random_seed": 1, "time_start": "2030-01-01T00:00:00Z",
     "deterministic_dirs": True, "name": "x", "image": "oci:/i",
 }  # fmt: skip
-NEEDS: dict[str, dict[str, Any]] = {"max_disk": {"workdir": "/w"}, "fs_storage": {"workdir": "/w"}, "on_exit": {"workdir": "/w"},
-         "on_error": {"workdir": "/w"}, "http_ca": {"http_key": "/k"}, "http_key": {"http_ca": "/c"},
-         "net_refresh": {"net_allow": ["tcp://:443"]}, "http_auth": {"credentials": ["T=env:V"]}}  # fmt: skip
+NEEDS: dict[str, dict[str, Any]] = {
+    "max_disk": {"workdir": "/w"}, "fs_storage": {"workdir": "/w"}, "on_exit": {"workdir": "/w"},
+    "on_error": {"workdir": "/w"}, "http_ca": {"http_key": "/k"}, "http_key": {"http_ca": "/c"},
+    "net_refresh": {"net_allow": ["tcp://:443"]}, "http_auth": {"credentials": ["T=env:V"]},
+}  # fmt: skip
 
 
 def test_the_list_of_served_fields_is_whole() -> None:
