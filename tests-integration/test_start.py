@@ -8,6 +8,7 @@ import resource
 import shutil
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,36 +83,22 @@ def test_inf_10_the_environment_is_what_was_asked_for(box: Box, monkeypatch: pyt
 
 
 def test_inf_10_pr_14_nothing_open_in_the_host_is_open_inside(box: Box, tree: Tree) -> None:
-    held = []
-    pair = socket.socketpair()
-    try:
-        for make in (
-            lambda: os.open("/", os.O_RDONLY), lambda: os.open(tree.secret, os.O_RDONLY | os.O_DIRECTORY),
-            lambda: os.open(tree.canary.path, os.O_RDWR), lambda: os.memfd_create("x", 0), lambda: os.pidfd_open(os.getpid()),
-            lambda: os.eventfd(0, 0), lambda: os.dup(pair[0].fileno()), lambda: os.pipe()[0],
-        ):  # fmt: skip
-            fd = make()
+    with ExitStack() as stack:
+        pair, pipe = socket.socketpair(), os.pipe()
+        held = [
+            os.open("/", os.O_RDONLY), os.open(tree.secret, os.O_RDONLY | os.O_DIRECTORY), os.open(tree.canary.path, os.O_RDWR),
+            os.memfd_create("x", 0), os.pidfd_open(os.getpid()), os.eventfd(0, 0), *pipe, *(end.detach() for end in pair),
+        ]  # fmt: skip
+        held.append(os.dup2(held[0], 900))
+        for fd in held:
+            stack.callback(os.close, fd)
             os.set_inheritable(fd, True)
-            held.append(fd)
-        high = os.dup2(held[0], 900, True)
-        held.append(high)
         bare = box.bare_lines("evade", "descriptors", close_fds=False)
-        assert len(bare) >= 3 + len(held)
+        assert {f"fd_{fd}" for fd in held} <= set(bare)
         inside = box.lines("evade", "descriptors")
         assert sorted(inside) == ["fd_0", "fd_1", "fd_2"]
         walked = box.lines("invoke", *call("walk", "fchdir", held[1]), *call("up", "openat", held[0], "etc/passwd", 0))
         assert {line.errno for line in walked.values()} == {errno.EBADF}
-    finally:
-        for fd in held:
-            os.close(fd)
-        for end in pair:
-            end.close()
-        for fd in range(3, 64):  # the write end of the pipe above
-            try:
-                if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:") and os.get_inheritable(fd):
-                    os.close(fd)
-            except OSError:
-                continue
 
 
 def test_pr_09_limits_only_go_down(box: Box) -> None:
@@ -184,9 +171,9 @@ def test_what_cannot_be_executed_raises_and_says_why(box: Box, tree: Tree, case:
         sandbox.run([command], timeout=10)
     error = caught.value
     assert os.path.basename(command)[:40] in str(error)
-    cause = error if isinstance(error, OSError) and error.errno else error.__cause__
-    assert isinstance(cause, OSError), (error, cause)
-    assert cause.errno in ({number, errno.ENOENT} if case == "below a file" else {number}), (error, cause.errno)
+    assert isinstance(error, OSError)
+    assert error.errno in ({number, errno.ENOENT} if case == "below a file" else {number}), (error, error.errno)
+    assert isinstance(error.__cause__, OSError), "the system call that said so stays the cause"
     if kind is CommandNotFoundError:
         assert isinstance(error, kind)
         assert isinstance(error, FileNotFoundError)
@@ -242,8 +229,8 @@ def test_ll_04_ll_25_each_missing_right_is_named_in_the_result(box: Box, world: 
     result = old.inside("who")
     degraded = old.degraded(result)
     for name in old.world.missing():
-        if name != "net_tcp":  # no IP socket exists in this policy, so the filter alone is enough
-            assert name in degraded or world.namespaces == "auto", (name, degraded)
+        if name not in {"net_tcp", "scope_abstract"}:  # there is no socket in this policy: the filter alone is enough
+            assert name in degraded, (name, degraded)
     assert "fs_access" not in degraded
     assert "syscalls" not in degraded
 
@@ -261,7 +248,7 @@ def test_a_field_that_is_not_enforced_yet_refuses_by_name(box: Box, fields: dict
     with pytest.raises(SandlockError) as caught, box.sandbox(**fields) as sandbox:
         sandbox.run([box.program("who")])
     name = next(iter(fields))
-    assert name in str(caught.value) or name.removeprefix("max_").removeprefix("fs_") in str(caught.value)
+    assert name in str(caught.value) or name.replace("net_", "network.") in str(caught.value)
 
 
 def test_pr_14_the_grants_of_a_sandbox_are_not_those_of_its_host(box: Box, areas: dict[str, Area]) -> None:

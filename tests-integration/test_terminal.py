@@ -134,9 +134,6 @@ def test_pr_04_a_stream_of_the_caller_is_not_left_nonblocking_or_exclusive(box: 
         ) as process:
             output, _ = process.communicate(timeout=20)
         lines = read_lines(output)
-        again = os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY) if os.geteuid() else None
-        if again is not None:
-            os.close(again)
         assert lines["exclusive"].errno == errno.EPERM, lines
         assert termios.tcgetattr(slave)
         assert fcntl.fcntl(slave, fcntl.F_GETFL) & os.O_NONBLOCK == 0
