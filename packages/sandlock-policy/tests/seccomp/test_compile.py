@@ -13,7 +13,8 @@ import sandlock_arch
 from sandlock_policy.data.syscall_groups import ALWAYS
 from sandlock_policy.seccomp.assemble import AssemblyError
 from sandlock_policy.seccomp.compile import compile_spec
-from sandlock_policy.seccomp.filter import FilterOptions, compile_filter, default_spec
+from sandlock_policy.seccomp.default import default_spec
+from sandlock_policy.seccomp.filter import FilterOptions, compile_filter
 from sandlock_policy.seccomp.opcodes import (
     RET_ALLOW,
     RET_ERRNO,

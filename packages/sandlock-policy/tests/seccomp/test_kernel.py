@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import sandlock_arch
-from sandlock_policy.seccomp.filter import FilterOptions, compile_filter, default_spec
+from sandlock_policy.seccomp.default import default_spec
+from sandlock_policy.seccomp.filter import FilterOptions, compile_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
