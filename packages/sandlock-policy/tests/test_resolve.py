@@ -91,6 +91,23 @@ def test_a_place_of_work_is(cwd: str) -> None:
     assert resolve(Policy(fs_readable=["-${CWD}"]), NEW, here).fs_rules == ((cwd, landlock.READ, False),)
 
 
+@pytest.mark.parametrize("path", ["/proc/self", "/proc/self/maps", "/proc//thread-self/x", "-/proc/self", "/proc/1/fd"])
+def test_a_rule_cannot_follow_a_process_and_is_refused(path: str) -> None:
+    assert plan_of(fs_readable=["/proc/meminfo", "/proc/sys", "/procfs/self"]).fs_rules
+    for field in ("fs_readable", "fs_writable"):
+        with pytest.raises(PolicyError, match="stays with the process that made the rule"):
+            plan_of(**dict[str, Any]({field: [path]}))
+
+
+def test_a_grant_that_shows_processes_of_others_is_said_to() -> None:
+    def detail(*paths: str) -> str:
+        return plan_of(fs_readable=paths).protections[0].detail
+
+    assert "processes of others" in detail("/proc")
+    assert "processes of others" in detail("/")
+    assert detail("/usr", "/proc/meminfo") == ""
+
+
 def test_what_holds_the_home_is_not_granted_either() -> None:
     here = Context("/data/homes", "/data/homes/me", ENV, 1000, 1000)
     assert resolve(Policy(fs_readable=["-${CWD}"]), NEW, here).fs_rules == ()

@@ -9,10 +9,12 @@ from sandlock_policy.paths import expand_path, is_optional, normalise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sandlock_policy.model import Policy
     from sandlock_policy.plan import Context
 
-__all__ = ["CWD", "PROGRAM", "cwd_is_work", "decide_grants", "writable_places"]
+__all__ = ["CWD", "PROGRAM", "cwd_is_work", "decide_grants", "shows_processes", "writable_places"]
 
 # Two marks that presets use for what only a run knows.
 CWD = "-${CWD}"  # the directory the program starts in, where `cwd_is_work`
@@ -49,6 +51,11 @@ def writable_places(writable: list[str]) -> tuple[str, ...]:
     return tuple([path for path in writable if not path.startswith(_DEVICES) or _is_below(path, _FILES_BELOW_DEV)])
 
 
+def shows_processes(rules: Mapping[str, tuple[int, bool]]) -> bool:
+    """Tell whether `rules` let the program read about processes of others in /proc."""
+    return "/" in rules or "/proc" in rules
+
+
 def cwd_is_work(cwd: str, home: str) -> bool:
     """Tell whether `cwd` is a place of somebody's work, so that a preset may grant it unasked.
 
@@ -75,7 +82,13 @@ def _expand_all(
             own = (context.program,) if context.program else ()
             result += [(path, False) for path in (*own, *context.program_folders)]
         elif path[0] == "/" and "${" not in path:
-            result.append((normalise(path), not optional))
+            path = normalise(path)
+            if path.startswith("/proc/") and _names_process(path):
+                reason = "a rule on one process's entry of /proc stays with the process that made the rule"
+                remedy = "leave it out, or grant /proc as a whole"
+                problems.append(Problem(f"{FIELD_BY_NAME[name].path}[{index}]", written, reason, remedy))
+                continue
+            result.append((path, not optional))
         else:
             try:
                 path = expand_path(path, cwd=context.cwd, home=context.home, variables=context.env)
@@ -86,6 +99,11 @@ def _expand_all(
                 continue
             result.append((path, not optional))
     return result
+
+
+def _names_process(path: str) -> bool:
+    name = path.split("/", 3)[2]
+    return name in ("self", "thread-self") or name.isdigit()
 
 
 def _add(rules: dict[str, tuple[int, bool]], path: str, access: int, *, required: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandlock_policy.data import landlock
 from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, RuleError
 from sandlock_policy.fields import FIELD_BY_NAME, FIELDS, SERVED
-from sandlock_policy.grants import decide_grants, writable_places
+from sandlock_policy.grants import decide_grants, shows_processes, writable_places
 from sandlock_policy.paths import expand_path
 from sandlock_policy.plan import Plan
 from sandlock_policy.protect import Protections
@@ -50,6 +50,8 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         grant_gpus(policy.gpu_devices, rules, handled)
     if problems:
         raise PolicyError(problems)
+    if handled and shows_processes(rules):
+        layers.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
     mounts = _decide_metadata(policy, features, layers, writable_places(writable))
     if handled and layers.disabled("fs_refer"):
         old = rules.get("/", (0, True))
