@@ -89,24 +89,20 @@ def _init_for(names: tuple[str, ...], defaults: dict[str, Any], *, has_post_init
         for name, value in zip(names, args, strict=False):
             _set(self, name, value)
         if given < count or kwargs:
-            values = defaults | kwargs
-            missing = [name for name in names[given:] if name not in values]
-            wrong = [name for name in kwargs if name not in names or name in names[:given]]
-            if missing or wrong:
-                raise TypeError(_bad_call(type(self).__name__, missing, wrong, names))
-            for name in names[given:]:
+            values = defaults | kwargs if kwargs else defaults
+            rest = names[given:]
+            for name in rest:
+                if name not in values:
+                    raise TypeError(f"{type(self).__name__}() is missing {name!r}")
                 _set(self, name, values[name])
+            for name in kwargs:
+                if name not in rest:
+                    fault = "multiple values for" if name in names else "an unexpected keyword"
+                    raise TypeError(f"{type(self).__name__}() got {fault} argument {name!r}")
         if has_post_init:
             self.__post_init__()
 
     return __init__
-
-
-def _bad_call(name: str, missing: list[str], wrong: list[str], names: tuple[str, ...]) -> str:
-    if wrong:
-        fault = "got multiple values for argument" if wrong[0] in names else "got an unexpected keyword argument"
-        return f"{name}() {fault} {wrong[0]!r}"
-    return f"{name}() is missing {', '.join(map(repr, missing))}"
 
 
 def _values(self: Any) -> tuple[Any, ...]:
