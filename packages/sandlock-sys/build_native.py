@@ -97,6 +97,7 @@ def build_guard(work: Path) -> None:
 
 
 def run(command: list[str]) -> None:
+    """Run the compiler; RuntimeError with its words if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")

@@ -3,8 +3,8 @@
     caller's thread ── clone ──► guard (session, subreaper, outer Landlock domain) ── clone ──► child ── execve
 
 The child shares the caller's memory until it executes, so the cost does not grow with the caller's size; it has its
-own fd table, signal handlers and credentials. It starts with default signal handlers, an empty signal mask, a session of
-its own, no capability, stdio and the declared fds, and nothing else.
+own fd table, signal handlers and credentials. It starts with default signal handlers, an empty signal mask, a session
+of its own, no capability, stdio and the declared fds, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sandlock_sys.guard import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandlock_sys._ffi import CData
 
@@ -31,7 +31,9 @@ NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
 _PARK, _OWN_MEMORY, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 6
 _PARKED = 1  # SL_PHASE_PARKED
-_GO, _END = 1, 2
+_GO, _END = 1, 2  # SL_VERDICT_*
+_ALL_ONES = (1 << 64) - 1
+_MAX_FILTER = 4096  # BPF_MAXINSNS, linux/bpf_common.h
 
 # SL_STEP_* in _csrc/spawn.h, each with the system call that its errno came from.
 _STEPS = (
@@ -142,13 +144,12 @@ class Spawned:
         self.guard = guard
         self.listener: int = memory.listener
         self._request = request
-        # The guard owns the memory; a parked child is alive in it, and so is the guard.
-        self._memory: CData | None = memory if memory.phase == _PARKED else None
+        self._waits: bool = memory.phase == _PARKED
 
     @property
     def parked(self) -> bool:
         """Whether the child waits for `go()`."""
-        return self._memory is not None
+        return self._waits
 
     def go(self) -> None:
         """Let the parked child execute its program.
@@ -157,7 +158,7 @@ class Spawned:
             SpawnError: the exec failed; the guard has been waited for.
 
         """
-        memory, self._memory = self._memory, None
+        memory = self._take()
         if memory is None:
             return
         lib.sl_spawn_go(memory, _GO)
@@ -167,44 +168,66 @@ class Spawned:
             raise failure
 
     def abandon(self) -> None:
-        """End a child that is still parked; its guard reports as usual."""
-        memory, self._memory = self._memory, None
+        """Kill a child that is still parked; its guard reports as usual."""
+        memory = self._take()
         if memory is not None:
             lib.sl_spawn_go(memory, _END)
 
+    def _take(self) -> CData | None:
+        """Return the memory of the parked child, once; None when there is none, or its guard was waited for."""
+        waits, self._waits = self._waits, False
+        return self.guard.memory if waits else None
 
-def spawn(request: SpawnRequest) -> Spawned:
+
+def spawn(request: SpawnRequest, by: Callable[[CData], int] = lib.sl_spawn) -> Spawned:
     """Launch the child; return when it has executed its program, or is parked.
+
+    Arguments:
+        request: what the child is to be.
+        by: who calls clone(2): the calling thread, or a deputy (`Deputy.spawn`).
 
     Raises:
         SpawnError: a step failed, with its name and errno; nothing is left running.
-        ValueError: a string has a NUL byte in it, or `argv` or `candidates` is empty.
+        ValueError: a string has a NUL byte in it, `argv` or `candidates` is empty, a stdio fd would be overwritten
+            before its turn, or the filter is no array of at most 4096 instructions.
 
     """
     held: list[object] = []
     memory = lib.sl_spawn_new()
     if memory == NULL:
         raise SpawnError("start", "mmap", 12, "no memory for the launch")
+    ends = ffi.new("int32_t[2]", [-1, -1])
     try:
         _fill(memory, request, held)
-        ends = ffi.new("int32_t[2]")
-        check("socketpair", lib.sl_control_pair(ends))
-    except BaseException:
-        lib.sl_spawn_free(memory)
+        _start(memory, request, ends, by)
+        return Spawned(memory, Guard(ends[0], memory, held), request)
+    except BaseException:  # a KeyboardInterrupt too, which a signal that came meanwhile raises right after the launch
+        _close_end(ends, 1)
+        if memory.guard_pidfd >= 0:
+            Guard(ends[0], memory, held).close()
+        else:
+            _close_end(ends, 0)
+            lib.sl_spawn_free(memory)
         raise
+
+
+def _start(memory: CData, request: SpawnRequest, ends: CData, by: Callable[[CData], int]) -> None:
+    check("socketpair", lib.sl_control_pair(ends))
     memory.control = ends[1]
-    result = lib.sl_spawn(memory)
-    lib.sl_close(ends[1])
+    result = by(memory)
+    _close_end(ends, 1)
     if result < 0:
-        lib.sl_close(ends[0])
-        lib.sl_spawn_free(memory)
         raise SpawnError("start", "clone", -result)
-    guard = Guard(ends[0], memory, held)
     failure = _failure(memory, request)
     if failure is not None:
-        guard.close()
         raise failure
-    return Spawned(memory, guard, request)
+
+
+def _close_end(ends: CData, index: int) -> None:
+    fd = ends[index]
+    ends[index] = -1  # first: an interrupted close may leave an fd open, and must never close somebody else's
+    if fd >= 0:
+        lib.sl_close(fd)
 
 
 def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
@@ -228,6 +251,8 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
             memory.uid_map = _string(b"%d %d 1" % (uid, uid), held)
             memory.gid_map = _string(b"%d %d 1" % (gid, gid), held)
     memory.flags = flags
+    if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio)):
+        raise ValueError(f"stdio {request.stdio}: an fd that is not in its place must be above 2")
     memory.stdio = list(request.stdio)
     if request.keep:
         keep = sorted(set(request.keep) - {0, 1, 2})
@@ -235,13 +260,17 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
         memory.keep = _hold(ffi.new("int32_t[]", keep), held)
     if request.limits:
         memory.n_limits = len(request.limits)
-        memory.limits = _hold(ffi.new("struct sl_limit[]", list(request.limits)), held)
+        # RLIM_INFINITY is -1 in Python and all ones in the kernel.
+        limits = [(resource, soft & _ALL_ONES, hard & _ALL_ONES) for resource, soft, hard in request.limits]
+        memory.limits = _hold(ffi.new("struct sl_limit[]", limits), held)
     if request.affinity:
         words = [0] * (max(request.affinity) // 64 + 1)
         for cpu in request.affinity:
             words[cpu // 64] |= 1 << cpu % 64
         memory.affinity_bytes = 8 * len(words)
         memory.affinity = _hold(ffi.new("uint64_t[]", words), held)
+    if len(request.filter) % 8 or len(request.filter) > 8 * _MAX_FILTER:
+        raise ValueError(f"a filter of {len(request.filter)} bytes is no array of at most {_MAX_FILTER} instructions")
     if request.filter:
         memory.n_filter = len(request.filter) // 8
         memory.filter = _hold(ffi.from_buffer("char[]", request.filter), held)

@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/prctl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/eventfd.h>
@@ -21,8 +23,12 @@
 #include "spawn.h"
 
 enum { FREE, SUBMITTED, TAKEN, DONE };
+enum { STACK_BYTES = 128 * 1024 }; /* with room for the thread-local storage of every library in the host */
 
-#define NUMBER_SPAWN 0xffffffffU
+#ifndef __NR_landlock_restrict_self
+#define __NR_landlock_restrict_self 446 /* 5.13, the same number everywhere */
+#endif
+
 #define NOTIF_SEND 0xc0182101UL  /* SECCOMP_IOCTL_NOTIF_SEND, linux/seccomp.h, 5.0 */
 #define NOTIF_ADDFD 0x40182103UL /* SECCOMP_IOCTL_NOTIF_ADDFD, 5.9 */
 #define ADDFD_SEND (1U << 1)     /* SECCOMP_ADDFD_FLAG_SEND, 5.14: one step, so no fd is left behind */
@@ -47,6 +53,15 @@ struct ring { /* what the face does not show */
 _Static_assert(sizeof(struct response) == 24 && sizeof(struct injected) == 24, "linux/seccomp.h");
 _Static_assert(offsetof(struct ring, shared) == 0, "sl_deputy_stop casts");
 
+static long listener_ioctl(const struct sl_deputy *deputy, unsigned long request, void *argument)
+{
+    long result;
+    do
+        result = RAW(__NR_ioctl, deputy->listener, request, argument);
+    while (result == -EINTR); /* every signal is blocked, but the host may be stopped and continued */
+    return result;
+}
+
 static int64_t answer_value(struct sl_deputy *deputy, const struct sl_deputy_slot *slot, int64_t result)
 {
     struct response response = {.id = slot->notification};
@@ -54,7 +69,13 @@ static int64_t answer_value(struct sl_deputy *deputy, const struct sl_deputy_slo
         response.error = (int32_t)result;
     else
         response.value = result;
-    return RAW(__NR_ioctl, deputy->listener, NOTIF_SEND, &response);
+    return listener_ioctl(deputy, NOTIF_SEND, &response);
+}
+
+static long restrict_self(uint64_t ruleset, uint64_t flags)
+{
+    long result = RAW(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* this thread's, as the domain is */
+    return result < 0 ? result : RAW(__NR_landlock_restrict_self, ruleset, flags);
 }
 
 static void answer(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
@@ -67,11 +88,19 @@ static void answer(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
         return;
     struct injected injected = {.id = slot->notification, .flags = ADDFD_SEND, .source = (uint32_t)slot->result,
                                 .fd_flags = slot->fd_flags};
-    slot->answered = RAW(__NR_ioctl, deputy->listener, NOTIF_ADDFD, &injected);
+    slot->answered = listener_ioctl(deputy, NOTIF_ADDFD, &injected);
     RAW(__NR_close, slot->result);
     /* The child's table is full, or the kernel refused: it gets the errno, never the unmediated call. */
     if (slot->answered < 0 && slot->answered != -ENOENT)
         answer_value(deputy, slot, slot->answered);
+}
+
+static void complete(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
+{
+    uint64_t one = 1;
+    __atomic_store_n(&slot->state, DONE, __ATOMIC_RELEASE);
+    RAW(__NR_futex, &slot->state, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX);
+    RAW(__NR_write, deputy->completions, &one, sizeof one);
 }
 
 static void execute(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
@@ -80,22 +109,24 @@ static void execute(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
     for (int index = 0; index < 6; index++)
         values[index] = slot->buffer_mask & (1U << index) ? (uint64_t)(uintptr_t)slot->buffer + slot->arguments[index]
                                                           : slot->arguments[index];
-    if (slot->number == NUMBER_SPAWN)
+    if (slot->number == SL_DEPUTY_SPAWN)
         slot->result = sl_spawn((struct sl_spawn *)(uintptr_t)values[0]);
+    else if (slot->number == SL_DEPUTY_RESTRICT)
+        slot->result = restrict_self(values[0], values[1]);
     else
         slot->result = raw_syscall6(slot->number, (long)values[0], (long)values[1], (long)values[2], (long)values[3],
                                     (long)values[4], (long)values[5]);
     answer(deputy, slot);
-    __atomic_store_n(&slot->state, DONE, __ATOMIC_RELEASE);
-    RAW(__NR_futex, &slot->state, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX);
-    uint64_t one = 1;
-    RAW(__NR_write, deputy->completions, &one, sizeof one);
+    complete(deputy, slot);
 }
 
 static void *run(void *argument)
 {
     struct sl_deputy *deputy = argument;
-    deputy->thread_id = (int32_t)RAW(__NR_gettid);
+    RAW(__NR_prctl, PR_SET_NAME, "sandlock-deputy", 0, 0, 0);
+    deputy->own_folder = RAW(__NR_unshare, CLONE_FS) == 0; /* chdir and umask for the child must not be the host's */
+    __atomic_store_n(&deputy->thread_id, (int32_t)RAW(__NR_gettid), __ATOMIC_RELEASE);
+    RAW(__NR_futex, &deputy->thread_id, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX);
     while (!__atomic_load_n(&deputy->stop, __ATOMIC_ACQUIRE)) {
         uint32_t bell = __atomic_load_n(&deputy->bell, __ATOMIC_ACQUIRE);
         int worked = 0;
@@ -120,8 +151,8 @@ static int start_thread(struct ring *ring)
     pthread_attr_t attributes;
     sigset_t every, before;
     if (pthread_attr_init(&attributes))
-        return -1;
-    pthread_attr_setstacksize(&attributes, 16384 + 64 * 1024);
+        return ENOMEM;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, &before); /* the host's handlers must not run inside the domain */
     int failed = pthread_create(&ring->thread, &attributes, run, &ring->shared);
@@ -130,19 +161,27 @@ static int start_thread(struct ring *ring)
     return failed;
 }
 
-struct sl_deputy *sl_deputy_start(void)
+long sl_deputy_start(struct sl_deputy **started)
 {
     struct ring *ring = mmap(NULL, sizeof *ring, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ring == MAP_FAILED)
-        return NULL;
+        return -ENOMEM;
     ring->shared.listener = -1;
-    ring->shared.completions = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ring->shared.completions >= 0 && !start_thread(ring))
-        return &ring->shared;
-    if (ring->shared.completions >= 0)
-        RAW(__NR_close, ring->shared.completions);
-    munmap(ring, sizeof *ring);
-    return NULL;
+    long result = RAW(__NR_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (result >= 0) {
+        ring->shared.completions = (int32_t)result;
+        result = -start_thread(ring);
+        if (result)
+            RAW(__NR_close, ring->shared.completions);
+    }
+    if (result) {
+        munmap(ring, sizeof *ring);
+        return result;
+    }
+    while (!__atomic_load_n(&ring->shared.thread_id, __ATOMIC_ACQUIRE))
+        RAW(__NR_futex, &ring->shared.thread_id, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, 0);
+    *started = &ring->shared;
+    return 0;
 }
 
 void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index)
@@ -152,14 +191,14 @@ void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index)
     RAW(__NR_futex, &deputy->bell, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
 }
 
-long sl_deputy_wait(struct sl_deputy *deputy, uint32_t index, int64_t timeout_ms)
+long sl_deputy_wait(struct sl_deputy *deputy, uint32_t index, int64_t deadline_ns)
 {
-    struct timespec timeout = {.tv_sec = timeout_ms / 1000, .tv_nsec = timeout_ms % 1000 * 1000000};
-    uint32_t state;
-    while ((state = __atomic_load_n(&deputy->slots[index].state, __ATOMIC_ACQUIRE)) != DONE) {
-        long result = RAW(__NR_futex, &deputy->slots[index].state, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, state,
-                          timeout_ms < 0 ? NULL : &timeout);
-        if (result == -ETIMEDOUT)
+    struct timespec deadline = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000};
+    uint32_t *word = &deputy->slots[index].state, state;
+    while ((state = __atomic_load_n(word, __ATOMIC_ACQUIRE)) != DONE) {
+        long result = RAW(__NR_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, state,
+                          deadline_ns < 0 ? NULL : &deadline, 0, FUTEX_BITSET_MATCH_ANY);
+        if (result == -ETIMEDOUT || result == -EINTR)
             return result;
     }
     return 0;
@@ -172,6 +211,17 @@ void sl_deputy_stop(struct sl_deputy *deputy)
     __atomic_add_fetch(&deputy->bell, 1, __ATOMIC_ACQ_REL);
     RAW(__NR_futex, &deputy->bell, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
     pthread_join(ring->thread, NULL);
+    for (uint32_t index = 0; index < SL_DEPUTY_SLOTS; index++) {
+        struct sl_deputy_slot *slot = &deputy->slots[index];
+        if (slot->state != SUBMITTED)
+            continue;
+        slot->result = -ECANCELED;
+        complete(deputy, slot);
+    }
+}
+
+void sl_deputy_free(struct sl_deputy *deputy)
+{
     RAW(__NR_close, deputy->completions);
-    munmap(ring, sizeof *ring);
+    munmap(deputy, sizeof(struct ring));
 }

@@ -26,8 +26,11 @@ struct sl_report {
 
 enum { SL_GUARD_ARGUMENTS = 8 }; /* of the guard program, its name included */
 
-/* Host side: send one order, without SIGPIPE. */
+/* Host side: send one order, without SIGPIPE; -EAGAIN when the guard has left too many unread. */
 long sl_guard_order(int control, uint32_t kind, int32_t signal);
+
+/* Host side: shutdown(2) of the control socket. Closing it would not do where a forked process has a copy. */
+long sl_guard_hang_up(int control, int how);
 
 long sl_close(int fd);
 
