@@ -283,6 +283,13 @@ def test_host_interfaces_are_not_shown(ask: Callable[..., int], command: int) ->
     assert ask("ioctl", 0, command, tcp=True) == EPERM
 
 
+def test_inf01_a_pidfd_tells_nothing_of_its_process(ask: Callable[..., int]) -> None:
+    for size in (0x40, 0x48, 0x60, 0x3FFF):
+        assert ask("ioctl", 3, 0xC000FF0B | size << 16) == RET_ERRNO | errno.ENOTTY
+    for number in (0, 1, 9, 10, 12):
+        assert ask("ioctl", 3, 0xFF00 | number) == ALLOW
+
+
 def test_pr10_pr18_other_processes_are_out_of_reach(ask: Callable[..., int]) -> None:
     for name in (
         "prlimit64",

@@ -33,6 +33,7 @@ __all__ = [
 _EPERM = errno_action(1)
 _EACCES = errno_action(13)
 _ENOSYS = errno_action(38)
+_ENOTTY = errno_action(25)
 _EOPNOTSUPP = errno_action(95)
 _EAFNOSUPPORT = errno_action(97)
 
@@ -117,6 +118,10 @@ GROUPS: dict[str, Group] = {
             "listmount": "lists mounts of the host",
             "listns": "lists namespaces of the host",
         },
+        (
+            # linux/pidfd.h, 6.13: _IOWR(0xFF, 11, ...) of any size; before it the kernel answered ENOTTY.
+            Rule(_IOCTL, (one_of(1, 0xFF0B, mask=0xFFFF),), _ENOTTY, "PIDFD_GET_INFO: describes processes outside"),
+        ),
         action=_ENOSYS,
     ),
     "io_uring": Group(
