@@ -11,6 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 __all__ = ["main", "render"]
 
@@ -21,6 +25,7 @@ sys.path[:0] = [str(ROOT / "packages" / package / "src") for package in ("sandlo
 from sandlock_policy import PRESET_NAMES, preset  # noqa: E402 -- the sources beside this tool, not an installed copy
 from sandlock_policy.data.protections import ALIASES, PROTECTIONS  # noqa: E402
 from sandlock_policy.fields import BY_VALUE, FIELDS, GROUPS, KERNEL, KINDS, SERVED, Field  # noqa: E402
+from sandlock_policy.profile import merge, store  # noqa: E402
 
 ENFORCED = {KERNEL: "kernel", SERVED: "supervisor", BY_VALUE: "kernel or supervisor"}
 
@@ -129,6 +134,11 @@ def row(field: Field) -> str:
     return f"| {' | '.join(columns)} |"
 
 
+def told_by(module: ModuleType) -> list[str]:
+    """Return the docstring of `module` as lines of Markdown."""
+    return (module.__doc__ or "").strip().splitlines()
+
+
 def render() -> str:
     """Return the text of the page."""
     lines = [INTRODUCTION]
@@ -144,7 +154,7 @@ def render() -> str:
     lines += ["| protection | what holds | can be disabled |", "|---|---|---|"]
     lines += [f"| `{name}` | {what} | {'yes' if may else 'no'} |" for name, (what, may) in PROTECTIONS.items()]
     lines += ["", *[f"`{alias}` is another name of `{name}`." for alias, name in ALIASES.items()], ""]
-    lines += ["## Presets", ""]
+    lines += ["## Profiles", "", *told_by(store), "", *told_by(merge), "", "## Presets", ""]
     for name in PRESET_NAMES:
         lines += [f"### {name}", "", "```toml", preset(name).to_toml().rstrip() or "# grants nothing", "```", ""]
     return "\n".join(lines).rstrip() + "\n"

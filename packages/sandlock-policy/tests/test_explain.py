@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from sandlock_policy import Context, Policy, resolve
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.explain import explain, explain_text
@@ -33,6 +35,11 @@ def test_every_protection_grant_and_limit_has_its_row() -> None:
     ]:
         assert row in rows
     assert "s3cret" not in str(rows)
+
+
+def test_what_the_supervisor_serves_is_named() -> None:
+    features = dataclasses.replace(features_of_abi(7), supervisor=True)
+    assert ("field", "supervisor", "max_memory") in explain(resolve(Policy(max_memory="1G"), features, HERE))
 
 
 def test_a_path_cannot_write_to_the_terminal() -> None:

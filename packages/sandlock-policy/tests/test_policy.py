@@ -143,6 +143,7 @@ def test_a_boolean_is_true_or_false_and_nothing_else(value: object) -> None:
         ),
         ({"fs_mount": {"/v": "/a"}, "fs_mount_ro": {"/v": "/b"}}, "filesystem.mount[0]", "mounted twice"),
         ({"http_auth": ["GET a.org/* bearer T"]}, "http.auth[0]", "there is no credential 'T'"),
+        ({"credentials": ["T=env:V"], "env": ["V"]}, "program.env.V", "would see the credential T"),
         ({"env": ["A=1", "A=2"]}, "program.env[1]", "given twice"),
     ],
 )
@@ -159,6 +160,7 @@ def test_a_pair_that_contradicts_itself_is_refused(fields: dict[str, Any], field
         {"fs_denied": ["/a/b"], "fs_readable": ["/a"]},
         {"http_auth": ["GET a.org/* bearer T"], "credentials": ["T=env:V"]},
         {"env": ["A=1", "A=1"]},
+        {"credentials": ["T=env:V"], "env": ["W"]},
     ],
 )
 def test_the_same_fields_without_the_contradiction_are_taken(fields: dict[str, Any]) -> None:

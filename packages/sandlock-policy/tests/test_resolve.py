@@ -334,6 +334,14 @@ def test_the_environment_is_clean_unless_asked_otherwise() -> None:
     }  # fmt: skip
 
 
+def test_a_credential_never_comes_through_the_environment() -> None:
+    features = HostFeatures(7, ALL_FS, 3, 3, supervisor=True)
+    assert "SECRET" in plan_of(features, clean_env=False).env
+    plan = plan_of(features, clean_env=False, credentials=["T=env:SECRET", "U=file:/V"])
+    assert "SECRET" not in plan.env
+    assert plan.env["V"] == "/v"
+
+
 def test_a_caller_without_path_and_home_gets_the_usual_ones() -> None:
     bare = Context("/", "/home/me", {}, 1000, 1000)
     assert resolve(Policy(), NEW, bare).env == {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/home/me"}

@@ -38,6 +38,11 @@ def find_contradictions(values: Mapping[str, Any]) -> list[Problem]:
         for name in ("uid", "gid"):
             if is_set(name):
                 conflict(name, f"{name} is mapped in a user namespace, and namespaces are off", "drop one of them")
+    for name, source in values.get("credentials", {}).items():
+        variable = source.removeprefix("env:")
+        if variable != source and variable in values.get("env", {}):
+            reason = f"the program would see the credential {name} in {variable}"
+            problems.append(Problem(f"program.env.{variable}", "", reason, f"leave {variable} out of env"))
     _find_overlaps(values, problems)
     _find_unknown_credentials(values, problems)
     return problems

@@ -16,6 +16,7 @@ def explain(plan: Plan) -> list[tuple[str, str, str]]:
         state = protection.layer if protection.state == "active" else f"{protection.state.upper()}"
         what = PROTECTIONS[protection.name][0]
         rows.append((protection.name, state, f"{what}: {protection.detail}" if protection.detail else what))
+    rows += [("field", "supervisor", name) for name in plan.needs_supervisor]
     rows += _explain_grants(plan)
     rows += _explain_limits(plan)
     return rows

@@ -161,6 +161,9 @@ def _decide_env(policy: Policy, context: Context) -> dict[str, str]:
             env.setdefault("HOME", context.home)
     else:
         env = dict(outside)
+    for source in policy.credentials.values():
+        # The proxy attaches these; the program must not be able to read them instead.
+        env.pop(source.removeprefix("env:"), None)
     for name, value in policy.env.items():
         if value is not None:
             env[name] = value

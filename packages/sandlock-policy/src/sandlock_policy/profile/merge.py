@@ -1,4 +1,4 @@
-"""Two policies as one.
+"""How two policies become one.
 
 What both say is added up; where they differ on one thing, the second wins:
 
