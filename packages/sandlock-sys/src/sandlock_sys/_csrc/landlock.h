@@ -20,7 +20,13 @@ struct sl_landlock_failure {
 
 enum { SL_LANDLOCK_STEP_OPEN = 1, SL_LANDLOCK_STEP_STAT = 2, SL_LANDLOCK_STEP_ADD_RULE = 3 };
 
+#define SL_LANDLOCK_FS_BITS 17
+#define SL_LANDLOCK_NET_BITS 4
+#define SL_LANDLOCK_SCOPE_BITS 2
+
 long sl_landlock_query(uint32_t flags);
+long sl_landlock_try(int root, uint64_t fs, uint64_t net, uint64_t scope);
+long sl_landlock_usable(struct sl_landlock_ruleset *masks);
 long sl_landlock_create_ruleset(uint64_t handled_fs, uint64_t handled_net, uint64_t scoped);
 long sl_landlock_add_path_fd(int ruleset, int path_fd, uint64_t access);
 long sl_landlock_add_paths(int ruleset, const char *paths, const void *accesses, size_t count,

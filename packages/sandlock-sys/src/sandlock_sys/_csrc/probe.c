@@ -5,19 +5,13 @@
  * do, so that a call for which an outer seccomp filter kills is found too, and the next child goes on behind it.
  */
 #define _GNU_SOURCE
-#include "probe.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <sched.h>
-#include <stdbool.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/vfs.h>
 #include <time.h>
 
 #include "close_range.h"
@@ -27,18 +21,13 @@
 #include "openat2.h"
 #include "pagemap.h"
 #include "pidfd.h"
+#include "probe_attempt.h"
 #include "raw.h"
 #include "seccomp.h"
 
-#ifndef __NR_clone3 /* the same numbers on every architecture */
+#ifndef __NR_clone3 /* the same number on every architecture, 5.3 */
 #define __NR_clone3 435
 #endif
-#ifndef __NR_mount_setattr
-#define __NR_mount_setattr 442
-#endif
-
-#define STACK_SIZE (64 * 1024)
-#define LENGTH(array) (sizeof(array) / sizeof *(array))
 
 #define ALL 0x40000000           /* __WALL, linux/wait.h */
 #define KILL 9                   /* SIGKILL */
@@ -55,48 +44,9 @@
 #define NEW_LISTENER 8           /* linux/seccomp.h, 5.0 */
 #define WAIT_KILLABLE_RECV 32    /* linux/seccomp.h, 5.19 */
 #define ADDFD_SEND 2             /* linux/seccomp.h, 5.14 */
-#define ATTR_NOEXEC 8            /* MOUNT_ATTR_NOEXEC, linux/mount.h, 5.2 */
-#define STATFS_RDONLY 1          /* ST_RDONLY, linux/statfs.h */
-#define STATFS_NOEXEC 8          /* ST_NOEXEC */
-#define STATFS_RELATIME 4096     /* ST_RELATIME; the other ones below have the number of their MS_ flag */
-#define STATFS_KEPT (2 | 4 | 8 | 1024 | 2048) /* nosuid, nodev, noexec, noatime, nodiratime */
-
-/* Shared by all processes of one probe; in the same place in each of them. */
-struct probe {
-    struct sl_probe_results results;
-    int32_t *current; /* the slot of the call that is being made */
-    int32_t target;   /* process id of the probing child's own child while it lives */
-    uint32_t uid;
-    uint32_t gid;
-    char child_stack[STACK_SIZE] __attribute__((aligned(16)));
-    char nested_stack[STACK_SIZE] __attribute__((aligned(16)));
-    char target_stack[STACK_SIZE] __attribute__((aligned(16)));
-};
-
-static bool todo(struct probe *probe, int32_t *slot)
-{
-    if (*slot != SL_PROBE_UNTRIED)
-        return false;
-    probe->current = slot;
-    return true;
-}
-
-static void done(struct probe *probe, int32_t *slot, long result)
-{
-    *slot = (int32_t)result;
-    probe->current = NULL;
-}
-
-/* Makes the call and notes its result, unless an earlier child has. */
-#define TRY(slot, call)                    \
-    do {                                   \
-        if (todo(probe, (slot)))           \
-            done(probe, (slot), (call));   \
-    } while (0)
-#define FEATURE(name) (&probe->results.feature[SL_PROBE_##name])
 
 /* Runs `function` in a new process on `stack`; returns its id or -errno. */
-static long start(int (*function)(void *), char *stack, int flags, struct probe *probe)
+long probe_start(int (*function)(void *), char *stack, int flags, struct probe *probe)
 {
     /* glibc's clone() is a bare wrapper: no lock, no allocation; it sets errno, which nobody reads meanwhile. */
     int pid = clone(function, stack + STACK_SIZE, flags, probe);
@@ -104,7 +54,7 @@ static long start(int (*function)(void *), char *stack, int flags, struct probe 
 }
 
 /* Waits for the end; true if a signal ended the process. */
-static bool killed(long pid)
+bool probe_killed(long pid)
 {
     int status = 0;
     while (RAW(__NR_wait4, pid, &status, ALL, 0) == -EINTR) {
@@ -112,40 +62,16 @@ static bool killed(long pid)
     return (status & 0x7f) != 0;
 }
 
-static void mark_killed(struct probe *probe)
+void probe_mark_killed(struct probe *probe)
 {
     if (probe->current)
         done(probe, probe->current, SL_PROBE_KILLED);
 }
 
-static int leave(void)
+int probe_leave(void)
 {
     RAW(__NR_exit_group, 0);
     return 0; /* to glibc's clone(), which then ends the process by exit(2) */
-}
-
-static long as_success(long result)
-{
-    return result < 0 ? result : 0;
-}
-
-/* Calls that only reach an argument check answer with an errno of their own when they are there. */
-static long as_success_if(long result, int expected)
-{
-    return result == -expected ? 0 : as_success(result);
-}
-
-/* ---- Landlock: every right by adding a rule with it --------------------------------------------------------------- */
-
-static long try_right(int root, uint64_t fs, uint64_t net, uint64_t scope)
-{
-    long ruleset = sl_landlock_create_ruleset(fs, net, scope);
-    if (ruleset < 0)
-        return ruleset;
-    long result = fs ? sl_landlock_add_path_fd((int)ruleset, root, fs)
-                     : net ? sl_landlock_add_port((int)ruleset, 1, net) : 0;
-    RAW(__NR_close, ruleset);
-    return result;
 }
 
 static void try_landlock(struct probe *probe, int root)
@@ -156,11 +82,11 @@ static void try_landlock(struct probe *probe, int root)
         return;
     TRY(&results->landlock_errata, sl_landlock_query(2));
     for (size_t bit = 0; bit < LENGTH(results->landlock_fs); bit++)
-        TRY(&results->landlock_fs[bit], try_right(root, 1ULL << bit, 0, 0));
+        TRY(&results->landlock_fs[bit], sl_landlock_try(root, 1ULL << bit, 0, 0));
     for (size_t bit = 0; bit < LENGTH(results->landlock_net); bit++)
-        TRY(&results->landlock_net[bit], try_right(root, 0, 1ULL << bit, 0));
+        TRY(&results->landlock_net[bit], sl_landlock_try(root, 0, 1ULL << bit, 0));
     for (size_t bit = 0; bit < LENGTH(results->landlock_scope); bit++)
-        TRY(&results->landlock_scope[bit], try_right(root, 0, 0, 1ULL << bit));
+        TRY(&results->landlock_scope[bit], sl_landlock_try(root, 0, 0, 1ULL << bit));
     /* The flags are checked before the ruleset's fd, which is none here. */
     for (size_t bit = 0; bit < LENGTH(results->landlock_restrict); bit++)
         TRY(&results->landlock_restrict[bit], as_success_if(sl_landlock_restrict_self(-1, 1U << bit), EBADF));
@@ -171,8 +97,6 @@ static long restrict_self(void)
     long ruleset = sl_landlock_create_ruleset(1, 0, 0);
     return ruleset < 0 ? ruleset : sl_landlock_restrict_self((int)ruleset, 0);
 }
-
-/* ---- Files and memory --------------------------------------------------------------------------------------------- */
 
 static long try_openat2(void)
 {
@@ -210,15 +134,13 @@ static void try_files(struct probe *probe)
     TRY(FEATURE(CLONE3), as_success_if(RAW(__NR_clone3, 0, 0), EINVAL));
 }
 
-/* ---- A child of our own: may we reach into it? --------------------------------------------------------------------- */
-
 static int be_target(void *argument)
 {
     /* Two ways to end with the probing child, in case it is killed or the first is filtered. */
     struct timespec limit = {2, 0};
     RAW(__NR_prctl, SET_PDEATHSIG, KILL);
     RAW(__NR_ppoll, 0, 0, &limit, 0, 8);
-    return leave();
+    return probe_leave();
 }
 
 static long try_read(struct probe *probe)
@@ -235,7 +157,7 @@ static void try_relatives(struct probe *probe, int root)
     TRY(FEATURE(PIDFD_THREAD), as_success(sl_pidfd_open((int)RAW(__NR_gettid), PIDFD_THREAD)));
     if (*FEATURE(PTRACE_SEIZE) != SL_PROBE_UNTRIED)
         return;
-    long target = start(be_target, probe->target_stack, CLONE_VM, probe);
+    long target = probe_start(be_target, probe->target_stack, CLONE_VM, probe);
     if (target < 0)
         return;
     probe->target = (int32_t)target;
@@ -246,152 +168,9 @@ static void try_relatives(struct probe *probe, int root)
     TRY(FEATURE(PROCESS_VM_READV), try_read(probe));
     TRY(FEATURE(PTRACE_SEIZE), RAW(__NR_ptrace, PTRACE_SEIZE, target, 0, 0));
     RAW(__NR_kill, target, KILL);
-    killed(target);
+    probe_killed(target);
     probe->target = 0;
 }
-
-/* ---- Namespaces ---------------------------------------------------------------------------------------------------- */
-
-static long write_file(const char *path, const char *text, size_t size)
-{
-    long fd = RAW(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
-    long result = RAW(__NR_write, fd, text, size);
-    RAW(__NR_close, fd);
-    return as_success(result);
-}
-
-/* Writes "ID ID 1", the map of one id to itself. */
-static long write_map(const char *path, uint32_t id)
-{
-    char digits[10], text[32];
-    size_t count = 0, size = 0;
-    do
-        digits[count++] = (char)('0' + id % 10);
-    while (id /= 10);
-    for (int twice = 0; twice < 2; twice++) {
-        for (size_t digit = count; digit > 0; digit--)
-            text[size++] = digits[digit - 1];
-        text[size++] = ' ';
-    }
-    text[size++] = '1';
-    return write_file(path, text, size);
-}
-
-static long map_ids(struct probe *probe)
-{
-    long result = write_file("/proc/self/setgroups", "deny", 4);
-    if (result == 0)
-        result = write_map("/proc/self/uid_map", probe->uid);
-    return result ? result : write_map("/proc/self/gid_map", probe->gid);
-}
-
-static bool root_has(long flag)
-{
-    struct statfs status = {0};
-    return RAW(__NR_statfs, "/", &status) == 0 && (status.f_flags & flag);
-}
-
-/* A mount namespace is worth something here if the root can be made read-only in it. */
-static long make_mount_namespace(void)
-{
-    struct statfs status;
-    long result = RAW(__NR_unshare, CLONE_NEWNS);
-    if (result == 0) /* before anything else: no mount made here may travel back */
-        result = RAW(__NR_mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0);
-    if (result == 0)
-        result = RAW(__NR_statfs, "/", &status);
-    if (result)
-        return result;
-    /* Flags that the owner of the mount has set may not be taken away, so they are said again. */
-    unsigned long kept = (unsigned long)status.f_flags & STATFS_KEPT;
-    if (status.f_flags & STATFS_RELATIME)
-        kept |= MS_RELATIME;
-    result = RAW(__NR_mount, 0, "/", 0, MS_REMOUNT | MS_BIND | MS_RDONLY | kept, 0);
-    return result ? result : root_has(STATFS_RDONLY) ? 0 : -EOPNOTSUPP;
-}
-
-static long try_mount_setattr(void)
-{
-    uint64_t attributes[4] = {ATTR_NOEXEC}; /* struct mount_attr: set, clear, propagation, userns_fd */
-    long result = RAW(__NR_mount_setattr, AT_FDCWD, "/", 0, attributes, sizeof attributes);
-    return result ? result : root_has(STATFS_NOEXEC) ? 0 : -EOPNOTSUPP;
-}
-
-static int in_pid_namespace(void *argument)
-{
-    struct probe *probe = argument;
-    TRY(FEATURE(PROC_MOUNT), RAW(__NR_mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0));
-    return leave();
-}
-
-static long try_overlay(void)
-{
-    static const char *const folders[] = {"/proc/lower", "/proc/upper", "/proc/work", "/proc/merged"};
-    /* /proc is a directory that is always there; in this mount namespace nobody else sees what covers it. */
-    long result = RAW(__NR_mount, "tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700");
-    for (size_t index = 0; result == 0 && index < LENGTH(folders); index++)
-        result = RAW(__NR_mkdirat, AT_FDCWD, folders[index], 0700);
-    return result ? result
-                  : RAW(__NR_mount, "overlay", folders[3], "overlay", MS_NOSUID | MS_NODEV,
-                        "lowerdir=/proc/lower,upperdir=/proc/upper,workdir=/proc/work,userxattr");
-}
-
-static void try_mounts(struct probe *probe)
-{
-    TRY(FEATURE(MOUNT_NAMESPACE), make_mount_namespace());
-    if (*FEATURE(MOUNT_NAMESPACE) != 0)
-        return;
-    TRY(FEATURE(MOUNT_SETATTR), try_mount_setattr());
-    if (todo(probe, FEATURE(PID_NAMESPACE))) {
-        long first = start(in_pid_namespace, probe->target_stack, CLONE_VM | CLONE_VFORK | CLONE_NEWPID, probe);
-        if (first > 0) {
-            *FEATURE(PID_NAMESPACE) = 0;
-            if (killed(first))
-                mark_killed(probe);
-        } else {
-            done(probe, FEATURE(PID_NAMESPACE), first);
-        }
-    }
-    TRY(FEATURE(OVERLAY), try_overlay());
-}
-
-static int in_user_namespace(void *argument)
-{
-    struct probe *probe = argument;
-    TRY(FEATURE(USER_NAMESPACE), map_ids(probe));
-    if (*FEATURE(USER_NAMESPACE) == 0)
-        try_mounts(probe);
-    return leave();
-}
-
-static int in_own_process(void *argument)
-{
-    try_mounts(argument);
-    return leave();
-}
-
-static void run_nested(struct probe *probe, int (*function)(void *), int flags, int32_t *slot)
-{
-    if (!todo(probe, slot))
-        return;
-    long pid = start(function, probe->nested_stack, CLONE_VM | CLONE_VFORK | flags, probe);
-    if (pid < 0)
-        done(probe, slot, pid);
-    else if (killed(pid))
-        mark_killed(probe);
-}
-
-static void try_namespaces(struct probe *probe)
-{
-    run_nested(probe, in_user_namespace, CLONE_NEWUSER, FEATURE(USER_NAMESPACE));
-    /* With the capability itself, a mount namespace needs no user namespace around it. */
-    if (*FEATURE(USER_NAMESPACE) != 0)
-        run_nested(probe, in_own_process, 0, FEATURE(MOUNT_NAMESPACE));
-}
-
-/* ---- Seccomp ------------------------------------------------------------------------------------------------------- */
 
 static void try_seccomp(struct probe *probe)
 {
@@ -413,8 +192,6 @@ static void try_seccomp(struct probe *probe)
                                                    ENOENT));
 }
 
-/* ---- The child, and the parent of it ------------------------------------------------------------------------------- */
-
 static int probe_child(void *argument)
 {
     struct probe *probe = argument;
@@ -426,11 +203,11 @@ static int probe_child(void *argument)
     try_landlock(probe, root);
     try_files(probe);
     try_relatives(probe, root);
-    try_namespaces(probe);
+    probe_namespaces(probe);
     /* From here on the child is restricted. */
     try_seccomp(probe);
     TRY(FEATURE(LANDLOCK_RESTRICT_SELF), restrict_self());
-    return leave();
+    return probe_leave();
 }
 
 static long run_children(struct probe *probe)
@@ -441,14 +218,14 @@ static long run_children(struct probe *probe)
     int flags = filtered ? CLONE_VFORK : CLONE_VM | CLONE_VFORK;
     bool again;
     do {
-        long child = start(probe_child, probe->child_stack, flags, probe);
+        long child = probe_start(probe_child, probe->child_stack, flags, probe);
         if (child < 0)
             return child;
-        again = killed(child) && probe->current;
-        mark_killed(probe);
+        again = probe_killed(child) && probe->current;
+        probe_mark_killed(probe);
         if (probe->target) {
             /* It ends with its parent, and becomes ours if we are a subreaper. */
-            killed(probe->target);
+            probe_killed(probe->target);
             probe->target = 0;
         }
     } while (again);

@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "landlock.h"
+
 /* What a result holds when it is neither a value nor -errno. */
 #define SL_PROBE_UNTRIED (-100000) /* what it needs was not there */
 #define SL_PROBE_KILLED (-100001)  /* the call killed the probing process: an outer seccomp filter */
@@ -41,9 +43,9 @@ enum sl_probe_feature {
 struct sl_probe_results {
     int32_t landlock_abi;
     int32_t landlock_errata;
-    int32_t landlock_fs[17];
-    int32_t landlock_net[4];
-    int32_t landlock_scope[2];
+    int32_t landlock_fs[SL_LANDLOCK_FS_BITS];
+    int32_t landlock_net[SL_LANDLOCK_NET_BITS];
+    int32_t landlock_scope[SL_LANDLOCK_SCOPE_BITS];
     int32_t landlock_restrict[4];
     int32_t feature[SL_PROBE_FEATURES];
 };
