@@ -232,12 +232,12 @@ def get_event_message(tid: int) -> int:
 
 
 def get_siginfo(tid: int) -> bytes:
-    """Return the siginfo_t (128 bytes) of the signal that stopped the thread; EINVAL in a group stop."""
+    """Return the siginfo_t (128 bytes) of what stopped the thread."""
     return _filled("PTRACE_GETSIGINFO", _GETSIGINFO, tid, 0, _SIGINFO_SIZE)
 
 
 def set_siginfo(tid: int, siginfo: bytes) -> None:
-    """Replace the siginfo_t (128 bytes) of the signal that stopped the thread."""
+    """Replace the siginfo_t (128 bytes) of the signal that stopped the thread, as its handler will see it."""
     if len(siginfo) != _SIGINFO_SIZE:
         raise ValueError(f"a siginfo_t has {_SIGINFO_SIZE} bytes, not {len(siginfo)}")
     _buffer("PTRACE_SETSIGINFO", _SETSIGINFO, tid, 0, bytearray(siginfo))
