@@ -40,7 +40,12 @@ def test_a_pidfd_waits_for_the_end_and_signals_nobody_else(sleeper: int) -> None
 
 def test_an_fd_of_another_process_is_the_same_open_file(child: Any, tmp_path: Path) -> None:
     file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    with child(lambda: (os.lseek(file, 4, os.SEEK_SET), time.sleep(60))) as pid:
+
+    def body() -> None:
+        os.lseek(file, 4, os.SEEK_SET)
+        time.sleep(60)
+
+    with child(body) as pid:
         while os.lseek(file, 0, os.SEEK_CUR) != 4:
             time.sleep(0.001)
         process = pidfd.open_pidfd(pid)
@@ -57,14 +62,13 @@ def test_an_fd_of_another_process_is_the_same_open_file(child: Any, tmp_path: Pa
 
 def test_a_thread_has_a_pidfd_of_its_own() -> None:
     leave = threading.Event()
-    tids: list[int] = []
-    thread = threading.Thread(target=lambda: (tids.append(threading.get_native_id()), leave.wait()))
+    thread = threading.Thread(target=leave.wait)
     thread.start()
-    while not tids:
-        time.sleep(0.001)
+    tid = thread.native_id
+    assert tid is not None
     with pytest.raises(SyscallError):
-        pidfd.open_pidfd(tids[0])
-    one = pidfd.open_pidfd(tids[0], OpenFlag.THREAD)
+        pidfd.open_pidfd(tid)
+    one = pidfd.open_pidfd(tid, OpenFlag.THREAD)
     assert pidfd.wait(one, 0) is False
     pidfd.send_signal(one, 0, SignalFlag.THREAD)
     leave.set()

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,12 @@ def test_connecting_is_denied_to_all_ports_but_the_granted_one(in_child: Any) ->
             socket.create_connection(address, timeout=5).close()
 
         def body() -> list[int]:
-            assert [outcome(lambda at=at: connect(at)) for at in addresses] == [0, 0]
+            assert [outcome(partial(connect, address)) for address in addresses] == [0, 0]
             ruleset = landlock.create_ruleset(0, AccessNet.BIND_TCP | AccessNet.CONNECT_TCP)
             landlock.add_port(ruleset, addresses[0][1], AccessNet.CONNECT_TCP)
             prctl.set_no_new_privs()
             landlock.restrict_self(ruleset)
-            results = [outcome(lambda at=at: connect(at)) for at in addresses]
+            results = [outcome(partial(connect, address)) for address in addresses]
             return [*results, outcome(lambda: socket.create_server(("127.0.0.1", 0)).close())]
 
         assert in_child(body) == [0, errno.EACCES, errno.EACCES]

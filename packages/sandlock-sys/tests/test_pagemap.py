@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sandlock_sys.errors import ProcParseError, SyscallError
 from sandlock_sys.proc import Page, PageRun
 
 PAGE = mmap.PAGESIZE
-FLAGS = st.sets(st.sampled_from(list(Page))).map(lambda flags: sum(flags))
+FLAGS = st.sets(st.sampled_from(list(Page))).map(sum)
 ENTRIES = st.lists(st.tuples(FLAGS, st.integers(0, 2**55 - 1)).map(sum), max_size=60)
 
 
@@ -39,7 +40,7 @@ def test_runs_are_the_pages_that_a_simple_loop_finds(
     runs = proc.find_runs(data, all_of=all_of, any_of=any_of, none_of=none_of)
     found = [page for run in runs for page in range(run.first, run.first + run.pages)]
     assert found == naive(entries, all_of, any_of, none_of)
-    assert all(one.first + one.pages < two.first for one, two in zip(runs, runs[1:], strict=False))
+    assert all(one.first + one.pages < two.first for one, two in pairwise(runs))
     assert [proc.page_at(data, index) for index in range(len(entries))] == [
         Page(entry >> 55 << 55 & sum(Page)) for entry in entries
     ]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from sandlock_sys._buffers import own_memory
 from sandlock_sys.constants.seccomp import Action, FilterFlag
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.probe import Probe, State, probe
+
+ALLOW = struct.pack("=HBBI", 6, 0, 0, Action.ALLOW)
 
 
 def features(found: Probe) -> dict[str, State]:
@@ -39,14 +42,25 @@ def test_masks_agree_with_the_bits_and_with_landlock_itself() -> None:
 
 def test_what_is_found_here_works_here(in_child: Any) -> None:
     found = probe()
-    if found.user_namespace:
-        in_child(lambda: subprocess.run(["/bin/true"], check=True, close_fds=False).returncode)
-    if found.landlock_restrict_self:
-        in_child(lambda: (prctl.set_no_new_privs(), landlock.restrict_self(landlock.create_ruleset(1))))
-    if found.seccomp_wait_killable_recv:
-        allow = struct.pack("=HBBI", 6, 0, 0, Action.ALLOW)
-        flags = FilterFlag.NEW_LISTENER | FilterFlag.WAIT_KILLABLE_RECV
-        in_child(lambda: (prctl.set_no_new_privs(), seccomp.set_mode_filter(allow, flags)))
+
+    def restrict() -> None:
+        prctl.set_no_new_privs()
+        landlock.restrict_self(landlock.create_ruleset(1))
+
+    def listen() -> None:
+        prctl.set_no_new_privs()
+        seccomp.set_mode_filter(ALLOW, FilterFlag.NEW_LISTENER | FilterFlag.WAIT_KILLABLE_RECV)
+
+    def unshare() -> None:
+        subprocess.run(["unshare", "--user", "--mount", "--map-current-user", "true"], check=True)
+
+    for feature, use in [
+        (found.landlock_restrict_self, restrict),
+        (found.seccomp_wait_killable_recv, listen),
+        (found.mount_namespace, unshare),
+    ]:
+        if feature:
+            in_child(use)
     assert found.kernel == os.uname().release
     assert {found.openat2.state, found.close_range.state, found.memfd_seals.state} == {State.AVAILABLE}
 
@@ -65,7 +79,6 @@ def surroundings(open_fds: Callable[[], set[int]]) -> dict[str, object]:
         "credentials": (status.uid, status.gid, status.cap_effective, status.no_new_privs, status.seccomp_filters),
         "dumpable": prctl.get_dumpable(),
         "namespaces": [os.readlink(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))],
-        "landlocked": os.listdir("/")[:0],
         "cwd": os.getcwd(),
         "mappings": len(proc.read_maps(os.getpid())),
     }
@@ -159,12 +172,46 @@ def test_an_outer_filter_that_kills_is_found_and_survived(in_child: Any, filter_
     assert in_child(body) == free | {"userfaultfd": State.KILLED}
 
 
-def test_an_outer_listener_is_said_to_be_busy(in_child: Any) -> None:
-    allow = struct.pack("=HBBI", 6, 0, 0, Action.ALLOW)
+# Which findings a call that kills takes along: its own, and what cannot be tried without it.
+DEADLY = {
+    "openat2": {"openat2"},
+    "memfd_create": {"memfd_seals", "memfd_noexec_seal"},
+    "clone3": {"clone3"},
+    "pidfd_open": {"pidfd_open", "pidfd_thread", "pidfd_getfd"},
+    "pidfd_getfd": {"pidfd_getfd"},
+    "process_vm_readv": {"process_vm_readv"},
+    "ptrace": {"ptrace_seize"},
+    "unshare": {"mount_namespace", "mount_setattr", "pid_namespace", "proc_mount", "overlay"},
+    "mount": {"mount_namespace", "mount_setattr", "pid_namespace", "proc_mount", "overlay"},
+    "mount_setattr": {"mount_setattr", "pid_namespace", "proc_mount", "overlay"},
+    "landlock_create_ruleset": {"landlock_restrict_self"},
+    "landlock_restrict_self": {"landlock_restrict_self"},
+}
 
+
+@pytest.mark.parametrize("call", DEADLY)
+def test_a_deadly_call_spoils_only_what_depends_on_it_and_leaves_no_process(
+    in_child: Any, filter_for: Any, call: str
+) -> None:
+    free = features(probe())
+
+    def body() -> tuple[dict[str, State], tuple[int, ...]]:
+        prctl.set_child_subreaper(True)  # orphans of the probe would come here
+        prctl.set_no_new_privs()
+        seccomp.set_mode_filter(filter_for(call, Action.KILL_PROCESS))
+        return features(probe()), proc.read_children(os.getpid())
+
+    found, children = in_child(body)
+    changed = {name for name in free if found[name] is not free[name]}
+    assert {found[name] for name in changed} <= {State.KILLED, State.UNTRIED}
+    assert changed <= DEADLY[call]
+    assert children == ()
+
+
+def test_an_outer_listener_is_said_to_be_busy(in_child: Any) -> None:
     def body() -> tuple[State, int, State]:
         prctl.set_no_new_privs()
-        seccomp.set_mode_filter(allow, FilterFlag.NEW_LISTENER)
+        seccomp.set_mode_filter(ALLOW, FilterFlag.NEW_LISTENER)
         found = probe()
         return found.seccomp_new_listener.state, found.seccomp_new_listener.errno, found.seccomp_addfd_send.state
 
@@ -217,7 +264,7 @@ def test_the_vdso_has_the_clock_and_its_symbols_lie_inside() -> None:
     assert names & {"__vdso_clock_gettime", "__kernel_clock_gettime"}
     mapping = next(mapping for mapping in proc.read_maps(os.getpid()) if mapping.name == b"[vdso]")
     assert vdso.address() == mapping.start
-    assert all(0 < symbol.offset and symbol.offset + symbol.size <= mapping.size for symbol in symbols)
+    assert all(symbol.offset > 0 and symbol.offset + symbol.size <= mapping.size for symbol in symbols)
     assert probe().vdso_symbols == symbols
 
 
@@ -229,10 +276,8 @@ def test_a_damaged_image_is_a_value_error(data: st.DataObject) -> None:
     image = bytearray(IMAGE)
     for _ in range(data.draw(st.integers(1, 8))):
         image[data.draw(st.integers(0, 1023))] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(ValueError):
         vdso.parse_symbols(bytes(image[: data.draw(st.integers(0, len(image)))]))
-    except ValueError:
-        pass
 
 
 def test_the_probe_can_be_asked_from_a_fresh_interpreter() -> None:

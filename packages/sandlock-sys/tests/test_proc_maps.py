@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from sandlock_sys.errors import ProcParseError
 
 U64 = st.integers(0, 2**64 - 1)
 # What d_path can yield, but for the two forms that are the same for the kernel itself (its own escape, " (deleted)").
-PATHS = st.binary(max_size=60).filter(lambda name: b"\0" not in name and b"\\" not in name).map(lambda name: b"/" + name)
+PATHS = (
+    st.binary(max_size=60).filter(lambda name: b"\0" not in name and b"\\" not in name).map(lambda name: b"/" + name)
+)
 NAMES = st.one_of(
     st.just(b""), st.sampled_from([b"[heap]", b"[stack]", b"[vdso]", b"[anon:a b]", b"anon_inode:[io_uring]"]), PATHS
 )
@@ -71,10 +74,8 @@ def test_a_damaged_file_is_an_error_or_reads_differently_but_never_crashes(
     text = bytearray(b"".join(map(written, lines)))
     if text:
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        proc.parse_maps(bytes(text))
-    except ProcParseError as error:
-        assert error.text.split(b"\n")[0] in bytes(text)
+    with suppress(ProcParseError):
+        assert len(proc.parse_maps(bytes(text))) <= len(lines) + 1
 
 
 @pytest.mark.parametrize(
@@ -108,8 +109,8 @@ def test_a_file_that_is_cut_off_is_an_error() -> None:
 )
 def test_a_mapped_file_with_a_nasty_name_is_found(tmp_path: Path, name: bytes) -> None:
     path = os.fsencode(tmp_path) + b"/" + name
-    with open(path, "wb") as file:
-        file.write(bytes(mmap.PAGESIZE * 2))
+    with open(path, "wb") as written_file:
+        written_file.write(bytes(mmap.PAGESIZE * 2))
     with open(path, "rb") as file, mmap.mmap(file.fileno(), mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ) as _area:
         found = [mapping for mapping in proc.read_maps(os.getpid()) if mapping.name == path]
         assert [(m.size, m.shared, m.deleted, m.inode) for m in found] == [

@@ -47,6 +47,7 @@ def victim(area: int, sleeper: int) -> int:
 @pytest.fixture(scope="module")
 def lasting(area: int) -> Iterator[int]:
     """The same, for all examples of a property."""
+    assert area
     pid = os.fork()
     if pid == 0:
         while True:
@@ -117,9 +118,10 @@ def test_a_write_arrives_and_stops_at_a_page_that_is_read_only(victim: int, area
 def test_poke_writes_where_the_process_itself_may_not(victim: int, area: int) -> None:
     memory = procmem.open_memory(victim, write=True)
     procmem.poke(memory, area + PAGE * 7 + 1, b"poked")
-    assert procmem.peek(memory, area + PAGE * 7, 7) == CONTENT[PAGE * 7 : PAGE * 7 + 1] + b"poked" + CONTENT[
-        PAGE * 7 + 6 : PAGE * 7 + 7
-    ]
+    assert (
+        procmem.peek(memory, area + PAGE * 7, 7)
+        == CONTENT[PAGE * 7 : PAGE * 7 + 1] + b"poked" + CONTENT[PAGE * 7 + 6 : PAGE * 7 + 7]
+    )
     with pytest.raises(SyscallError) as caught:
         procmem.peek(memory, area + PAGE * 8 - 1, 2)
     assert caught.value.errno == errno.EIO

@@ -5,8 +5,8 @@ Only what a probe needs: names, offsets and sizes of dynamic symbols of a 64-bit
 
 from __future__ import annotations
 
+import struct
 from struct import Struct
-from struct import error as StructError
 from typing import NamedTuple
 
 from sandlock_sys._buffers import own_memory
@@ -58,7 +58,7 @@ def parse_symbols(image: bytes) -> tuple[Symbol, ...]:
         raise ValueError(f"not a 64-bit little-endian ELF image: {image[:6]!r}")
     try:
         return _symbols(image)
-    except (StructError, KeyError, StopIteration) as error:
+    except (struct.error, KeyError, StopIteration) as error:
         raise ValueError(f"the ELF image of {len(image)} bytes is damaged: {error}") from error
 
 

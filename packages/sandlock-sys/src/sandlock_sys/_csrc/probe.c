@@ -136,10 +136,12 @@ static void try_files(struct probe *probe)
 
 static int be_target(void *argument)
 {
-    /* Two ways to end with the probing child, in case it is killed or the first is filtered. */
+    /* Ends with the probing child, should that be killed; and by itself, should the first be filtered. */
+    struct probe *probe = argument;
     struct timespec limit = {2, 0};
     RAW(__NR_prctl, SET_PDEATHSIG, KILL);
-    RAW(__NR_ppoll, 0, 0, &limit, 0, 8);
+    if (RAW(__NR_getppid) == probe->child) /* else it was killed before the signal was asked for */
+        RAW(__NR_ppoll, 0, 0, &limit, 0, 8);
     return probe_leave();
 }
 
@@ -157,6 +159,7 @@ static void try_relatives(struct probe *probe, int root)
     TRY(FEATURE(PIDFD_THREAD), as_success(sl_pidfd_open((int)RAW(__NR_gettid), PIDFD_THREAD)));
     if (*FEATURE(PTRACE_SEIZE) != SL_PROBE_UNTRIED)
         return;
+    probe->child = (int32_t)RAW(__NR_getpid);
     long target = probe_start(be_target, probe->target_stack, CLONE_VM, probe);
     if (target < 0)
         return;

@@ -14,6 +14,7 @@
 struct probe {
     struct sl_probe_results results;
     int32_t *current; /* the slot of the call that is being made */
+    int32_t child;    /* process id of the probing child */
     int32_t target;   /* process id of the probing child's own child while it lives */
     uint32_t uid;
     uint32_t gid;
