@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
 
-__all__ = ["NULL", "address", "readable", "writable"]
+__all__ = ["NULL", "own_memory", "readable", "writable"]
 
 NULL = ffi.NULL
 
@@ -31,6 +31,9 @@ def readable(data: bytes | bytearray | memoryview) -> CData:
     return ffi.from_buffer("char[]", data)
 
 
-def address(pointer: CData) -> int:
-    """Return the address that `pointer` holds, for structures that carry addresses as integers."""
-    return int(ffi.cast("uintptr_t", pointer))
+def own_memory(address: int, length: int) -> bytes:
+    """Return a copy of `length` bytes of this process at `address`.
+
+    Safety: the caller knows that all of it is mapped readable and stays so, as the vDSO is; nothing checks it.
+    """
+    return bytes(ffi.buffer(ffi.cast("char *", address), length))

@@ -60,5 +60,8 @@ def scan(
             continue
         count = check("ioctl PAGEMAP_SCAN", result, f"fd {pagemap}, {start:#x}-{end:#x}")
         found += map(Region._make, iter_unpack("=3Q", memoryview(memory)[: count * _REGION_SIZE]))
-        start = argument.walk_end
+        if count < _REGIONS_AT_ONCE:
+            break  # only a full buffer ends a scan early
+        # Not walk_end alone: with more than 512 regions it may lie before some of them (seen on 6.18).
+        start = max(argument.walk_end, found[-1].end)
     return found

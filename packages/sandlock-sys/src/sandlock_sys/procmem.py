@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EFAULT, EIO, ENAMETOOLONG
+from errno import EFAULT, EIO
 from struct import pack
 
 from sandlock_sys._buffers import readable, writable
@@ -117,7 +117,7 @@ def write(pid: int, address: int, data: bytes | bytearray | memoryview) -> None:
 def read_string(pid: int, address: int, limit: int = 4096) -> bytes:
     """Return the bytes at `address` before the first NUL, which must be among the first `limit` bytes.
 
-    One call reads as far as the memory goes, so a string that ends just before an unmapped page is read whole.
+    It is read page by page, so one that ends just before an unmapped page is read whole.
 
     Raises:
         SyscallError: ENAMETOOLONG without a NUL within `limit` (PATH_MAX counts it too), EFAULT when the memory ends
@@ -125,13 +125,10 @@ def read_string(pid: int, address: int, limit: int = 4096) -> bytes:
 
     """
     memory = bytearray(limit)
-    transfer = read_ranges(pid, [(address, limit)], memory)
-    end = memory.find(0, 0, transfer.done)
-    if end >= 0:
-        return bytes(memory[:end])
-    if transfer.stop is not None:
-        raise _refused("process_vm_readv", pid, transfer.stop)
-    raise SyscallError("process_vm_readv", ENAMETOOLONG, f"pid {pid}, no NUL in {limit} bytes at {address:#x}")
+    length = lib.sl_procmem_string(pid, address, writable(memory), limit)
+    if length < 0:
+        raise SyscallError("process_vm_readv", -length, f"pid {pid}, string at {address:#x}, at most {limit} bytes")
+    return bytes(memory[:length])
 
 
 def open_memory(pid: int, *, write: bool = False) -> int:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from errno import ECHILD
 from signal import SIGTRAP
 from struct import Struct
 
 from sandlock_sys._buffers import NULL, writable
 from sandlock_sys._call import check, restarting
 from sandlock_sys._ffi import lib
-from sandlock_sys.errors import SyscallError
 
 __all__ = [
     "Change",
@@ -70,7 +68,6 @@ _GET_SYSCALL_INFO = 0x420E  # 5.3
 _GET_RSEQ_CONFIGURATION = 0x420F  # 5.13
 
 _WALL = 0x4000_0000  # __WALL, linux/wait.h: children of every kind, threads (CLONE_THREAD) too
-_WNOHANG = 1  # linux/wait.h
 
 _SIGINFO_SIZE = 128  # siginfo_t, asm-generic/siginfo.h
 _SIGMASK_SIZE = 8  # the kernel's sigset_t
@@ -232,12 +229,12 @@ def get_event_message(tid: int) -> int:
 
 
 def get_siginfo(tid: int) -> bytes:
-    """Return the siginfo_t (128 bytes) of the signal that stopped the thread; EINVAL in a group stop."""
+    """Return the siginfo_t (128 bytes) of what stopped the thread."""
     return _filled("PTRACE_GETSIGINFO", _GETSIGINFO, tid, 0, _SIGINFO_SIZE)
 
 
 def set_siginfo(tid: int, siginfo: bytes) -> None:
-    """Replace the siginfo_t (128 bytes) of the signal that stopped the thread."""
+    """Replace the siginfo_t (128 bytes) of the signal that stopped the thread, as its handler will see it."""
     if len(siginfo) != _SIGINFO_SIZE:
         raise ValueError(f"a siginfo_t has {_SIGINFO_SIZE} bytes, not {len(siginfo)}")
     _buffer("PTRACE_SETSIGINFO", _SETSIGINFO, tid, 0, bytearray(siginfo))
@@ -337,8 +334,6 @@ def wait(pid: int = -1, options: int = _WALL) -> Change | None:
     memory = bytearray(4)
     tid = check("wait4", restarting(lib.sl_wait4, pid, writable(memory), options), f"pid {pid}")
     if tid == 0:
-        if not options & _WNOHANG:
-            raise SyscallError("wait4", ECHILD, f"pid {pid}")
         return None
     status = int.from_bytes(memory, "little")
     if status == 0xFFFF:

@@ -108,3 +108,35 @@ long sl_landlock_restrict_self(int ruleset, uint32_t flags)
 {
     return RAW(__NR_landlock_restrict_self, ruleset, flags);
 }
+
+/* Makes a ruleset of one right and, where rules exist for it, one rule with it. */
+long sl_landlock_try(int root, uint64_t fs, uint64_t net, uint64_t scope)
+{
+    long ruleset = sl_landlock_create_ruleset(fs, net, scope);
+    if (ruleset < 0)
+        return ruleset;
+    long result = fs ? sl_landlock_add_path_fd((int)ruleset, root, fs)
+                     : net ? sl_landlock_add_port((int)ruleset, 1, net) : 0;
+    RAW(__NR_close, ruleset);
+    return result;
+}
+
+/* Finds which rights this kernel takes, one by one: a backport may report a version without all of its rights. */
+long sl_landlock_usable(struct sl_landlock_ruleset *masks)
+{
+    long root = RAW(__NR_openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
+    if (root < 0)
+        return root;
+    memset(masks, 0, sizeof *masks);
+    for (unsigned bit = 0; bit < SL_LANDLOCK_FS_BITS; bit++)
+        if (sl_landlock_try((int)root, 1ULL << bit, 0, 0) == 0)
+            masks->handled_fs |= 1ULL << bit;
+    for (unsigned bit = 0; bit < SL_LANDLOCK_NET_BITS; bit++)
+        if (sl_landlock_try((int)root, 0, 1ULL << bit, 0) == 0)
+            masks->handled_net |= 1ULL << bit;
+    for (unsigned bit = 0; bit < SL_LANDLOCK_SCOPE_BITS; bit++)
+        if (sl_landlock_try((int)root, 0, 0, 1ULL << bit) == 0)
+            masks->scoped |= 1ULL << bit;
+    RAW(__NR_close, root);
+    return 0;
+}

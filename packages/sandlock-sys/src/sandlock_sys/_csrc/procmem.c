@@ -1,10 +1,13 @@
 #include "procmem.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "raw.h"
 
 #define BATCH 1024 /* UIO_MAXIOV, linux/uio.h: the kernel takes no longer list */
+
+#define PAGE 4096  /* the smallest page there is; larger ones only make one more step */
 
 /* struct iovec of linux/uio.h; a range of the other process is one too */
 struct range {
@@ -69,4 +72,26 @@ long sl_procmem_write(int pid, const void *ranges, size_t count, const void *loc
                       struct sl_procmem_progress *progress)
 {
     return transfer(__NR_process_vm_writev, pid, ranges, count, (uint64_t)(uintptr_t)local, progress);
+}
+
+/* Returns the length of the string at `address`, copied to `buffer`. Page by page: most strings lie in one, and the
+ * bytes behind them are nobody's business. Where `limit` bytes hold no NUL it is -ENAMETOOLONG. */
+long sl_procmem_string(int pid, uint64_t address, void *buffer, size_t limit)
+{
+    size_t done = 0;
+    while (done < limit) {
+        size_t size = PAGE - ((address + done) & (PAGE - 1));
+        if (size > limit - done)
+            size = limit - done;
+        struct range own = {(uint64_t)(uintptr_t)buffer + done, size};
+        struct range other = {address + done, size};
+        long result = RAW(__NR_process_vm_readv, pid, &own, 1, &other, 1, 0);
+        if (result <= 0)
+            return result ? result : -EFAULT;
+        const char *end = memchr((char *)buffer + done, 0, (size_t)result);
+        if (end)
+            return end - (const char *)buffer;
+        done += (size_t)result;
+    }
+    return -ENAMETOOLONG;
 }

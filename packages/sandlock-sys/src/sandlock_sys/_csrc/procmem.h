@@ -14,5 +14,6 @@ struct sl_procmem_progress {
 long sl_procmem_read(int pid, const void *ranges, size_t count, void *local, struct sl_procmem_progress *progress);
 long sl_procmem_write(int pid, const void *ranges, size_t count, const void *local,
                       struct sl_procmem_progress *progress);
+long sl_procmem_string(int pid, uint64_t address, void *buffer, size_t limit);
 
 #endif

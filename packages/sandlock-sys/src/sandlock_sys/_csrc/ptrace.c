@@ -24,7 +24,7 @@ long sl_ptrace_regset(long request, int tid, uint32_t type, void *buffer, size_t
     return result < 0 ? result : (long)area.iov_len;
 }
 
-long sl_wait4(int pid, int *status, int options)
+long sl_wait4(int pid, void *status, int options)
 {
     return RAW(__NR_wait4, pid, status, options, 0);
 }

@@ -103,9 +103,9 @@ def parse_fdinfo(data: bytes, file: str = "fdinfo") -> FdInfo:
         raise ProcParseError(file, len(lines), lines[-1], "the last line is cut off")
     bases = {b"pos": 10, b"flags": 8, b"mnt_id": 10, b"ino": 10}
     for number, line in enumerate(lines[:-1], 1):
-        name, _, value = line.partition(b":\t")
+        name, separator, value = line.partition(b":\t")
         # epoll and inotify lines have a pos and an ino of their own, but not at their beginning
-        if name not in bases or name in head:
+        if not separator or name not in bases or name in head:
             details.append(line)
             continue
         try:

@@ -12,7 +12,7 @@ from sandlock_sys.errors import ProcParseError
 
 __all__ = ["Ids", "Status", "parse_status"]
 
-_LINE = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*):[\t ]*(.*)", re.DOTALL)
+_LINE = re.compile(rb"([A-Za-z_][A-Za-z0-9_]*):\t?(.*)", re.DOTALL)
 _NAME_ESCAPE = re.compile(rb"\\(n|\\|[0-3][0-7][0-7])")
 
 
