@@ -1,57 +1,29 @@
-"""What a sandboxed program may not call, and why: every denied system call and every denied argument value. LEAN.
+"""What a sandboxed program may not call, and why: every denied system call and every denied argument value.
 
 A group is what `extra_allow_syscalls` and `extra_deny_syscalls` may name. It denies whole calls (`calls`: name ->
 reason) and calls with certain arguments (`rules`, tried in order). Names that only some architectures have stand here
-too and are passed over elsewhere. Numbers of ioctls, socket options and flags carry the header they come from; they
-are the asm-generic ones, which x86_64, aarch64 and riscv64 share.
+too and are passed over elsewhere. Numbers of ioctls and flags carry the header they come from; they are the
+asm-generic ones, which x86_64, aarch64 and riscv64 share.
 """
 
 from __future__ import annotations
 
-from sandlock_policy.record import record
-from sandlock_policy.seccomp.opcodes import RET_ALLOW
-from sandlock_policy.seccomp.rules import Rule, between, errno_action, has_bits, not_one_of, one_of
+from sandlock_policy.data.network_rules import NETWORK_GROUPS
+from sandlock_policy.seccomp.rules import (
+    ABSENT,
+    DENY,
+    Group,
+    Rule,
+    between,
+    errno_action,
+    has_bits,
+    not_one_of,
+    one_of,
+)
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["ALWAYS", "GROUPS"]
 
-    from sandlock_policy.seccomp.rules import Condition
-
-__all__ = [
-    "ALWAYS",
-    "GROUPS",
-    "INET_REFUSED",
-    "INET_TCP_ONLY",
-    "LISTEN_REFUSED",
-    "UNIX_ALLOWED",
-    "UNIX_REFUSED",
-    "Group",
-]
-
-# asm-generic/errno-base.h and errno.h, the same on all three architectures.
-_EPERM = errno_action(1)
-_EACCES = errno_action(13)
-_ENOSYS = errno_action(38)
-_ENOTTY = errno_action(25)
-_EOPNOTSUPP = errno_action(95)
-_EAFNOSUPPORT = errno_action(97)
-
-
-@record(frozen=True, slots=True)
-class Group:
-    """System calls that are denied together.
-
-    `allowable` says whether `extra_allow_syscalls` may lift the group: only where what remains (Landlock, no new
-    privileges) still holds the sandbox shut. `action` is the answer to each of `calls`; `rules` carry their own.
-    """
-
-    reason: str
-    calls: Mapping[str, str]
-    rules: tuple[Rule, ...] = ()
-    allowable: bool = False
-    action: int = _EPERM
-
+_ENOTTY = errno_action(25)  # asm-generic/errno-base.h
 
 # CLONE_NEWNS 0x20000, NEWCGROUP 0x2000000, NEWUTS 0x4000000, NEWIPC 0x8000000, NEWUSER 0x10000000, NEWPID 0x20000000,
 # NEWNET 0x40000000: linux/sched.h. CLONE_NEWTIME (0x80) lies in the exit signal of clone(2) and means nothing there.
@@ -59,25 +31,14 @@ _CLONE_NEW = 0x7E020000
 _CLONE_PARENT = 0x8000  # linux/sched.h
 _UNSHARE_HARMLESS = 0x40600  # CLONE_FS 0x200, CLONE_FILES 0x400, CLONE_SYSVSEM 0x40000, linux/sched.h
 
-# The level of setsockopt(2). Written once, so that the compiler finds rules of one level by identity.
-_SOL_IP = one_of(1, 0)  # linux/in.h
-_SOL_SOCKET = one_of(1, 1)  # asm-generic/socket.h
-_SOL_TCP = one_of(1, 6)  # linux/in.h
-_SOL_IPV6 = one_of(1, 41)  # linux/in.h
-
 _NOT_ITSELF = (not_one_of(0, 0),)  # a pid that is not 0
 
 _IOCTL = "ioctl"
 _PRCTL = "prctl"
-_SETSOCKOPT = "setsockopt"
-
-
-def _option(level: Condition, name: int, reason: str) -> Rule:
-    return Rule(_SETSOCKOPT, (level, one_of(2, name)), _EPERM, reason)
 
 
 def _other_process(call: str, reason: str) -> Rule:
-    return Rule(call, _NOT_ITSELF, _EPERM, reason)
+    return Rule(call, _NOT_ITSELF, DENY, reason)
 
 
 GROUPS: dict[str, Group] = {
@@ -87,12 +48,17 @@ GROUPS: dict[str, Group] = {
             "clone3": "its flags lie in memory, where a filter cannot read them; libc falls back to clone on ENOSYS",
         },
         (
-            Rule("clone", (has_bits(0, _CLONE_NEW),), _EPERM, "CLONE_NEW*: new namespaces"),
-            Rule("clone", (has_bits(0, _CLONE_PARENT),), _EPERM, "CLONE_PARENT: a child for the host process"),
-            Rule("unshare", (has_bits(0, 0xFFFFFFFF & ~_UNSHARE_HARMLESS),), _EPERM, "all but FS, FILES and SYSVSEM"),
-            Rule("setns", (), _EPERM, "would enter a namespace made outside"),
+            Rule("clone", (has_bits(0, _CLONE_NEW),), DENY, "CLONE_NEW*: new namespaces"),
+            Rule("clone", (has_bits(0, _CLONE_PARENT),), DENY, "CLONE_PARENT: a child for the host process"),
+            Rule(
+                "unshare",
+                (has_bits(0, 0xFFFFFFFF & ~_UNSHARE_HARMLESS),),
+                DENY,
+                "all but FS, FILES and SYSVSEM",
+            ),
+            Rule("setns", (), DENY, "would enter a namespace made outside"),
         ),
-        action=_ENOSYS,
+        action=ABSENT,
     ),
     "mount": Group(
         "changes what paths mean, under the feet of every rule on paths",
@@ -122,7 +88,7 @@ GROUPS: dict[str, Group] = {
             # linux/pidfd.h, 6.13: _IOWR(0xFF, 11, ...) of any size; before it the kernel answered ENOTTY.
             Rule(_IOCTL, (one_of(1, 0xFF0B, mask=0xFFFF),), _ENOTTY, "PIDFD_GET_INFO: describes processes outside"),
         ),
-        action=_ENOSYS,
+        action=ABSENT,
     ),
     "io_uring": Group(
         "a second way into most system calls, which no filter sees (SEC-06)",
@@ -131,7 +97,7 @@ GROUPS: dict[str, Group] = {
             "io_uring_enter": "submits to a ring that was inherited",
             "io_uring_register": "attaches files to a ring that was inherited",
         },
-        action=_ENOSYS,
+        action=ABSENT,
     ),
     "bpf": Group("loads programs into the kernel", {"bpf": "programs, maps and links of the kernel"}),
     "perf": Group(
@@ -174,10 +140,10 @@ GROUPS: dict[str, Group] = {
             "lsm_list_modules": "which security modules the host runs",
         },
         (
-            Rule(_IOCTL, (one_of(1, 0xC0045877),), _EPERM, "FIFREEZE: stops a file system"),  # linux/fs.h
-            Rule(_IOCTL, (one_of(1, 0xC0045878),), _EPERM, "FITHAW: goes with FIFREEZE"),  # linux/fs.h
-            Rule(_IOCTL, (one_of(1, 0xC0185879),), _EPERM, "FITRIM: discards blocks"),  # linux/fs.h
-            Rule(_IOCTL, (one_of(1, 0x8004587D),), _EPERM, "FS_IOC_SHUTDOWN: stops a file system"),  # ext4, xfs
+            Rule(_IOCTL, (one_of(1, 0xC0045877),), DENY, "FIFREEZE: stops a file system"),  # linux/fs.h
+            Rule(_IOCTL, (one_of(1, 0xC0045878),), DENY, "FITHAW: goes with FIFREEZE"),  # linux/fs.h
+            Rule(_IOCTL, (one_of(1, 0xC0185879),), DENY, "FITRIM: discards blocks"),  # linux/fs.h
+            Rule(_IOCTL, (one_of(1, 0x8004587D),), DENY, "FS_IOC_SHUTDOWN: stops a file system"),  # ext4, xfs
         ),
     ),
     "clock_set": Group(
@@ -225,7 +191,7 @@ GROUPS: dict[str, Group] = {
             Rule(
                 _PRCTL,
                 (one_of(0, 0x59616D61),),
-                _EPERM,
+                DENY,
                 "PR_SET_PTRACER: lets an outsider trace",  # linux/prctl.h, 3.4
             ),
         ),
@@ -246,7 +212,7 @@ GROUPS: dict[str, Group] = {
         "memory that neither the supervisor nor a checkpoint can read; ENOSYS, as on kernels without it",
         {"memfd_secret": "secret memory"},
         allowable=True,
-        action=_ENOSYS,
+        action=ABSENT,
     ),
     "sysv_ipc": Group(
         "System V IPC has no paths and no owner but the user: shared with every process outside (LL-21)",
@@ -292,7 +258,7 @@ GROUPS: dict[str, Group] = {
         {},
         (
             # Linux programs ask for the current one with 0xffffffff, and set PER_LINUX, 0, to undo a parent's setarch.
-            Rule("personality", (not_one_of(0, 0, 0xFFFFFFFF),), _EPERM, "all but asking, and PER_LINUX"),
+            Rule("personality", (not_one_of(0, 0, 0xFFFFFFFF),), DENY, "all but asking, and PER_LINUX"),
         ),
         allowable=True,
     ),
@@ -304,10 +270,10 @@ GROUPS: dict[str, Group] = {
             _other_process("sched_setscheduler", "policy of another thread"),
             _other_process("sched_setparam", "priority of another thread"),
             _other_process("sched_setattr", "policy of another thread"),
-            Rule("setpriority", (not_one_of(0, 0),), _EPERM, "PRIO_PGRP and PRIO_USER"),
-            Rule("setpriority", (not_one_of(1, 0),), _EPERM, "nice value of another thread"),
-            Rule("ioprio_set", (not_one_of(0, 1),), _EPERM, "IOPRIO_WHO_PGRP and IOPRIO_WHO_USER"),
-            Rule("ioprio_set", (not_one_of(1, 0),), _EPERM, "disk priority of another thread"),
+            Rule("setpriority", (not_one_of(0, 0),), DENY, "PRIO_PGRP and PRIO_USER"),
+            Rule("setpriority", (not_one_of(1, 0),), DENY, "nice value of another thread"),
+            Rule("ioprio_set", (not_one_of(0, 1),), DENY, "IOPRIO_WHO_PGRP and IOPRIO_WHO_USER"),
+            Rule("ioprio_set", (not_one_of(1, 0),), DENY, "disk priority of another thread"),
         ),
         allowable=True,
     ),
@@ -320,8 +286,8 @@ GROUPS: dict[str, Group] = {
         "settings of the process that undo what the launch has set up",
         {},
         (
-            Rule(_PRCTL, (one_of(0, 28),), _EPERM, "PR_SET_SECUREBITS: keeps capabilities"),  # linux/prctl.h, 2.6.26
-            Rule(_PRCTL, (one_of(0, 35),), _EPERM, "PR_SET_MM: forges /proc/self/exe and maps"),  # linux/prctl.h, 3.3
+            Rule(_PRCTL, (one_of(0, 28),), DENY, "PR_SET_SECUREBITS: keeps capabilities"),  # linux/prctl.h, 2.6.26
+            Rule(_PRCTL, (one_of(0, 35),), DENY, "PR_SET_MM: forges /proc/self/exe and maps"),  # linux/prctl.h, 3.3
         ),
     ),
     "terminal": Group(
@@ -329,24 +295,15 @@ GROUPS: dict[str, Group] = {
         {},
         (
             # asm-generic/ioctls.h
-            Rule(_IOCTL, (one_of(1, 0x5412),), _EPERM, "TIOCSTI: types into the terminal"),
-            Rule(_IOCTL, (one_of(1, 0x541C),), _EPERM, "TIOCLINUX: pastes on the console"),
-            Rule(_IOCTL, (one_of(1, 0x541D),), _EPERM, "TIOCCONS: takes the console's output"),
-            Rule(_IOCTL, (one_of(1, 0x5423),), _EPERM, "TIOCSETD: loads a line discipline"),
-            Rule(_IOCTL, (one_of(1, 0x5437),), _EPERM, "TIOCVHANGUP: hangs up a terminal"),
-            Rule(_IOCTL, (one_of(1, 0x5457),), _EPERM, "TIOCSLCKTRMIOS: locks terminal settings"),
+            Rule(_IOCTL, (one_of(1, 0x5412),), DENY, "TIOCSTI: types into the terminal"),
+            Rule(_IOCTL, (one_of(1, 0x541C),), DENY, "TIOCLINUX: pastes on the console"),
+            Rule(_IOCTL, (one_of(1, 0x541D),), DENY, "TIOCCONS: takes the console's output"),
+            Rule(_IOCTL, (one_of(1, 0x5423),), DENY, "TIOCSETD: loads a line discipline"),
+            Rule(_IOCTL, (one_of(1, 0x5437),), DENY, "TIOCVHANGUP: hangs up a terminal"),
+            Rule(_IOCTL, (one_of(1, 0x5457),), DENY, "TIOCSLCKTRMIOS: locks terminal settings"),
             # linux/kd.h and linux/vt.h number theirs without direction and size, so these ranges hold nothing else.
-            Rule(_IOCTL, (between(1, 0x4B00, 0x4BFF),), _EPERM, "KD*: keyboard map, font and mode of the console"),
-            Rule(_IOCTL, (between(1, 0x5600, 0x56FF),), _EPERM, "VT_*: switches virtual consoles"),
-        ),
-    ),
-    "interfaces": Group(
-        "names, addresses and settings of the host's network interfaces",
-        {},
-        (
-            # linux/sockios.h; what lies below 0x890b (SIOCATMARK, owners, time stamps) is about the socket itself.
-            Rule(_IOCTL, (between(1, 0x890B, 0x894A),), _EPERM, "SIOCADDRT to SIOCWANDEV"),
-            Rule(_IOCTL, (between(1, 0x894C, 0x89FF),), _EPERM, "all above but SIOCOUTQNSD"),
+            Rule(_IOCTL, (between(1, 0x4B00, 0x4BFF),), DENY, "KD*: keyboard map, font and mode of the console"),
+            Rule(_IOCTL, (between(1, 0x5600, 0x56FF),), DENY, "VT_*: switches virtual consoles"),
         ),
     ),
     "leases": Group(
@@ -354,75 +311,17 @@ GROUPS: dict[str, Group] = {
         {},
         (
             # linux/fcntl.h
-            Rule("fcntl", (one_of(1, 1024),), _EPERM, "F_SETLEASE"),
-            Rule("fcntl", (one_of(1, 1026),), _EPERM, "F_NOTIFY"),
-            Rule("fcntl", (one_of(1, 1040),), _EPERM, "F_SETDELEG"),
+            Rule("fcntl", (one_of(1, 1024),), DENY, "F_SETLEASE"),
+            Rule("fcntl", (one_of(1, 1026),), DENY, "F_NOTIFY"),
+            Rule("fcntl", (one_of(1, 1040),), DENY, "F_SETDELEG"),
         ),
     ),
     "whiteout": Group(
         "makes a device node that Landlock's rights do not cover (LL-18)",
         {},
-        (Rule("renameat2", (has_bits(4, 0x4),), _EPERM, "RENAME_WHITEOUT"),),  # linux/fs.h, 3.18
+        (Rule("renameat2", (has_bits(4, 0x4),), DENY, "RENAME_WHITEOUT"),),  # linux/fs.h, 3.18
     ),
-    "fast_open": Group(
-        "connects while sending, past Landlock's connect right (LL-09); answered as by a kernel with it switched off",
-        {},
-        (
-            # MSG_FASTOPEN, linux/socket.h, 3.5
-            Rule("sendto", (has_bits(3, 0x20000000),), _EOPNOTSUPP, "MSG_FASTOPEN"),
-            Rule("sendmsg", (has_bits(2, 0x20000000),), _EOPNOTSUPP, "MSG_FASTOPEN"),
-            Rule("sendmmsg", (has_bits(3, 0x20000000),), _EOPNOTSUPP, "MSG_FASTOPEN"),
-        ),
-    ),
-    "socket_options": Group(
-        "options that choose another way out, forge addresses or run code in the kernel (NET-10)",
-        {},
-        (
-            # linux/tcp.h
-            _option(_SOL_TCP, 19, "TCP_REPAIR: forges a connection"),
-            _option(_SOL_TCP, 23, "TCP_FASTOPEN: accepts data before the handshake"),
-            _option(_SOL_TCP, 30, "TCP_FASTOPEN_CONNECT: connects at the first write, past Landlock"),
-            _option(_SOL_TCP, 31, "TCP_ULP: loads another protocol onto the socket"),
-            # asm-generic/socket.h
-            _option(_SOL_SOCKET, 25, "SO_BINDTODEVICE: another interface"),
-            _option(_SOL_SOCKET, 26, "SO_ATTACH_FILTER: code in the kernel"),
-            _option(_SOL_SOCKET, 32, "SO_SNDBUFFORCE: past the host's limit"),
-            _option(_SOL_SOCKET, 33, "SO_RCVBUFFORCE: past the host's limit"),
-            _option(_SOL_SOCKET, 36, "SO_MARK: another route"),
-            _option(_SOL_SOCKET, 50, "SO_ATTACH_BPF: code in the kernel"),
-            _option(_SOL_SOCKET, 51, "SO_ATTACH_REUSEPORT_CBPF: code in the kernel"),
-            _option(_SOL_SOCKET, 52, "SO_ATTACH_REUSEPORT_EBPF: code in the kernel"),
-            _option(_SOL_SOCKET, 62, "SO_BINDTOIFINDEX: another interface"),
-            # linux/in.h
-            _option(_SOL_IP, 4, "IP_OPTIONS: source routes"),
-            _option(_SOL_IP, 15, "IP_FREEBIND: foreign addresses"),
-            _option(_SOL_IP, 16, "IP_IPSEC_POLICY"),
-            _option(_SOL_IP, 17, "IP_XFRM_POLICY"),
-            _option(_SOL_IP, 19, "IP_TRANSPARENT: foreign addresses"),
-            Rule(
-                _SETSOCKOPT,
-                (_SOL_IP, between(2, 64, 0xFFFFFFFF)),
-                _EPERM,
-                "the tables of netfilter and ipvs",  # linux/netfilter_ipv4/ip_tables.h: from 64 on
-            ),
-            # linux/in6.h, and net/ipv6.h for the numbers of RFC 2292
-            _option(_SOL_IPV6, 3, "IPV6_2292HOPOPTS"),
-            _option(_SOL_IPV6, 4, "IPV6_2292DSTOPTS"),
-            _option(_SOL_IPV6, 5, "IPV6_2292RTHDR: source routes"),
-            _option(_SOL_IPV6, 6, "IPV6_2292PKTOPTIONS: source routes"),
-            _option(_SOL_IPV6, 22, "IPV6_ROUTER_ALERT"),
-            _option(_SOL_IPV6, 34, "IPV6_IPSEC_POLICY"),
-            _option(_SOL_IPV6, 35, "IPV6_XFRM_POLICY"),
-            _option(_SOL_IPV6, 54, "IPV6_HOPOPTS"),
-            _option(_SOL_IPV6, 55, "IPV6_RTHDRDSTOPTS"),
-            _option(_SOL_IPV6, 57, "IPV6_RTHDR: source routes"),
-            _option(_SOL_IPV6, 59, "IPV6_DSTOPTS"),
-            _option(_SOL_IPV6, 64, "IP6T_SO_SET_REPLACE"),
-            _option(_SOL_IPV6, 65, "IP6T_SO_SET_ADD_COUNTERS"),
-            _option(_SOL_IPV6, 75, "IPV6_TRANSPARENT: foreign addresses"),
-            _option(_SOL_IPV6, 78, "IPV6_FREEBIND: foreign addresses"),
-        ),
-    ),
+    **NETWORK_GROUPS,
     "metadata": Group(
         "Landlock does not cover owner, mode, times, attributes and flags of files (LL-01, LL-02)",
         {
@@ -450,48 +349,15 @@ GROUPS: dict[str, Group] = {
         },
         (
             # linux/fs.h and linux/msdos_fs.h; these work through a descriptor opened for reading.
-            Rule(_IOCTL, (one_of(1, 0x40086602),), _EPERM, "FS_IOC_SETFLAGS"),
-            Rule(_IOCTL, (one_of(1, 0x40046602),), _EPERM, "FS_IOC32_SETFLAGS"),
-            Rule(_IOCTL, (one_of(1, 0x40087602),), _EPERM, "FS_IOC_SETVERSION"),
-            Rule(_IOCTL, (one_of(1, 0x40047602),), _EPERM, "FS_IOC32_SETVERSION"),
-            Rule(_IOCTL, (one_of(1, 0x401C5820),), _EPERM, "FS_IOC_FSSETXATTR"),
-            Rule(_IOCTL, (one_of(1, 0x40047211),), _EPERM, "FAT_IOCTL_SET_ATTRIBUTES"),
+            Rule(_IOCTL, (one_of(1, 0x40086602),), DENY, "FS_IOC_SETFLAGS"),
+            Rule(_IOCTL, (one_of(1, 0x40046602),), DENY, "FS_IOC32_SETFLAGS"),
+            Rule(_IOCTL, (one_of(1, 0x40087602),), DENY, "FS_IOC_SETVERSION"),
+            Rule(_IOCTL, (one_of(1, 0x40047602),), DENY, "FS_IOC32_SETVERSION"),
+            Rule(_IOCTL, (one_of(1, 0x401C5820),), DENY, "FS_IOC_FSSETXATTR"),
+            Rule(_IOCTL, (one_of(1, 0x40047211),), DENY, "FAT_IOCTL_SET_ATTRIBUTES"),
         ),
     ),
 }
 
 # Denied unless lifted; `metadata` is denied only where no mount namespace protects what it protects.
 ALWAYS: tuple[str, ...] = tuple([name for name in GROUPS if name != "metadata"])
-
-_UNIX = one_of(0, 1)  # AF_UNIX
-_INET = one_of(0, 2, 10)  # AF_INET, AF_INET6
-_SOCK_TYPE_MASK = 0xF  # linux/net.h: above it are SOCK_CLOEXEC and SOCK_NONBLOCK
-_STREAM = one_of(1, 1, mask=_SOCK_TYPE_MASK)
-_STREAM_OR_SEQPACKET = one_of(1, 1, 5, mask=_SOCK_TYPE_MASK)
-_TCP = one_of(2, 0, 6)  # not 262, IPPROTO_MPTCP, nor 132, SCTP: Landlock's ports do not cover them (LL-10)
-_FAMILIES = "families but UNIX, INET and INET6: netlink, vsock, alg and the rest (LL-20)"
-
-# Which sockets may be made; tried in order, one of the UNIX pair and one of the INET pair, UNIX first.
-UNIX_ALLOWED: tuple[Rule, ...] = (
-    Rule("socket", (_UNIX,), RET_ALLOW, "the policy gives Unix sockets"),
-    Rule("socketpair", (_UNIX,), RET_ALLOW, "the policy gives Unix sockets"),
-    Rule("socketpair", (), _EAFNOSUPPORT, _FAMILIES),
-)
-UNIX_REFUSED: tuple[Rule, ...] = (
-    Rule("socket", (_UNIX,), _EACCES, "could connect to a socket file, which Landlock does not cover (LL-13)"),
-    Rule("socketpair", (_UNIX, _STREAM_OR_SEQPACKET), RET_ALLOW, "both ends stay inside, and cannot be connected anew"),
-    Rule("socketpair", (_UNIX,), _EACCES, "a datagram socket may send to any socket file (LL-14)"),
-    Rule("socketpair", (), _EAFNOSUPPORT, _FAMILIES),
-)
-INET_TCP_ONLY: tuple[Rule, ...] = (
-    Rule("socket", (_INET, _STREAM, _TCP), RET_ALLOW, "TCP; Landlock decides the ports"),
-    Rule("socket", (_INET,), _EACCES, "UDP, ICMP, raw, MPTCP, SCTP: nothing decides where they go (LL-10, LL-12)"),
-    Rule("socket", (), _EAFNOSUPPORT, _FAMILIES),
-)
-INET_REFUSED: tuple[Rule, ...] = (
-    Rule("socket", (_INET,), _EACCES, "the policy gives no network (NET-01)"),
-    Rule("socket", (), _EAFNOSUPPORT, _FAMILIES),
-)
-LISTEN_REFUSED: tuple[Rule, ...] = (
-    Rule("listen", (), _EACCES, "without a bind before it, it opens a random port that Landlock does not see"),
-)

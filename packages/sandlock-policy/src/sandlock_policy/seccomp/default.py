@@ -1,17 +1,10 @@
-"""The rules of a sandbox without a supervisor, chosen from the groups by what the policy asks. LEAN."""
+"""The rules of a sandbox without a supervisor, chosen from the groups by what the policy asks."""
 
 from __future__ import annotations
 
-from sandlock_policy.data.syscall_groups import (
-    ALWAYS,
-    GROUPS,
-    INET_REFUSED,
-    INET_TCP_ONLY,
-    LISTEN_REFUSED,
-    UNIX_ALLOWED,
-    UNIX_REFUSED,
-)
-from sandlock_policy.seccomp.rules import FilterSpec, Rule, errno_action
+from sandlock_policy.data.network_rules import INET_REFUSED, INET_TCP_ONLY, LISTEN_REFUSED, UNIX_ALLOWED, UNIX_REFUSED
+from sandlock_policy.data.syscall_groups import ALWAYS, GROUPS
+from sandlock_policy.seccomp.rules import DENY, FilterSpec, Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +13,6 @@ if TYPE_CHECKING:
     from sandlock_policy.seccomp.filter import FilterOptions
 
 __all__ = ["default_spec"]
-
-_EPERM = errno_action(1)  # asm-generic/errno-base.h
 
 
 def default_spec(options: FilterOptions) -> FilterSpec:
@@ -68,7 +59,7 @@ def _denied(name: str) -> Iterator[Rule]:
         # Of a call that every program needs, such as ioctl, a group denies some uses only, also here.
         yield from _group_rules(name)
         return
-    action = _EPERM
+    action = DENY
     for group in GROUPS.values():
         if name in group.calls:
             action = group.action

@@ -5,13 +5,19 @@ from __future__ import annotations
 from sandlock_policy.record import record
 from sandlock_policy.seccomp.opcodes import RET_ALLOW, RET_ERRNO
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
+    "ABSENT",
     "ANY_BIT",
     "BETWEEN",
-    "ENOSYS_ACTION",
+    "DENY",
     "ONE_OF",
     "Condition",
     "FilterSpec",
+    "Group",
     "Rule",
     "between",
     "errno_action",
@@ -34,7 +40,9 @@ def errno_action(number: int) -> int:
     return RET_ERRNO | number
 
 
-ENOSYS_ACTION = errno_action(38)  # ENOSYS, asm-generic/errno.h: the same number on all three architectures
+# asm-generic/errno-base.h and errno.h: the same numbers on all three architectures.
+DENY = errno_action(1)  # EPERM
+ABSENT = errno_action(38)  # ENOSYS: callers have a fallback for kernels without the call
 
 
 @record(frozen=True, slots=True)
@@ -73,7 +81,22 @@ class FilterSpec:
 
     rules: tuple[Rule, ...]
     default: int = RET_ALLOW
-    unreviewed: int = ENOSYS_ACTION
+    unreviewed: int = ABSENT
+
+
+@record(frozen=True, slots=True)
+class Group:
+    """System calls that are denied together.
+
+    `allowable` says whether `extra_allow_syscalls` may lift the group: only where what remains (Landlock, no new
+    privileges) still holds the sandbox shut. `action` is the answer to each of `calls`; `rules` carry their own.
+    """
+
+    reason: str
+    calls: Mapping[str, str]
+    rules: tuple[Rule, ...] = ()
+    allowable: bool = False
+    action: int = DENY
 
 
 def one_of(argument: int, *values: int, mask: int | None = None, wide: bool = False) -> Condition:
