@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from sandlock_arch import native
-from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.seccomp.filter import compile_filter
+from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.features import host_features
 from sandlock_runtime.launch import child_ruleset, make_context, plan_for
 from sandlock_sys import landlock, prctl, seccomp
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["confine"]
 
 # What belongs to a new process: its environment, its limits in time, its place.
-_NOT_HERE = ("cwd", "env", "timeout", "max_cpu", "private_tmp", "no_randomize_memory", "no_huge_pages", "cpu_cores",
-             "max_open_files")  # fmt: skip
+_NOT_HERE = ("cwd", "clean_env", "env", "timeout", "grace", "max_cpu", "private_tmp", "no_randomize_memory",
+             "no_huge_pages", "no_coredump", "cpu_cores", "max_open_files")  # fmt: skip
 
 
 def confine(policy: Policy) -> tuple[Protection, ...]:
@@ -32,18 +32,17 @@ def confine(policy: Policy) -> tuple[Protection, ...]:
         What is enforced, and by which layer.
 
     Raises:
-        PolicyError: fields that cannot be enforced in place, each by name; nothing has happened then.
+        ConfinementError: fields that cannot be enforced in place, each by name; nothing has happened then.
+        PolicyError: the policy cannot be enforced on this host, or names what does not exist; likewise.
         SyscallError: the kernel refused a step. The steps before it hold.
 
     """
     given = policy.given()
-    problems = [
-        Problem(name, str(given[name]), f"{name} belongs to a new process, and confine() changes this one", "leave it out")
-        for name in _NOT_HERE
-        if name in given
-    ]
-    if problems:
-        raise PolicyError(problems)
+    wrong = ", ".join(name for name in _NOT_HERE if name in given)
+    if wrong:
+        raise ConfinementError(
+            "confine", f"{wrong}: of a new process, and confine() changes this one", remedy="leave it out"
+        )
     context, _ = make_context(policy, None)
     plan = plan_for(policy.replace(namespaces="off"), context, host_features())
     program = compile_filter(native(), plan.filter)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["explain_failure", "missing_path"]
 
 _REMEDIES = {
-    "guard-exec": "the guard program is part of sandlock-sys and must be executable: reinstall it, or see `noexec` mounts",
+    "guard-exec": "the guard program is part of sandlock-sys and must be executable: reinstall it; no `noexec` mount",
     "guard-landlock": "`sandlock check` tells what this kernel offers",
     "landlock": "`sandlock check` tells what this kernel offers; a sandbox may be nested at most 7 times",
     "seccomp": "an outer filter may forbid it: `sandlock check` tells",
@@ -70,7 +70,7 @@ def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxErr
         where = "" if "/" in name else f" in PATH={plan.env.get('PATH', '')}"
         return CommandNotFoundError(name, f"there is no such program{where}")
     if error.errno in (ENOENT, ENOTDIR):
-        return CommandNotRunnableError(error.errno, path, "its interpreter (the first line, or the loader) does not exist")
+        return CommandNotRunnableError(error.errno, path, "its interpreter (first line, or loader) does not exist")
     if error.errno == ENOEXEC:
         return CommandNotRunnableError(error.errno, path, "it is neither a program nor a script with a #! line")
     if error.errno in (EACCES, EPERM) and not _is_granted(path, plan):

@@ -71,7 +71,7 @@ class override:  # noqa: N801  # used as a function: `with override(features): .
 
     def __enter__(self) -> Self:
         """Start pretending."""
-        global _override  # noqa: PLW0603
+        global _override
         self._before, _override = _override, self._features
         return self
 
@@ -92,7 +92,7 @@ def _ask() -> HostFeatures:
     if abi and not _works(*masks):
         # A backport may report an ABI without all of its rights: try each.
         masks = [
-            sum(1 << bit for bit in range(64) if mask & 1 << bit and _works(*[1 << bit if i == n else 0 for i in range(3)]))
+            sum(1 << bit for bit in range(64) if mask & 1 << bit and _works(*[(i == n) << bit for i in range(3)]))
             for n, mask in enumerate(masks)
         ]
     return HostFeatures(

@@ -12,7 +12,7 @@ from sandlock_policy.resolve import DEFAULT_PATH, resolve
 from sandlock_policy.seccomp.filter import compile_filter
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
-from sandlock_runtime.scratch import make_scratch, remove_scratch
+from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
 from sandlock_runtime.streams import Streams
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from sandlock_policy import HostFeatures, Plan, Policy
     from sandlock_runtime.streams import Stream
+    from sandlock_sys.spawn import Spawned
 
     Command: TypeAlias = Sequence[str | bytes | os.PathLike[str] | os.PathLike[bytes]]
 
 __all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
 
-# What a kernel, an LSM or a container profile answers where namespaces are not to be had (unshare(2), user_namespaces(7)).
+# What a kernel, an LSM or a container profile answers where there are no namespaces (unshare(2), user_namespaces(7)).
 _NAMESPACE_STEPS = ("namespace", "id-map", "mount")
 _NOT_HERE = (EPERM, EACCES, EINVAL, ENOSPC, ENOSYS, EUSERS)
 
@@ -119,7 +120,11 @@ def launch(
         try:
             life = _start(plan, features, context, program, streams, keep, started, park=park)
         except SpawnError as error:
-            if error.step not in _NAMESPACE_STEPS or error.errno not in _NOT_HERE or policy.namespaces == "require":
+            # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
+            one_path = error.step == "mount" and error.detail
+            if one_path or error.step not in _NAMESPACE_STEPS or error.errno not in _NOT_HERE:
+                raise
+            if policy.namespaces == "require":
                 raise
             # The host was not asked before: asking costs as much as a launch. Now it is known.
             features = namespace_refused()
@@ -154,9 +159,11 @@ def _start(
     writable = plan.writable_mounts
     scratch = ""
     rulesets: list[int] = []
+    spawned: Spawned | None = None
     try:
         if plan.private_tmp:
-            scratch = make_scratch(context.env.get("TMPDIR") or "/tmp")  # noqa: S108  # the name is random, the mode 0700
+            scratch = name_scratch(context.env.get("TMPDIR") or "/tmp")  # noqa: S108  # the name is random, the mode 0700
+            make_scratch(scratch)
             env = {**env, "TMPDIR": scratch}
             rules.append((scratch, plan.handled_fs, True))
             if writable is not None:
@@ -173,16 +180,19 @@ def _start(
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
             request.id_map = None if features.privileged else (context.uid, context.gid)
-        if features.landlock_scopes:
-            # The guard's domain holds the scopes only: it has no file work to do, and the child may mount in it.
-            request.guard_ruleset = landlock.create_ruleset(0, 0, features.landlock_scopes)
+        if plan.scoped & _SCOPE_SIGNAL:
+            # The guard's domain holds this scope only: it has no file work to do, and the child may mount in it.
+            request.guard_ruleset = landlock.create_ruleset(0, 0, _SCOPE_SIGNAL)
             rulesets.append(request.guard_ruleset)
-            request.scoped = bool(features.landlock_scopes & _SCOPE_SIGNAL)
+            request.scoped = True
         if plan.handled_fs | plan.handled_net | plan.scoped:
             request.ruleset = child_ruleset(plan, rules)
             rulesets.append(request.ruleset)
-        return Life(spawn(request), streams, plan.protections, scratch, started)
+        spawned = spawn(request)
+        return Life(spawned, streams, program, plan, scratch, started)
     except BaseException:
+        if spawned is not None:
+            spawned.guard.close()
         if scratch:
             remove_scratch(scratch)
         raise
@@ -195,7 +205,7 @@ _SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
 
 
 def child_ruleset(plan: Plan, rules: Sequence[tuple[str, int, bool]]) -> int:
-    """Return the fd of a Landlock ruleset with the plan's masks and ports, and `rules` for files; the caller owns it."""
+    """Return the caller's fd of a Landlock ruleset with the plan's masks and ports, and `rules` for files."""
     ruleset = landlock.create_ruleset(plan.handled_fs, plan.handled_net, plan.scoped)
     try:
         landlock.add_paths(

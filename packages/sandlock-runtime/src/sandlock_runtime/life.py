@@ -16,7 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from sandlock_policy import Protection
+    from sandlock_policy import Plan, Protection
+    from sandlock_runtime.launch import Program
     from sandlock_runtime.result import Result
     from sandlock_runtime.streams import Streams
     from sandlock_sys.guard import Guard
@@ -85,16 +86,18 @@ class Life:
     Attributes:
         pid: process id of the first process.
         guard_pid: process id of its parent, the guard.
-        protections: what is enforced, and by which layer.
+        program: what is executed.
+        plan: what is enforced.
 
     """
 
     def __init__(
-        self, spawned: Spawned, streams: Streams, protections: tuple[Protection, ...], scratch: str, started: float
+        self, spawned: Spawned, streams: Streams, program: Program, plan: Plan, scratch: str, started: float
     ) -> None:
         self.pid = spawned.pid
         self.guard_pid = spawned.guard.pid
-        self.protections = protections
+        self.program = program
+        self.plan = plan
         self.streams = streams
         self._spawned = spawned
         self._guard: Guard = spawned.guard
@@ -107,19 +110,26 @@ class Life:
         self._feed = memoryview(b"")
         # Orders may come from any thread while another one waits; the lock keeps them off a closed control socket.
         self._lock = allocate_lock()
+        self._going = allocate_lock()
+
+    @property
+    def protections(self) -> tuple[Protection, ...]:
+        """What is enforced, and by which layer."""
+        return self.plan.protections
 
     @property
     def ended(self) -> bool:
         """Whether no process of the sandbox is left."""
-        return self._result is not None or bool(_poll([(self._guard.fileno(), POLLIN)], 0.0))
+        return self.wait(0.0)
 
     def fileno(self) -> int:
         """A borrowed fd that is readable when no process of the sandbox is left."""
         return self._guard.fileno()
 
     def go(self) -> None:
-        """Let a parked child execute its program."""
-        self._spawned.go()
+        """Let a parked child execute its program; SpawnError when it cannot be executed."""
+        with self._going:  # the child stands in memory that `finish` frees
+            self._spawned.go()
 
     def kill(self, cause: str = Reason.KILLED) -> None:
         """Kill every process of the sandbox."""
@@ -153,7 +163,14 @@ class Life:
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until no process is left; False when `timeout_s` seconds passed first."""
-        return self._result is not None or bool(_poll([(self._guard.fileno(), POLLIN)], timeout_s))
+        if self._result is not None:
+            return True
+        fd = self._guard.fileno()
+        if fd < 0:  # another thread is in `finish`
+            return True
+        watch = poll()
+        watch.register(fd, POLLIN)
+        return bool(watch.poll(None if timeout_s is None else max(timeout_s * 1000, 0)))
 
     def attach(self, feed: bytes = b"", bound: int | None = None) -> None:
         """Take the caller's ends of the streams that are pipes, to be fed and drained by `exchange`; once.
@@ -184,6 +201,8 @@ class Life:
 
     def exchange(self, clock: Clock) -> bool:
         """Pass data until no process is left; False when `clock` ended it first. Can be called again then."""
+        if self._result is not None:
+            return True
         guard = self._guard.fileno()
         watch = poll()
         watch.register(guard, POLLIN)
@@ -208,17 +227,26 @@ class Life:
                 return False
 
     def finish(self) -> Result:
-        """Wait for the guard, free everything, and return the result; later calls return the same."""
+        """Wait for the guard, free everything, and return the result; later calls return the same.
+
+        Raises:
+            SandboxError: it was killed, and some process of it does not die; nothing is freed.
+
+        """
         with self._lock:
             if self._result is not None:
                 return self._result
-            report = self._guard.report()
+            if self._cause and not self.wait(_UNKILLABLE_S):
+                raise unkillable()
+            with self._going:
+                report = self._guard.report()
             wall_s = time.monotonic() - self._started
             output, dropped = self._collect()
             self._result = make_result(
                 report, wall_s, self.protections, cause=self._cause, output=output, dropped=dropped
             )
             self._guard.close()
+            self._spawned.abandon()  # forgets the memory that is gone now
         self.streams.close()
         if self._scratch:
             remove_scratch(self._scratch)
@@ -279,9 +307,14 @@ class _Deadline:
             self._life.kill(Reason.TIMEOUT)
             self._at += _UNKILLABLE_S
         else:
-            raise SandboxError(f"a process of the sandbox is still there {_UNKILLABLE_S:.0f} s after SIGKILL: "
-                               "it waits in the kernel, for a dead file server perhaps")  # fmt: skip
+            raise unkillable()
         return False
+
+
+def unkillable() -> SandboxError:
+    """Return the error for a process that outlives its SIGKILL."""
+    return SandboxError(f"a process of the sandbox is still there {_UNKILLABLE_S:.0f} s after SIGKILL: "
+                        "it waits in the kernel, for a dead file server perhaps")  # fmt: skip
 
 
 def _write(fd: int, data: memoryview) -> memoryview:
@@ -294,10 +327,3 @@ def _write(fd: int, data: memoryview) -> memoryview:
         if error.errno == EAGAIN:
             return data
         raise
-
-
-def _poll(watched: list[tuple[int, int]], timeout_s: float | None) -> list[tuple[int, int]]:
-    watch = poll()
-    for fd, events in watched:
-        watch.register(fd, events)
-    return watch.poll(None if timeout_s is None else timeout_s * 1000)

@@ -34,6 +34,7 @@ class Process:
         self._ended = ended
         self._files: list[BinaryIO | None] = [None, None, None]
         self._result: Result | None = None
+        self._heads = [b"", b"", b""]  # what was read ahead before `communicate` took over
         self.pid = life.pid
 
     @property
@@ -83,29 +84,30 @@ class Process:
             ValueError: there is `input`, and stdin is not a pipe.
 
         """
-        heads = [self._give_back(number) for number in range(3)]
+        for number in range(3):
+            self._heads[number] += self._give_back(number)
         if input and self._life.streams.parent[0] < 0:
             raise ValueError("there is input, and stdin is not a pipe: popen(..., stdin=PIPE)")
         self._life.attach(input or b"")
         if not self._life.exchange(Patience(timeout)):
             raise TimeoutError(f"the program is still running after {timeout} s")
         result = self._finish()
-        return heads[1] + result.stdout, heads[2] + result.stderr
+        return self._heads[1] + result.stdout, self._heads[2] + result.stderr
 
     def _give_back(self, number: int) -> bytes:
         """Return a stream to the life, and what its file object had read ahead."""
         file, self._files[number] = self._files[number], None
         if file is None or file.closed:
             return b""
-        fd = os.dup(file.fileno())
         ahead = b""
         if number == 0:
-            file.flush()
-        else:
+            _push(file.flush)
+        fd = os.dup(file.fileno())
+        if number != 0:
             os.set_blocking(fd, False)  # so that looking at the buffer cannot wait for more
             ahead = file.peek()  # type: ignore[attr-defined]  # it is a BufferedReader
             file.read1(len(ahead)) if ahead else None  # type: ignore[attr-defined]
-        file.close()
+        _push(file.close)
         self._life.streams.parent[number] = fd
         return ahead
 
@@ -126,10 +128,10 @@ class Process:
 
     def _finish(self) -> Result:
         if self._result is None:
-            for number in range(3):
-                file = self._files[number]
-                if file is not None and number == 0:
-                    file.close()
+            # Whoever has not asked for the output yet may do so after the end.
+            stdin, _, _ = (self._file(number) for number in range(3))
+            if stdin is not None:
+                _push(stdin.close)
             self._result = self._life.finish()
             self._ended()
         return self._result
@@ -141,9 +143,23 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill what is left and free everything."""
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Kill what is left and free everything, the pipes too."""
         self._life.kill(Reason.KILLED)
-        self._finish()
-        for file in self._files:
-            if file is not None:
-                file.close()
+        try:
+            self._finish()
+        finally:
+            for file in self._files:
+                if file is not None:
+                    _push(file.close)
+
+
+def _push(flush_or_close: Callable[[], object]) -> None:
+    """Flush or close a file; what the program does not read any more is dropped, as `run` does with its input."""
+    try:
+        flush_or_close()
+    except BrokenPipeError:
+        return

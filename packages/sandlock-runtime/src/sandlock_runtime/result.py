@@ -106,7 +106,7 @@ def make_result(
     output: tuple[bytes, bytes] = (b"", b""),
     dropped: tuple[int, int] = (0, 0),
 ) -> Result:
-    """Put the guard's report and what the host knows together; `cause` is a Reason that the host itself brought about."""
+    """Put the guard's report and what the host knows together; `cause` is a Reason that the host brought about."""
     if report is None:
         reason, code, signal, usage = cause or Reason.SUPERVISOR, -1, None, Usage(wall_s)
         error = "" if cause else "the guard of this sandbox was killed from outside; the program went with it"

@@ -11,6 +11,7 @@ from sandlock_runtime.launch import launch
 from sandlock_runtime.process import Process
 from sandlock_runtime.result import Reason
 from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE
+from sandlock_sys.spawn import SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ class Sandbox:
             life.kill()
             raise
         finally:
-            life.finish()
-            self._forget()
+            self._end(life)
 
     def popen(
         self,
@@ -122,28 +122,30 @@ class Sandbox:
 
         Raises as `run` does. The policy's `timeout` bounds `run` and `wait`, not a process that the caller holds.
         """
-        life = self._launch(cmd, stdin, stdout, stderr, pass_fds)
-        self._process = Process(life, self._forget)
-        return self._process
+        return self._hold(self._launch(cmd, stdin, stdout, stderr, pass_fds))
 
     def create(self, cmd: Command) -> None:
         """Set `cmd` up, confined, with the caller's streams, and stop before it executes; `start` lets it go on."""
-        self._process = Process(self._launch(cmd, INHERIT, INHERIT, INHERIT, (), park=True), self._forget)
+        self._hold(self._launch(cmd, INHERIT, INHERIT, INHERIT, (), park=True))
 
     def start(self) -> None:
         """Let the program of `create` execute.
 
         Raises:
             CommandNotFoundError, CommandNotRunnableError: it cannot be executed.
+            NotRunningError: nothing was created.
 
         """
         life = self._live()
         try:
             life.go()
-        except BaseException:
+        except BaseException as error:
             life.kill()
-            life.finish()
-            self._forget()
+            self._end(life)
+            if isinstance(error, SpawnError):
+                from sandlock_runtime.failure import explain_failure  # lazy: good launches never need it
+
+                raise explain_failure(error, life.program, life.plan) from error
             raise
 
     def spawn(self, cmd: Command) -> None:
@@ -151,14 +153,17 @@ class Sandbox:
         self.popen(cmd)
 
     def wait(self) -> Result:
-        """Wait for the program of `spawn`, `start` or `popen`, within the policy's timeout, and return its result."""
-        process = self._process
+        """Wait for the program of `spawn`, `start` or `popen`, within the policy's timeout, and return its result.
+
+        Output that nobody took from a pipe is in the result. Called again, it returns the same.
+        """
+        process, life = self._process, self._life
         if process is None:
             raise NotRunningError("nothing was started: spawn(cmd) first")
-        self._live().attach()
-        result = self._live().run(self.policy.timeout, self.policy.grace)
-        process.wait()
-        return result
+        if life is not None:
+            life.attach()
+            life.run(self.policy.timeout, self.policy.grace)
+        return process.wait()
 
     def kill(self) -> None:
         """Kill every process of the sandbox, daemons included; no error when there is none."""
@@ -203,11 +208,12 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Kill what is left and free everything."""
-        life = self._life
-        if life is not None:
+        process, life = self._process, self._life
+        if process is not None:
+            process.close()
+        elif life is not None:
             life.kill(Reason.KILLED)
-            life.finish()
-            self._forget()
+            self._end(life)
 
     def _launch(
         self,
@@ -221,6 +227,8 @@ class Sandbox:
     ) -> Life:
         if not self._lock.acquire(blocking=False):
             raise SandboxBusyError("a program of this Sandbox is alive: wait for it, or use another Sandbox")
+        life = None
+        self._process = None
         try:
             life, plan = launch(self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park)
             self._life = life
@@ -230,9 +238,23 @@ class Sandbox:
 
                 throttle(life, plan.max_cpu)
         except BaseException:
-            self._forget()
+            if life is None:
+                self._lock.release()
+            else:
+                life.kill()
+                self._end(life)
             raise
         return life
+
+    def _hold(self, life: Life) -> Process:
+        self._process = Process(life, lambda: self._forget(life))
+        return self._process
+
+    def _end(self, life: Life) -> None:
+        try:
+            life.finish()
+        finally:
+            self._forget(life)
 
     def _live(self) -> Life:
         life = self._life
@@ -240,7 +262,8 @@ class Sandbox:
             raise NotRunningError("no program of this Sandbox is running")
         return life
 
-    def _forget(self) -> None:
-        self._life = None
-        if self._lock.locked():
+    def _forget(self, life: Life) -> None:
+        """Be free for the next program, if `life` is still the one that keeps this object busy."""
+        if self._life is life:
+            self._life = None
             self._lock.release()

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 from errno import ENOENT
 
-__all__ = ["make_scratch", "remove_scratch"]
+from sandlock_runtime.errors import ConfinementError
+
+__all__ = ["make_scratch", "name_scratch", "remove_scratch"]
 
 _MODE = 0o700
 
 
-def make_scratch(base: str) -> str:
-    """Make a directory below `base` that only the caller may enter, and return its path.
+def name_scratch(base: str) -> str:
+    """Return a path in the folder `base` that nobody can guess: 64 random bits."""
+    return f"{os.path.abspath(base).rstrip('/')}/sandlock-{os.urandom(8).hex()}"
+
+
+def make_scratch(path: str) -> None:
+    """Make the directory `path` that only the caller may enter.
 
     Raises:
-        OSError: `base` does not exist or is not writable.
+        ConfinementError: its folder does not exist or is not writable, or the path exists.
 
     """
-    while True:
-        path = f"{base}/sandlock-{os.urandom(8).hex()}"
-        try:
-            os.mkdir(path, _MODE)
-        except FileExistsError:  # 64 random bits: somebody is guessing, or the generator repeats
-            continue
-        return path
+    try:
+        os.mkdir(path, _MODE)
+    except OSError as error:
+        reason = f"no private temporary directory can be made in {os.path.dirname(path)!r}: {error.strerror}"
+        raise ConfinementError(
+            "private-tmp", reason, error.errno or 0, "let TMPDIR name a writable directory"
+        ) from error
 
 
 def remove_scratch(path: str) -> None:
@@ -40,31 +47,38 @@ def remove_scratch(path: str) -> None:
     else:
         return
     top = _open_folder(None, os.fsencode(path))
+    # Names that the program cannot have put there: what is moved may neither meet nor be taken for something of its.
+    moved = b".sandlock-removing-%s-" % os.urandom(8).hex().encode()
     try:
         folders = [b"."]
-        counter = 0
         while folders:
-            name = folders.pop()
-            inner = _open_folder(top, name)
-            try:
-                for entry in os.listdir(inner):
-                    entry_name = os.fsencode(entry)
-                    if name == b"." and entry_name.startswith(b".sandlock-removing-"):
-                        continue  # moved here by us a moment ago, on the list already
-                    try:
-                        os.unlink(entry_name, dir_fd=inner)
-                    except IsADirectoryError:
-                        counter += 1
-                        moved = b".sandlock-removing-%d-%d" % (os.getpid(), counter)
-                        _move_up(inner, entry_name, top, moved)
-                        folders.append(moved)
-            finally:
-                os.close(inner)
-            if name != b".":
-                os.rmdir(name, dir_fd=top)
+            folders += _empty(top, folders.pop(), moved)
     finally:
         os.close(top)
     os.rmdir(path)
+
+
+def _empty(top: int, name: bytes, moved: bytes) -> list[bytes]:
+    """Empty the folder `name` of `top` and remove it unless it is the top; return the folders that moved up from it."""
+    found: list[bytes] = []
+    inner = _open_folder(top, name)
+    try:
+        for entry in os.listdir(inner):
+            entry_name = os.fsencode(entry)
+            if name == b"." and entry_name.startswith(moved):
+                continue  # moved here by us a moment ago, on the list already
+            try:
+                os.unlink(entry_name, dir_fd=inner)
+            except IsADirectoryError:
+                found.append(moved + os.urandom(8).hex().encode())
+                _move_up(inner, entry_name, top, found[-1])
+            except FileNotFoundError:
+                continue
+    finally:
+        os.close(inner)
+    if name != b".":
+        os.rmdir(name, dir_fd=top)
+    return found
 
 
 def _open_folder(top: int | None, name: bytes) -> int:

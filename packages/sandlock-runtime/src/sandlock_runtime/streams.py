@@ -31,14 +31,18 @@ class Streams:
 
     """
 
-    __slots__ = ("_opened", "child", "parent")
+    __slots__ = ("_absent", "_opened", "child", "parent")
 
     def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
         self._opened: list[int] = []
         self.parent = [-1, -1, -1]
         self.child = (0, 1, 2)
-        if stdin == STDOUT or stdout == STDOUT:
+        if STDOUT in (stdin, stdout):
             raise ValueError("STDOUT is for stderr only: it means the place where stdout goes")
+        # Asked before anything is opened here, for that may get the number of a stream that the caller does not have.
+        self._absent = [
+            number for number, stream in enumerate((stdin, stdout, stderr)) if stream is None and _absent(number)
+        ]
         try:
             out = self._open(1, stdout)
             self.child = (self._open(0, stdin), out, out if stderr == STDOUT else self._open(2, stderr))
@@ -54,15 +58,14 @@ class Streams:
             mine, childs = (write, read) if number == 0 else (read, write)
             self.parent[number] = mine
             self._opened.append(childs)
+            if mine <= 2:  # the caller lacks that stream, and what it prints there must not get into the pipe
+                self.parent[number] = fcntl(mine, F_DUPFD_CLOEXEC, 3)
+                os.close(mine)
             return self._above(childs) if childs <= 2 else childs
         if stream == DEVNULL:
             return self._null(number)
         if stream is None:
-            try:
-                os.fstat(number)
-            except OSError:  # EBADF: the caller itself runs without this stream
-                return self._null(number)
-            return number
+            return self._null(number) if number in self._absent else number
         fd = stream if isinstance(stream, int) else stream.fileno()
         os.fstat(fd)  # a bad fd is the caller's mistake: better told here than by a failing launch
         return fd if fd == number or fd > 2 else self._above(fd)
@@ -96,3 +99,12 @@ class Streams:
             fd = self.take(number)
             if fd >= 0:
                 os.close(fd)
+
+
+def _absent(number: int) -> bool:
+    """Whether the caller itself runs without this stream."""
+    try:
+        os.fstat(number)
+    except OSError:  # EBADF is the only error of fstat(2) for a number
+        return True
+    return False

@@ -345,8 +345,7 @@ class Deputy:
 def _lay_out(
     arguments: tuple[int | bytes | bytearray, ...],
 ) -> tuple[list[int], bytearray, tuple[tuple[int, int], ...], int]:
-    """Return six words, the slot's buffer, (offset, size) of each argument in it, and a mask of the words that are such
-    offsets."""
+    """Return six words, the slot's buffer, (offset, size) of each argument in it, and a mask of the words in it."""
     if len(arguments) > 6:
         raise ValueError(f"a system call has at most 6 arguments, not {len(arguments)}")
     words, content, buffers, mask = [0] * 6, bytearray(), [], 0
