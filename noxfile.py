@@ -124,3 +124,11 @@ def bench(session: nox.Session) -> None:
 def fuzz(session: nox.Session, package: str) -> None:
     """The property tests of one package with 20,000 new examples each."""
     run_tests(session, package, "-m", "hypothesis", "--hypothesis-profile=fuzz", "-o", "timeout=0")
+
+
+@nox.session(default=False, requires=["wheels"])
+@nox.parametrize("kernel", ["6.1", "6.12"])
+def kernels(session: nox.Session, kernel: str) -> None:
+    """The integration tests under an older Debian kernel in a virtual machine; needs root and Debian."""
+    install(session, "sandlock", *wheels(TESTKIT), *group("integration"), *group("kernels"))
+    session.run("python", "tools/kernels.py", kernel, "tests-integration", *session.posargs)
