@@ -10,7 +10,7 @@ echo "Building and installing into .venv ..."
 "$python" tools/workspace.py folders sandlock | xargs .venv/bin/pip install --quiet --disable-pip-version-check
 
 .venv/bin/sandlock run -- "$python" -c '
-import os, socket
+import os, socket, sys
 
 def attempt(what, action):
     try:
@@ -20,11 +20,11 @@ def attempt(what, action):
     else:
         print(f"  {what:28} allowed")
 
-print("Hello from a sandbox! Confined by the kernel, Python", os.sys.version.split()[0], "may:")
+print("Hello from a sandbox! Confined by the kernel, Python", sys.version.split()[0], "may:")
 attempt("read its own library", lambda: open(os.__file__).close())
 attempt("read /etc/shadow", lambda: open("/etc/shadow").close())
 attempt("write /usr/planted", lambda: open("/usr/planted", "w").close())
-attempt("list other homes", lambda: os.listdir("/root"))
+attempt("list /root", lambda: os.listdir("/root"))
 attempt("open a network connection", lambda: socket.create_connection(("127.0.0.1", 9)))
 attempt("signal its parent", lambda: os.kill(os.getppid(), 9))
 '
