@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sandlock_cli.main import main
+from sandlock_cli.start import start
 
-main()
+start()

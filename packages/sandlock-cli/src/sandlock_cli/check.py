@@ -70,7 +70,7 @@ def examine() -> Outcome:
         with Sandbox(policy) as sandbox:
             result = sandbox.run(command, timeout=30)
     except LayerMissingError as error:
-        return Outcome(_degraded(policy, command), lines_of(error)[0], enforced=False)
+        return Outcome(_degraded(policy, command, error.protections), lines_of(error)[0], enforced=False)
     except (SandlockError, OSError) as error:
         return Outcome((), lines_of(error)[0], enforced=False)
     if not result.success:
@@ -79,9 +79,9 @@ def examine() -> Outcome:
     return Outcome(result.protections, "", enforced=all(row.state == "active" for row in result.protections))
 
 
-def _degraded(policy: Policy, command: list[str]) -> tuple[Protection, ...]:
-    """Return the protections of a run that agrees to go without whatever is missing."""
-    willing = policy.replace(allow_degraded=[name for name, (_, _, degradable) in PROTECTIONS.items() if degradable])
+def _degraded(policy: Policy, command: list[str], missing: tuple[str, ...]) -> tuple[Protection, ...]:
+    """Return the protections of a run that agrees to go without what is missing."""
+    willing = policy.replace(allow_degraded=missing)
     context, _ = make_context(willing, command)
     return plan_for(willing, context, host_features()).protections
 
@@ -96,10 +96,10 @@ def _as_text(found: list[Finding], outcome: Outcome) -> str:
     lines += ["", "What the preset `default` comes to here:", ""]
     if _FORCED in os.environ:
         lines.insert(-1, f"(with {_FORCED}={printable(os.environ[_FORCED])})")
-    width = max([len(row.name) for row in outcome.protections], default=0)
-    for row in outcome.protections:
-        what = f"{PROTECTIONS[row.name][0]}{f' ({row.detail})' if row.detail else ''}"
-        lines.append(f"  {row.state:<8}  {row.name:<{width}}  {row.layer:<9}  {what}")
+    width = max([len(protection.name) for protection in outcome.protections], default=0)
+    for protection in outcome.protections:
+        what = PROTECTIONS[protection.name][0] + (f" ({protection.detail})" if protection.detail else "")
+        lines.append(f"  {protection.state:<8}  {protection.name:<{width}}  {protection.layer:<9}  {what}")
     if outcome.error:
         lines += ["", f"A run is refused: {printable(outcome.error)}"]
     lines += ["", "It is enforced in full." if outcome.enforced else "It is NOT enforced in full.", ""]

@@ -7,6 +7,7 @@ import sys
 from sandlock_cli.help import options_of, print_verb
 from sandlock_cli.options import HELP, VERBS, Option, UsageError, parse, table
 from sandlock_cli.profile import ACTIONS
+from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.fields import FIELD_BY_NAME
 from sandlock_policy.presets import PRESET_NAMES
 
@@ -43,10 +44,8 @@ def _choices(option: Option) -> tuple[str, ...]:
     if option.dest == "preset":
         return PRESET_NAMES
     field = FIELD_BY_NAME.get(option.dest)
-    if field is not None and field.kind == "protections":
-        from sandlock_policy.data.protections import PROTECTIONS  # lazy: for this one script
-
-        return tuple(PROTECTIONS)
+    if field is not None and field.kind in ("protections", "disabled"):
+        return tuple([name for name, row in PROTECTIONS.items() if field.kind == "protections" or row[1]])
     if field is not None and field.kind == "namespaces":
         return ("auto", "off", "require")
     if field is not None and field.kind == "branch_action":
@@ -59,8 +58,8 @@ def _flags(option: Option) -> tuple[str, ...]:
 
 
 def _bash() -> str:
-    values = {}
-    taking = []
+    values: dict[str, str] = {}
+    taking: list[str] = []
     for option in options_of("run"):
         if not option.metavar:
             continue
@@ -163,7 +162,7 @@ def _zsh_spec(flag: str, option: Option) -> str:
     if option.metavar in _PATHS:
         action = "_files"
     elif option.dest == "profile":
-        action = "{compadd -- ${(f)\"$(sandlock profile list 2>/dev/null)\"}}"
+        action = '{compadd -- ${(f)"$(sandlock profile list 2>/dev/null)"}}'
     else:
         action = f"({' '.join(_choices(option))})" if _choices(option) else " "
     return f"'{many}{flag}{equals}[{text}]:{_quoted(name)}:{action}'"

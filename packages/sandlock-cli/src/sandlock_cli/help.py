@@ -32,9 +32,11 @@ STATUSES = (
 )
 _NOTES = {
     "run": (
-        "Without --preset, --profile or --profile-file the preset `default` holds: the system's programs and the "
-        "current directory may be read, a private temporary directory may be written, and there is no network. Other "
-        "options add to it. `--preset none` starts from nothing.",
+        (
+            "Without --preset, --profile or --profile-file the preset `default` holds: the system's programs and the "
+            "current directory may be read, a private temporary directory may be written, and there is no network. Other "
+            "options add to it. `--preset none` starts from nothing."
+        ),
         "A path that begins with - and then / or ~ is granted only where it exists: -r -/opt/tools.",
         LATER,
     ),

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["hints_after"]
 
 _MOST = 3  # lines about paths: who mentions more has a policy to write, not a grant to add
+_GENERIC = (
+    "no policy was named, so the preset `default` held; --fs-read PATH, --fs-write PATH and --net-allow RULE grant "
+    "more, and --explain shows what is granted"
+)
 _ADDRESS = re.compile(r"[\d.]+|[0-9a-fA-F:]*:[0-9a-fA-F:.]*|localhost")
 
 
@@ -51,8 +55,8 @@ def hints_after(command: list[str], plan: Plan, result: Result, policy: Policy, 
     if result.reason == "SUPERVISOR":
         return [result.error]
     if result.reason == "DENIED":
-        return ["the program was killed for a system call of another architecture or interface (32-bit, x32); "
-                "no option allows those"]  # fmt: skip
+        line = "the program was killed for a system call of another architecture or interface (32-bit, x32); "
+        return [line + "no option allows those"]
     if result.signal is not None:
         return []
     mentions = read_command(command, plan.cwd)
@@ -60,8 +64,7 @@ def hints_after(command: list[str], plan: Plan, result: Result, policy: Policy, 
     if mentions.kills:
         lines.append("signals reach processes of the sandbox only; no option allows others")
     if not lines and implicit:
-        lines.append("no policy was named, so the preset `default` held; --fs-read PATH, --fs-write PATH and "
-                     "--net-allow RULE grant more, and --explain shows what is granted")  # fmt: skip
+        lines.append(_GENERIC)
     return lines
 
 
@@ -106,7 +109,7 @@ def _path_hint(mention: PathMention, grants: _Grants) -> str:
     return f"{path} {state}; --fs-write {target} would allow {verb} it{_account(can)}"
 
 
-def _account(can: bool) -> str:  # noqa: FBT001 - the one thing it is about
+def _account(can: bool) -> str:
     return "" if can else ", but your account may not do that either"
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 __all__ = ["Mentions", "PathMention", "read_command"]
 
 # Programs whose arguments are files that they change.
-_WRITERS = frozenset("chmod chown cp dd install ln mkdir mkfifo mktemp mv rm rmdir shred tee touch truncate unlink".split())
+_WRITERS = frozenset(
+    "chmod chown cp dd install ln mkdir mkfifo mktemp mv rm rmdir shred tee touch truncate unlink".split()
+)
 _CLIENTS = frozenset(
     "apt apt-get cargo curl dig ftp gem git host http nc ncat netcat npm nslookup ping pip pip3 pnpm psql redis-cli rsync "
     "scp sftp ssh telnet uv wget yarn".split()
@@ -21,10 +23,14 @@ _CODE_OPTIONS = frozenset(("-c", "-e", "-r", "--eval", "--command", "-pe", "-ne"
 _PATH = re.compile(r"(?<![\w./:~$}*-])(?:/|~/)[\w.+@%~-]+(?:/[\w.+@%~-]+)*")
 _OPENED_TO_WRITE = re.compile(r"""open\(\s*(["'])(?P<path>[^"'\0]+)\1\s*,\s*(?:mode\s*=\s*)?["'][rbt]*[wax+]""")
 _REDIRECTED = re.compile(r""">>?\s*(["']?)(?P<path>[\w./+@%~-]+)\1""")
-_URL = re.compile(r"\b(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^\s/'\"@]*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?")
+_URL = re.compile(
+    r"\b(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^\s/'\"@]*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
+)
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|(?=[\w.-]*[.a-z])[\w.-]+):(?P<port>\d{1,5})")
 _PAIR = re.compile(r"""\(\s*["'](?P<host>[\w.:-]*)["']\s*,\s*(?P<port>\d{1,5})\b""")
-_NETWORK_CODE = re.compile(r"\b(?:socket|urllib|urlopen|requests|httpx|aiohttp|http\.client|fetch\(|XMLHttpRequest|/dev/tcp/)")
+_NETWORK_CODE = re.compile(
+    r"\b(?:socket|urllib|urlopen|requests|httpx|aiohttp|http\.client|fetch\(|XMLHttpRequest|/dev/tcp/)"
+)
 _KILL_CODE = re.compile(r"\b(?:kill|pkill|killall|killpg)\b")
 _DEV_TCP = re.compile(r"/dev/tcp/(?P<host>[\w.:-]+)/(?P<port>\d{1,5})")
 _PORTS = {"http": 80, "https": 443, "ftp": 21, "ssh": 22, "git": 9418, "ws": 80, "wss": 443, "redis": 6379,

@@ -85,7 +85,8 @@ _OWN_OPTIONS = (
            "none"),
     Option("profile_file", ("--profile-file",), "FILE", "start from the profile in FILE; merged after --profile",
            "none"),
-    Option("shell", ("-e", "--shell"), "COMMAND", "run COMMAND with /bin/sh; further words are its $1, $2, ...", "none"),
+    Option("shell", ("-e", "--shell"), "COMMAND", "run COMMAND with /bin/sh; further words are its $1, $2, ...",
+           "none"),
     Option("json", ("--json",), "", "capture the program's output and print one JSON object with it and the result",
            "off"),
     Option("status_fd", ("--status-fd",), "FD", "write the result there as one line of JSON; output is left alone",
@@ -95,7 +96,7 @@ _OWN_OPTIONS = (
     HELP,
 )  # fmt: skip
 
-_COMMA_KINDS = ("protections", "syscalls", "ports")
+_COMMA_KINDS = ("protections", "disabled", "syscalls", "ports")
 
 
 def run_options() -> list[Option]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from _signal import (  # `signal` imports enum, which takes 4 ms
+from _signal import (  # type: ignore[import-not-found]  # `signal` imports enum, which takes 4 ms
     SIG_IGN,
     SIGHUP,
     SIGINT,

@@ -52,8 +52,8 @@ def main(words: list[str]) -> int:
         result, plan = _run(policy, command, capture=False)
         status = _status(result)
         if status and not own["quiet"]:
-            from sandlock_cli.hints import hints_after  # lazy: only a failure pays for it
-            from sandlock_cli.failure import warn  # lazy, as above
+            from sandlock_cli.failure import warn  # lazy: only a failure pays for it
+            from sandlock_cli.hints import hints_after  # lazy, as above
 
             for line in hints_after(command, plan, result, policy, implicit=_is_implicit(own)):
                 warn(line)
@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
     try:
         policy = make_policy(own, values)
         result, plan = _run(policy, command, capture=bool(own["json"]))
-    except Exception as error:  # noqa: BLE001 - told to whoever reads the JSON, and then as without it
+    except Exception as error:
         report_failure(error, status_fd, to_stdout=bool(own["json"]))
         raise
     return report_result(result, plan, policy, command, _status(result), status_fd, own, implicit=_is_implicit(own))
@@ -158,5 +158,5 @@ def _open_fd(text: str | None) -> int | None:
     try:
         os.fstat(int(text))
     except OSError:  # EBADF is the only error of fstat(2) for a number
-        raise UsageError(f"--status-fd {text} is not open: write such as {text}>FILE after the command", "run") from None
+        raise UsageError(f"--status-fd {text} is not open: add {text}>FILE to the command line", "run") from None
     return int(text)
