@@ -22,10 +22,13 @@ PACKAGE = ROOT / "src" / "sandlock_sys"
 SOURCES = PACKAGE / "_csrc"
 EXTENSION = PACKAGE / "_ffi.abi3.so"
 GUARD = PACKAGE / "_guard"
+GUARD_SOURCE = "guard_main"  # a program of its own, not part of the extension
 OLDEST_PYTHON = "0x030b0000"  # requires-python: the abi3 level that the wheel promises
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 HARDENING = ["-O2", "-fstack-clash-protection", "-D_FORTIFY_SOURCE=2"]
+# Everything is bound at load: between clone and exec no call may go through the dynamic linker, which takes locks.
+LINKING = ["-Wl,-z,relro", "-Wl,-z,now"]
 # The guard has no libc: nothing may be called that the compiler would take from one.
 FREESTANDING = ["-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-builtin", "-fno-stack-protector",
                 "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noexecstack"]  # fmt: skip
@@ -69,27 +72,32 @@ def build_extension(work: Path) -> None:
     glue = work / "_ffi.c"
     ffi.emit_c_code(str(glue))
     command = [
-        *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *HARDENING,
+        *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *HARDENING, *LINKING,
+        # cffi's glue asserts, and an assertion names its file: two builds must not differ in that.
+        f"-ffile-prefix-map={work}=.",
         f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}", "-o", str(work / "_ffi.so"),
     ]  # fmt: skip
     objects = []
-    for family in families:
+    for source in sorted(SOURCES.glob("*.c")):
+        if source.stem == GUARD_SOURCE:
+            continue
         # Our own C is held to -Werror; the glue that cffi generates is not ours to mend.
-        objects.append(str(work / f"{family}.o"))
+        objects.append(str(work / f"{source.stem}.o"))
         run([*compiler(), "-std=gnu11", "-c", "-fPIC", "-pthread", *HARDENING, *WARNINGS,
-             f"-I{SOURCES}", str(SOURCES / f"{family}.c"), "-o", objects[-1]])  # fmt: skip
+             f"-I{SOURCES}", str(source), "-o", objects[-1]])  # fmt: skip
     run([*command, str(glue), *objects])
     os.replace(shutil.copy(work / "_ffi.so", EXTENSION.with_suffix(".new")), EXTENSION)
 
 
 def build_guard(work: Path) -> None:
     """Compile the guard, the small static program that is the parent of every sandboxed tree."""
-    source = SOURCES / "guard_main.c"
+    source = SOURCES / f"{GUARD_SOURCE}.c"
     run([*compiler(), "-std=gnu11", *FREESTANDING, *WARNINGS, f"-I{SOURCES}", str(source), "-o", str(work / "guard")])
     os.replace(shutil.copy(work / "guard", GUARD.with_suffix(".new")), GUARD)
 
 
 def run(command: list[str]) -> None:
+    """Run the compiler; RuntimeError with its words if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")

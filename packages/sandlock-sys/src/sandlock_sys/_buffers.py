@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
 
-__all__ = ["NULL", "own_memory", "readable", "writable"]
+__all__ = ["NULL", "address", "own_memory", "readable", "writable"]
 
 NULL = ffi.NULL
 
@@ -37,3 +37,8 @@ def own_memory(address: int, length: int) -> bytes:
     Safety: the caller knows that all of it is mapped readable and stays so, as the vDSO is; nothing checks it.
     """
     return bytes(ffi.buffer(ffi.cast("char *", address), length))
+
+
+def address(pointer: CData) -> int:
+    """Return the address that `pointer` holds, for structures that carry addresses as integers."""
+    return int(ffi.cast("uintptr_t", pointer))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "OPTIONAL",
     "abi_version",
     "add_path_fd",
     "add_paths",
@@ -27,6 +28,8 @@ __all__ = [
     "restrict_self",
     "usable",
 ]
+
+OPTIONAL = 1 << 63  # SL_LANDLOCK_OPTIONAL in _csrc/landlock.h
 
 _QUERY_VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION, linux/landlock.h, 5.13
 _QUERY_ERRATA = 2  # LANDLOCK_CREATE_RULESET_ERRATA, linux/landlock.h, 6.15
@@ -91,7 +94,8 @@ def add_paths(ruleset: int, rules: Sequence[tuple[bytes, int]]) -> None:
 
     One C call opens every path once (O_PATH | O_CLOEXEC, symbolic links followed, relative to the cwd) and closes it
     again. For a path that is not a directory, the rights that only directories have are left out; where nothing
-    remains the kernel answers ENOMSG.
+    remains the kernel answers ENOMSG. With `OPTIONAL` in `access`, a path that is not there (ENOENT, ENOTDIR) or cannot
+    be reached (EACCES) is left out.
 
     Raises:
         SyscallError: the first rule that failed; `.call` is the step (open, landlock_add_rule), `.detail` its path.

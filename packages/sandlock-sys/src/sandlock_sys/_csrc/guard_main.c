@@ -1,2 +1,47 @@
-#include "raw.h"
-void _start(void) { RAW(__NR_exit_group, 0); for (;;) { } }
+/* The guard program: what the guard of a sandbox that lives on becomes; static, without a libc.
+ *
+ *   sandlock-guard CHILD-PID HOST-PID scope|walk REAPED USER-US SYSTEM-US PEAK-KIB        fd 0: the control socket
+ */
+#include "guard_loop.h"
+#include "guard_walk.h"
+
+static void guard_walk(int signal)
+{
+    signal_by_walk(signal);
+}
+
+static uint64_t large(const char *text)
+{
+    uint64_t value = 0;
+    while (*text >= '0' && *text <= '9')
+        value = value * 10 + (uint64_t)(*text++ - '0');
+    return value;
+}
+
+__attribute__((used)) void guard_start(long *stack)
+{
+    const char *const *argv = (const char *const *)(stack + 1);
+    struct guard guard = {0};
+    if (stack[0] != SL_GUARD_ARGUMENTS)
+        RAW(__NR_exit_group, 64);
+    guard.child = number(argv[1]);
+    guard.host = number(argv[2]);
+    guard.walks = argv[3][0] == 'w';
+    guard.proved = !guard.walks;
+    guard.report.reaped = (uint32_t)number(argv[4]);
+    guard.report.user_us = large(argv[5]);
+    guard.report.system_us = large(argv[6]);
+    guard.report.peak_kib = large(argv[7]);
+    if (!guard_prepare(&guard))
+        guard_end(&guard);
+    guard_serve(&guard, NULL);
+}
+
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start:\n xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call guard_start\n ud2\n");
+#elif defined(__aarch64__)
+__asm__(".globl _start\n_start:\n mov x29, #0\n mov x0, sp\n bl guard_start\n brk #0\n");
+#elif defined(__riscv)
+__asm__(".globl _start\n_start:\n.option push\n.option norelax\n la gp, __global_pointer$\n.option pop\n"
+        " mv a0, sp\n call guard_start\n ebreak\n");
+#endif

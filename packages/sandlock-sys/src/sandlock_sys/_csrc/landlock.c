@@ -2,6 +2,7 @@
 
 #include "landlock.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -69,7 +70,8 @@ static long add_path(int ruleset, const char *path, uint64_t access, struct sl_l
     failure->step = SL_LANDLOCK_STEP_OPEN;
     long fd = RAW(__NR_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC, 0);
     if (fd < 0)
-        return fd;
+        return access & SL_LANDLOCK_OPTIONAL && (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES) ? 0 : fd;
+    access &= ~SL_LANDLOCK_OPTIONAL;
     failure->step = SL_LANDLOCK_STEP_STAT;
     long result = RAW(__NR_fstat, fd, &status);
     if (result == 0) {

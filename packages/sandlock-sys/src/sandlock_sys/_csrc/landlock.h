@@ -20,6 +20,9 @@ struct sl_landlock_failure {
 
 enum { SL_LANDLOCK_STEP_OPEN = 1, SL_LANDLOCK_STEP_STAT = 2, SL_LANDLOCK_STEP_ADD_RULE = 3 };
 
+/* In a rule's rights: a path that is not there, or cannot be reached, is left out. No right has this bit. */
+#define SL_LANDLOCK_OPTIONAL (1ULL << 63)
+
 #define SL_LANDLOCK_FS_BITS 17
 #define SL_LANDLOCK_NET_BITS 4
 #define SL_LANDLOCK_SCOPE_BITS 2

@@ -1,0 +1,126 @@
+"""All checks, each in an environment of its own; `sh tools/check.sh` runs the default ones. The work is in tools/."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from stage import RESULTS, stage  # noqa: E402 -- tools/ is no package: its scripts run as they are
+from wheelhouse import wheels  # noqa: E402
+from workspace import TESTKIT, load  # noqa: E402
+
+PACKAGES = load()
+
+nox.options.envdir = str(stage())
+nox.options.default_venv_backend = "virtualenv"
+nox.needs_version = ">=2025.2.9"
+
+
+def group(name: str, file: Path = ROOT / "pyproject.toml") -> list[str]:
+    """The requirements of a dependency group; none if the file has no such group."""
+    pyproject = nox.project.load_toml(file)
+    if name not in pyproject.get("dependency-groups", {}):
+        return []
+    return list(nox.project.dependency_groups(pyproject, name))
+
+
+def install(session: nox.Session, package: str, *requirements: str) -> None:
+    """Install one package from the wheelhouse with what it declares, and nothing else of this checkout."""
+    session.install(*dict.fromkeys([*wheels(package), *requirements]))
+
+
+def run_tests(session: nox.Session, package: str, *options: str) -> None:
+    """Run the tests of one package beside its own requirements, its test group and the testkit."""
+    install(session, package, *wheels(TESTKIT), *group("test", PACKAGES[package].folder / "pyproject.toml"))
+    session.run("python", "tools/run_tests.py", f"packages/{package}/tests", *options, *session.posargs)
+
+
+@nox.session(name="wheels")
+def build_wheels(session: nox.Session) -> None:
+    """Build the wheels of all packages into .wheelhouse; the sessions below install those."""
+    session.install(*group("wheels"))
+    session.run("python", "tools/wheelhouse.py", "build")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, layers, budgets, pins, and that generated files are what their generators write."""
+    third_party = {requirement for package in PACKAGES.values() for requirement in package.third_party}
+    session.install(*group("lint"), *sorted(third_party))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    source = {"PYTHONPATH": ":".join(str(package.source.parent) for package in PACKAGES.values())}
+    session.run("lint-imports", "--no-cache", env=source)
+    session.run("python", "tools/check_budget.py")
+    session.run("python", "tools/check_pins.py")
+    for generator in sorted(ROOT.glob("tools/gen_*.py")):
+        session.run("python", str(generator), "--check", env=source)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict, over packages, tools and tests."""
+    wanted = {
+        requirement for package in PACKAGES.values() for requirement in (*package.third_party, *package.test_group)
+    }
+    session.install(*group("types"), *group("tools"), *group("integration"), *sorted(wanted))
+    session.run("python", "tools/check_types.py")
+
+
+@nox.session(requires=["wheels"])
+def tools(session: nox.Session) -> None:
+    """The tests of tools/."""
+    install(session, TESTKIT, *group("tools"))
+    session.run("pytest", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tools.xml", "tools/tests", *session.posargs)
+
+
+@nox.session(requires=["wheels"])
+@nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
+def tests(session: nox.Session, package: str) -> None:
+    """The tests of one package, with that package and its declared requirements only; as root and as a user."""
+    run_tests(session, package)
+
+
+@nox.session(requires=["wheels"])
+def integration(session: nox.Session) -> None:
+    """What holds for the whole: attacks on real sandboxes, the command, the public API; as root and as a user."""
+    install(session, "sandlock", *wheels(TESTKIT), *group("integration"))
+    session.run("python", "tools/run_tests.py", "tests-integration", *session.posargs)
+
+
+@nox.session(requires=["wheels"])
+def build(session: nox.Session) -> None:
+    """Wheels are complete and repeatable, and a clean install gives a command that confines."""
+    session.install(*group("wheels"))
+    session.run("python", "tools/wheelhouse.py", "verify")
+    install(session, "sandlock")
+    session.run(
+        "sandlock", "run", "--", "python3", "-c", "print('confined')", env={"PATH": f"{session.bin}:/usr/bin:/bin"}
+    )
+
+
+@nox.session(requires=["wheels"])
+def docs(session: nox.Session) -> None:
+    """Links lead somewhere, and the examples marked `run` do what the page says."""
+    install(session, "sandlock", *group("docs"))
+    session.run("python", "tools/check_docs.py")
+
+
+@nox.session(default=False, requires=["wheels"])
+def bench(session: nox.Session) -> None:
+    """The benchmarks: paired runs, ratios; not in CI, whose machine is not quiet."""
+    install(session, "sandlock")
+    for script in sorted(ROOT.glob("benchmarks/bench_*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session(default=False, requires=["wheels"])
+@nox.parametrize("package", [nox.param(name, id=name) for name in PACKAGES])
+def fuzz(session: nox.Session, package: str) -> None:
+    """The property tests of one package with 20,000 new examples each."""
+    run_tests(session, package, "-m", "hypothesis", "--hypothesis-profile=fuzz", "-o", "timeout=0")

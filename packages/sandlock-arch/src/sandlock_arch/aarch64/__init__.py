@@ -1,0 +1,1 @@
+"""aarch64: one file per subject, the same files as in the other architectures."""

@@ -1,0 +1,72 @@
+"""How Linux and C pass values in registers, as data; each architecture's `abi` module fills it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "ERESTARTNOHAND",
+    "ERESTARTNOINTR",
+    "ERESTARTSYS",
+    "ERESTART_RESTARTBLOCK",
+    "MAX_ERRNO",
+    "RESTART_CODES",
+    "CallAbi",
+    "error_of",
+]
+
+# A system call that failed returns -errno; -4095..-1 are the failures, every other value is a result.
+MAX_ERRNO = 4095  # linux/err.h
+
+# Codes a tracer may see, negated, in the return register of an interrupted call; a program never does. linux/errno.h
+ERESTARTSYS = 512  # restart, unless a handler without SA_RESTART runs: then EINTR
+ERESTARTNOINTR = 513  # restart always
+ERESTARTNOHAND = 514  # restart if no handler ran, else EINTR
+ERESTART_RESTARTBLOCK = 516  # restart through restart_syscall(2): the kernel holds what is left of the time-out
+RESTART_CODES = frozenset({ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK})
+
+
+@dataclass(frozen=True, slots=True)
+class CallAbi:
+    """Registers and instructions of a system call, and what a C function may count on. Registers are names.
+
+    Attributes:
+        number_register: holds the call number before the instruction.
+        argument_registers: the six arguments of a system call, in order.
+        return_register: holds the result, or -errno.
+        clobbered_registers: what the kernel destroys besides the return register.
+        syscall_instruction: the bytes that enter the kernel; after them the program counter has moved by their length.
+        trap_instruction: the bytes that stop a traced process with SIGTRAP.
+        trap_advances: by how many bytes the program counter has passed the trap when the tracer looks.
+        function_arguments: integer arguments of a C function, in order.
+        callee_saved: general registers a C function must leave as they were, the stack pointer aside.
+        stack_alignment: bytes; of the stack pointer where a C function is called.
+        red_zone: bytes below the stack pointer that belong to the running function.
+        restart_register: what must hold its old value again before an interrupted call is repeated.
+        restart_source: the general register the tracer finds that old value in, or None: see `rewinds_before_stop`.
+        rewinds_before_stop: the kernel has already put back program counter and `restart_register` when it reports a
+            signal or group stop out of an interrupted call (aarch64 and riscv64 do so before get_signal(), x86_64 after
+            it, so there the tracer sees the restart code).
+
+    """
+
+    number_register: str
+    argument_registers: tuple[str, str, str, str, str, str]
+    return_register: str
+    clobbered_registers: tuple[str, ...]
+    syscall_instruction: bytes
+    trap_instruction: bytes
+    trap_advances: int
+    function_arguments: tuple[str, ...]
+    callee_saved: tuple[str, ...]
+    stack_alignment: int
+    red_zone: int
+    restart_register: str
+    restart_source: str | None
+    rewinds_before_stop: bool
+
+
+def error_of(result: int) -> int:
+    """Return the errno in `result`, the 64-bit return register signed or not, or 0 if the call succeeded."""
+    signed = result - (1 << 64) if result >= 1 << 63 else result
+    return -signed if -MAX_ERRNO <= signed < 0 else 0

@@ -1,0 +1,1 @@
+"""x86_64: one file per subject, the same files as in the other architectures."""

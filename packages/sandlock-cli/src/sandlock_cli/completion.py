@@ -1,0 +1,201 @@
+"""`sandlock completion`: scripts that let a shell complete verbs, options and their values, made from the table."""
+
+from __future__ import annotations
+
+import sys
+
+from sandlock_cli.help import options_of, print_verb
+from sandlock_cli.options import HELP, VERBS, Option, UsageError, parse, table
+from sandlock_cli.profile import ACTIONS
+from sandlock_policy.fields import FIELD_BY_NAME
+from sandlock_policy.presets import PRESET_NAMES
+
+__all__ = ["OPTIONS", "SHELLS", "USAGE", "main", "script"]
+
+USAGE = "sandlock completion bash | zsh | fish"
+OPTIONS = (HELP,)
+SHELLS = ("bash", "zsh", "fish")
+
+_PATHS = ("PATH", "DIR", "FILE")
+_PROFILES = "$(sandlock profile list 2>/dev/null)"
+# The words that follow a verb by themselves.
+_WORDS = {"profile": tuple(ACTIONS), "completion": SHELLS, "help": tuple(VERBS)}
+
+
+def main(words: list[str]) -> int:
+    """Print the script of the shell in `words`."""
+    values, rest = parse(words, table(OPTIONS), "completion")
+    if values.get("help"):
+        return print_verb("completion")
+    if len(rest) != 1 or rest[0] not in SHELLS:
+        raise UsageError(f"completion needs the name of a shell: {', '.join(SHELLS)}", "completion")
+    sys.stdout.write(script(rest[0]))
+    return 0
+
+
+def script(shell: str) -> str:
+    """Return the completion script of `shell`."""
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()
+
+
+def _choices(option: Option) -> tuple[str, ...]:
+    """Return the values that `option` can have where there are only a few."""
+    if option.dest == "preset":
+        return PRESET_NAMES
+    field = FIELD_BY_NAME.get(option.dest)
+    if field is not None and field.kind == "protections":
+        from sandlock_policy.data.protections import PROTECTIONS  # lazy: for this one script
+
+        return tuple(PROTECTIONS)
+    if field is not None and field.kind == "namespaces":
+        return ("auto", "off", "require")
+    if field is not None and field.kind == "branch_action":
+        return ("commit", "abort", "keep", "defer")
+    return ()
+
+
+def _flags(option: Option) -> tuple[str, ...]:
+    return (*option.flags, option.off_flag) if option.off_flag else option.flags
+
+
+def _bash() -> str:
+    values = {}
+    taking = []
+    for option in options_of("run"):
+        if not option.metavar:
+            continue
+        taking += option.flags
+        pattern = "|".join(option.flags)
+        if option.metavar in _PATHS:
+            values[pattern] = 'compopt -o filenames 2>/dev/null; COMPREPLY=( $(compgen -f -- "$cur") )'
+        elif option.dest == "profile":
+            values[pattern] = f'COMPREPLY=( $(compgen -W "{_PROFILES}" -- "$cur") )'
+        elif _choices(option):
+            values[pattern] = f'COMPREPLY=( $(compgen -W "{" ".join(_choices(option))}" -- "$cur") )'
+        else:
+            values[pattern] = "COMPREPLY=()"
+    cases = "\n".join(f"            {pattern}) {action}; return ;;" for pattern, action in values.items())
+    verbs = "\n".join(
+        f"        {verb}) words='{' '.join([*_WORDS.get(verb, ()), *[f for o in options_of(verb) for f in _flags(o)]])}' ;;"
+        for verb in VERBS
+    )
+    return f"""# bash completion of sandlock, made by `sandlock completion bash`
+_sandlock() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} words at
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=( $(compgen -W "{" ".join(VERBS)} --help --version" -- "$cur") )
+        return
+    fi
+    if [ "$verb" = run ]; then
+        # Behind the options comes a command of its own, with its own completion.
+        at=2
+        while [ "$at" -lt "$COMP_CWORD" ]; do
+            case ${{COMP_WORDS[at]}} in
+            --) at=$((at + 1)); break ;;
+            {"|".join(taking)}) at=$((at + 2)) ;;
+            -*) at=$((at + 1)) ;;
+            =) at=$((at + 2)) ;;
+            *) break ;;
+            esac
+        done
+        if [ "$at" -lt "$COMP_CWORD" ] || {{ [ "$at" -eq "$COMP_CWORD" ] && [ "${{cur#-}}" = "$cur" ]; }}; then
+            if declare -F _command_offset >/dev/null; then _command_offset "$at"
+            elif [ "$at" -eq "$COMP_CWORD" ]; then COMPREPLY=( $(compgen -c -- "$cur") )
+            else COMPREPLY=( $(compgen -f -- "$cur") ); fi
+            return
+        fi
+        case $prev in
+{cases}
+        esac
+    fi
+    case $verb in
+{verbs}
+    esac
+    if [ "$verb" = profile ] && [ "$COMP_CWORD" -gt 2 ]; then words="$words {_PROFILES}"; fi
+    COMPREPLY=( $(compgen -W "$words" -- "$cur") )
+}}
+complete -F _sandlock sandlock
+"""
+
+
+def _zsh() -> str:
+    cases = []
+    for verb in VERBS:
+        specs = [_zsh_spec(flag, option) for option in options_of(verb) for flag in _flags(option)]
+        if verb == "run":
+            specs += ["'(-)1: :_command_names -e'", "'*::argument: _normal'"]
+        elif verb in _WORDS:
+            specs.append(f"'*:what:({' '.join(_WORDS[verb])})'")
+        lines = " \\\n            ".join(specs)
+        cases.append(f"    {verb})\n        _arguments -S -s \\\n            {lines} ;;")
+    verbs = "\n".join(f"        '{verb}:{_quoted(summary)}'" for verb, summary in VERBS.items())
+    body = "\n".join(cases)
+    return f"""#compdef sandlock
+# zsh completion of sandlock, made by `sandlock completion zsh`
+_sandlock() {{
+    local -a verbs
+    verbs=(
+{verbs}
+    )
+    if (( CURRENT == 2 )); then
+        _describe verb verbs
+        return
+    fi
+    local verb=$words[2]
+    shift words
+    (( CURRENT-- ))
+    case $verb in
+{body}
+    esac
+}}
+compdef _sandlock sandlock
+"""
+
+
+def _zsh_spec(flag: str, option: Option) -> str:
+    text = _quoted(option.help).replace("[", "\\[").replace("]", "\\]").replace(":", "\\:")
+    many = "*" if option.many else ""
+    if not option.metavar:
+        return f"'{many}{flag}[{text}]'"
+    equals = "=" if flag[:2] == "--" else "+"
+    name = option.metavar.replace(":", " ").replace("[", "").replace("]", "")
+    if option.metavar in _PATHS:
+        action = "_files"
+    elif option.dest == "profile":
+        action = "{compadd -- ${(f)\"$(sandlock profile list 2>/dev/null)\"}}"
+    else:
+        action = f"({' '.join(_choices(option))})" if _choices(option) else " "
+    return f"'{many}{flag}{equals}[{text}]:{_quoted(name)}:{action}'"
+
+
+def _fish() -> str:
+    lines = ["# fish completion of sandlock, made by `sandlock completion fish`", "complete -c sandlock -f"]
+    for verb, summary in VERBS.items():
+        lines.append(f"complete -c sandlock -n __fish_use_subcommand -a {verb} -d '{_quoted(summary)}'")
+    for verb in VERBS:
+        condition = f"-n '__fish_seen_subcommand_from {verb}'"
+        for option in options_of(verb):
+            for spelling in (option.flags, (option.off_flag,) if option.off_flag else ()):
+                if spelling:
+                    lines.append(f"complete -c sandlock {condition} {_fish_spec(spelling, option)}")
+        if verb in _WORDS:
+            lines.append(f"complete -c sandlock {condition} -a '{' '.join(_WORDS[verb])}'")
+    lines.append("complete -c sandlock -n '__fish_seen_subcommand_from run' -a '(__fish_complete_subcommand)'")
+    return "\n".join(lines) + "\n"
+
+
+def _fish_spec(flags: tuple[str, ...], option: Option) -> str:
+    parts = [f"-l {flag[2:]}" if flag[:2] == "--" else f"-s {flag[1:]}" for flag in flags]
+    if option.metavar in _PATHS:
+        parts.append("-r -F")
+    elif option.dest == "profile":
+        parts.append("-x -a '(sandlock profile list 2>/dev/null)'")
+    elif option.metavar:
+        parts.append("-x" + (f" -a '{' '.join(_choices(option))}'" if _choices(option) else ""))
+    return " ".join([*parts, f"-d '{_quoted(option.help)}'"])
+
+
+def _quoted(text: str) -> str:
+    """Return `text` for single quotes of a shell, without what the shell would run."""
+    return text.replace("'", "").replace("`", "")

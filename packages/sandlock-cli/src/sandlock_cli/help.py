@@ -1,0 +1,148 @@
+"""`sandlock help`: what the verbs do, and every option with its default, made from the table."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from sandlock_cli.options import HELP, VERBS, Option, UsageError, parse, run_options, table
+from sandlock_policy.fields import FIELD_BY_NAME, GROUPS
+from sandlock_policy.validate import closest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["LATER", "STATUSES", "default_of", "main", "options_of", "print_verb", "sections", "usage_of", "verb_text"]
+
+USAGE = "sandlock help [VERB]"
+OPTIONS = (HELP,)
+
+LATER = "Options marked * are understood, and refused: what they ask for is not enforced in this release."
+STATUSES = (
+    ("the program's own", "when it ended by itself"),
+    ("128 + N", "when signal N ended it"),
+    ("124", "when it was ended after --timeout"),
+    ("125", "when the sandbox could not be set up: the program was not started"),
+    ("126", "when the program cannot be executed"),
+    ("127", "when there is no such program"),
+    ("2", "when the options of the command cannot be understood"),
+)
+_NOTES = {
+    "run": (
+        "Without --preset, --profile or --profile-file the preset `default` holds: the system's programs and the "
+        "current directory may be read, a private temporary directory may be written, and there is no network. Other "
+        "options add to it. `--preset none` starts from nothing.",
+        "A path that begins with - and then / or ~ is granted only where it exists: -r -/opt/tools.",
+        LATER,
+    ),
+}
+_TOP = "Runs programs with nothing but what they are given, by means of the kernel (Landlock, seccomp), without root."
+
+
+def main(words: list[str]) -> int:
+    """Print the help of the verb in `words`, or of the command."""
+    values, rest = parse(words, table(OPTIONS), "help")
+    if values.get("help") or not rest:
+        sys.stdout.write(_overview())
+        return 0
+    if rest[0] not in VERBS:
+        likely = closest(rest[0], list(VERBS)) or "the verbs are " + ", ".join(VERBS)
+        raise UsageError(f"there is no verb {rest[0]}; {likely}")
+    return print_verb(rest[0])
+
+
+def print_verb(verb: str) -> int:
+    """Print the help of `verb`, and return 0."""
+    sys.stdout.write(verb_text(verb))
+    return 0
+
+
+def options_of(verb: str) -> list[Option]:
+    """Return the options of `verb`."""
+    return run_options() if verb == "run" else list(import_module(f"sandlock_cli.{verb}").OPTIONS)
+
+
+def usage_of(verb: str) -> str:
+    """Return the line that shows how `verb` is written."""
+    usage: str = import_module(f"sandlock_cli.{verb}").USAGE
+    return usage
+
+
+def default_of(option: Option) -> str:
+    """Say what holds without `option`."""
+    field = FIELD_BY_NAME.get(option.dest)
+    if field is None:
+        return option.default
+    if field.kind == "bool":
+        return "on" if field.default else "off"
+    if field.default is None:
+        return "no limit" if field.group == "limits" and not field.name.startswith(("num_", "gpu_")) else "not set"
+    if field.shape != "one" or field.default == ():
+        return "none"
+    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+
+
+def sections(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
+    """Return (title, options) in the order of the reference: the command's own first."""
+    grouped: dict[str, list[Option]] = {}
+    for option in options:
+        grouped.setdefault(option.group, []).append(option)
+    titles = [title for title in grouped if title not in GROUPS.values()]
+    titles += [title for title in GROUPS.values() if title in grouped]
+    return [(title, grouped[title]) for title in titles]
+
+
+def verb_text(verb: str, width: int | None = None) -> str:
+    """Return the whole help of `verb`, for a terminal of `width` columns."""
+    width = _width() if width is None else width
+    lines = [f"Usage: {usage_of(verb)}", "", f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.", ""]
+    for note in _NOTES.get(verb, ()):
+        lines += [*textwrap.wrap(note, width), ""]
+    for title, options in sections(options_of(verb)):
+        lines.append(f"{title}:")
+        for option in options:
+            lines += _option_lines(option, width)
+        lines.append("")
+    if verb == "run":
+        lines.append("Exit status:")
+        lines += [f"  {status:<18} {when}" for status, when in STATUSES]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _option_lines(option: Option, width: int) -> list[str]:
+    flags = ", ".join((*option.flags, option.off_flag) if option.off_flag else option.flags)
+    if option.metavar:
+        flags += f" {option.metavar}"
+    indent = " " * (2 if option.flags[0][:2] != "--" else 6)
+    default = default_of(option)
+    text = f"{option.help}{' (repeatable)' if option.many else ''}{f' [{default}]' if default else ''}"
+    mark = "* " if option.later else ""
+    return [f"{indent}{mark}{flags}", *textwrap.wrap(text, width, initial_indent=" " * 10, subsequent_indent=" " * 10)]
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {verb:<{width}}{summary}" for verb, summary in VERBS.items())
+    return (
+        f"Usage: sandlock VERB [OPTION...]\n\n{_TOP}\n\n"
+        f"Verbs:\n{verbs}\n\n"
+        "  -h, --help       explain the command\n"
+        "  -V, --version    print the versions\n\n"
+        "`sandlock VERB --help` explains a verb. Options without a verb are those of `run`.\n\n"
+        "Examples:\n"
+        "  sandlock run -- python3 script.py\n"
+        "  sandlock run -w build -- make\n"
+        "  sandlock run -t 10 --net-allow tcp://:443 -- ./client 192.0.2.1\n"
+    )
+
+
+def _width() -> int:
+    try:
+        columns = os.get_terminal_size(1).columns
+    except (OSError, ValueError):
+        columns = 100
+    return max(40, min(columns, 100))

@@ -1,0 +1,162 @@
+"""`sandlock run`: one program in a sandbox, with the caller's streams, signals and exit status. LEAN."""
+
+from __future__ import annotations
+
+import os
+
+from sandlock_cli.options import UsageError, parse, run_options, table
+from sandlock_cli.relay import Relay
+from sandlock_policy.fields import FIELD_BY_NAME
+from sandlock_policy.presets import preset
+from sandlock_runtime.launch import launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sandlock_policy import Plan, Policy
+    from sandlock_runtime import Result
+
+__all__ = ["USAGE", "main"]
+
+USAGE = "sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]"
+
+_TIMED_OUT = 124
+_NOT_SET_UP = 125
+_PIPE = -1  # subprocess.PIPE, and sandlock_runtime.PIPE
+# What --json keeps of each stream; the rest is counted, and dropped: the program must not fill the caller's memory.
+_CAPTURED = 64 << 20
+_KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
+
+
+def main(words: list[str]) -> int:
+    """Run a command in a sandbox and return its exit status; 124 and up are told apart in features.md."""
+    values, command = parse(words, table(run_options()), "run", command=True)
+    if values.pop("help", False):
+        from sandlock_cli.help import print_verb  # lazy: the text is long
+
+        return print_verb("run")
+    own = {name: values.pop(name, None) for name in ("preset", "profile", "profile_file", "shell", "json", "status_fd",
+                                                     "explain", "quiet")}  # fmt: skip
+    if own["shell"] is not None:
+        command = ["/bin/sh", "-c", own["shell"], *(["sh", *command] if command else ())]
+    if own["explain"]:
+        from sandlock_cli.explain import explain  # lazy: it runs nothing
+
+        return explain(make_policy(own, values), command, as_json=bool(own["json"]))
+    if not command:
+        raise UsageError(f"run needs a command: {USAGE}", "run")
+    status_fd = _open_fd(own["status_fd"])
+    if status_fd is None and not own["json"]:
+        policy = make_policy(own, values)
+        result, plan = _run(policy, command, capture=False)
+        status = _status(result)
+        if status and not own["quiet"]:
+            from sandlock_cli.hints import hints_after  # lazy: only a failure pays for it
+            from sandlock_cli.failure import warn  # lazy, as above
+
+            for line in hints_after(command, plan, result, policy, implicit=_is_implicit(own)):
+                warn(line)
+        return status
+    from sandlock_cli.report import report_failure, report_result  # lazy: json takes longer than a launch
+
+    try:
+        policy = make_policy(own, values)
+        result, plan = _run(policy, command, capture=bool(own["json"]))
+    except Exception as error:  # noqa: BLE001 - told to whoever reads the JSON, and then as without it
+        report_failure(error, status_fd, to_stdout=bool(own["json"]))
+        raise
+    return report_result(result, plan, policy, command, _status(result), status_fd, own, implicit=_is_implicit(own))
+
+
+def make_policy(own: dict[str, Any], values: dict[str, Any]) -> Policy:
+    """Return the policy that the options describe: preset and profiles, merged in this order, then the fields.
+
+    The preset is `default` where neither is named. A field of the command line is added to a list or a mapping, and
+    stands instead of any other value.
+    """
+    policy = preset(own["preset"]) if own["preset"] is not None else None
+    if own["profile"] or own["profile_file"]:
+        from sandlock_policy.profile.store import load_profile, load_profile_file  # lazy: tomllib is slow to import
+
+        profiles = [load_profile(name) for name in own["profile"] or ()]
+        profiles += [load_profile_file(path) for path in own["profile_file"] or ()]
+        for profile in profiles:
+            policy = profile if policy is None else policy.merge(profile)
+    if policy is None:
+        policy = preset("default")
+    if not values:
+        return policy
+    given = policy.given()
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        field = FIELD_BY_NAME[name]
+        if field.shape == "list":
+            fields[name] = (*given.get(name, ()), *value)  # type: ignore[misc]  # the table says that it is a tuple
+        elif field.shape == "mapping":
+            _add_mapping(name, value, given, fields)
+        else:
+            fields[name] = value
+    return policy.replace(**fields)
+
+
+def _add_mapping(name: str, items: list[str], given: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Put `items` after what the policy has, instead of entries with the same key."""
+    separator = ":" if name == "fs_mount" else "="
+    keys = [item.partition(separator)[0] for item in items]
+    groups = {name: items}
+    if name == "fs_mount":
+        from sandlock_policy.rules.mounts import split_mounts  # lazy: few runs mount anything
+
+        writable, read_only = split_mounts(items)
+        groups = {"fs_mount": writable, "fs_mount_ro": read_only}  # type: ignore[dict-item]
+    for field, added in groups.items():
+        old = given.get(field, {})
+        fields[field] = [*[pair for pair in old.items() if pair[0] not in keys], *added]
+
+
+def _is_implicit(own: dict[str, Any]) -> bool:
+    return not (own["preset"] or own["profile"] or own["profile_file"])
+
+
+def _run(policy: Policy, command: list[str], *, capture: bool) -> tuple[Result, Plan]:
+    """Run `command` to its end; with `capture` its output is in the result."""
+    relay = Relay(policy.timeout, policy.grace)
+    try:
+        stream = _PIPE if capture else None
+        life, plan = launch(policy, command, stdout=stream, stderr=stream)
+        try:
+            if plan.max_cpu is not None:
+                from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
+
+                throttle(life, plan.max_cpu)
+            relay.run(life, _CAPTURED if capture else None)
+        except BaseException:
+            life.kill()
+            if life.wait(_KILLED_WITHIN_S):
+                life.finish()
+            raise
+        return life.finish(), plan
+    finally:
+        relay.close()
+
+
+def _status(result: Result) -> int:
+    if result.reason == "TIMEOUT":
+        return _TIMED_OUT
+    if result.signal is not None:
+        return 128 + result.signal
+    return result.exit_code if result.exit_code >= 0 else _NOT_SET_UP
+
+
+def _open_fd(text: str | None) -> int | None:
+    """Return the fd that --status-fd names, which must be open."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise UsageError(f"--status-fd needs the number of a file descriptor, not {text!r}", "run")
+    try:
+        os.fstat(int(text))
+    except OSError:  # EBADF is the only error of fstat(2) for a number
+        raise UsageError(f"--status-fd {text} is not open: write such as {text}>FILE after the command", "run") from None
+    return int(text)

@@ -1,0 +1,1 @@
+"""Tables without logic: kernel rights, protections, presets."""

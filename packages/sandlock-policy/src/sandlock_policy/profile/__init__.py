@@ -1,0 +1,1 @@
+"""Policies as TOML profiles: reading, writing, merging, and where they are kept."""

@@ -1,0 +1,185 @@
+"""Policy, host features and one run, resolved into a plan: which layer does what."""
+
+from __future__ import annotations
+
+from sandlock_policy.data import landlock
+from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, RuleError
+from sandlock_policy.fields import FIELD_BY_NAME, FIELDS, SERVED
+from sandlock_policy.grants import decide_grants, shows_processes, writable_places
+from sandlock_policy.paths import expand_path
+from sandlock_policy.plan import Plan
+from sandlock_policy.protect import Protections
+from sandlock_policy.seccomp.filter import FilterOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlock_policy.features import HostFeatures
+    from sandlock_policy.model import Policy
+    from sandlock_policy.network import KernelNetwork
+    from sandlock_policy.plan import Context
+
+__all__ = ["DEFAULT_PATH", "resolve"]
+
+_RLIMIT_CORE = 4  # asm-generic/resource.h
+_RLIMIT_NOFILE = 7  # asm-generic/resource.h
+
+# What execvp of glibc would search when the caller has no PATH (confstr _CS_PATH), with the local directories.
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+_CLEAN = ("PATH", "HOME", "USER", "TERM", "LANG")
+
+
+def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
+    """Return the plan that enforces `policy` on a host with `features`, for one run; pure.
+
+    Raises PolicyError, naming each, for fields that nothing here can enforce, and LayerMissingError where the kernel
+    lacks a layer that the policy did not agree to go without.
+    """
+    problems: list[Problem] = []
+    served = _served_fields(policy, features, problems)
+    network = _decide_network(policy, problems)
+    cwd = _decide_cwd(policy, context, problems)
+    layers = Protections(policy, features)
+    tcp = network is not None
+    listen = network is not None and network.listens
+    layers.decide(tcp=tcp, listen=listen, any_bind=network is not None and network.any_bind)
+    handled = layers.handled_fs
+    rules, writable = decide_grants(policy, handled, cwd, context, problems)
+    if policy.gpu_devices is not None:
+        from sandlock_policy.gpu import grant_gpus  # lazy: few programs compute on one
+
+        grant_gpus(policy.gpu_devices, rules, handled)
+    if problems:
+        raise PolicyError(problems)
+    if handled and shows_processes(rules):
+        layers.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
+    mounts = _decide_metadata(policy, features, layers, writable_places(writable))
+    if handled and layers.disabled("fs_refer"):
+        old = rules.get("/", (0, True))
+        rules["/"] = (old[0] | landlock.FS_REFER, old[1])
+    protections = layers.finish()
+    return Plan(
+        fs_rules=tuple([(path, access, required) for path, (access, required) in rules.items()]) if handled else (),
+        handled_fs=handled,
+        handled_net=network.handled(layers.handled_net) if network is not None else layers.handled_net,
+        scoped=layers.scoped,
+        port_rules=network.rules(layers.handled_net) if network is not None else (),
+        filter=FilterOptions(
+            tcp=tcp,
+            listen=listen,
+            unix_sockets=layers.disabled("unix_sockets"),
+            deny_metadata=mounts is None and not layers.disabled("fs_metadata"),
+            extra_deny=policy.extra_deny_syscalls,
+            extra_allow=policy.extra_allow_syscalls,
+        ),
+        writable_mounts=mounts,
+        env=_decide_env(policy, context),
+        cwd=cwd,
+        private_tmp=policy.private_tmp,
+        rlimits=_decide_rlimits(policy),
+        affinity=policy.cpu_cores or None,
+        no_randomize_memory=policy.no_randomize_memory,
+        no_huge_pages=policy.no_huge_pages,
+        max_cpu=policy.max_cpu,
+        timeout_s=policy.timeout,
+        grace_s=policy.grace,
+        needs_supervisor=served,
+        protections=protections,
+    )
+
+
+def _served_fields(policy: Policy, features: HostFeatures, problems: list[Problem]) -> tuple[str, ...]:
+    """Return the fields that the supervisor must serve; each is a problem where there is none."""
+    served = [field for field in FIELDS if field.enforced == SERVED and getattr(policy, field.name) != field.default]
+    if features.supervisor and policy.supervisor:
+        return tuple([field.name for field in served])
+    if not policy.supervisor:
+        reason = "needs the supervisor, which the policy switches off"
+        remedy = "drop supervisor=False (--no-supervisor)"
+    else:
+        reason, remedy = "is not enforced yet, and a limit that does not hold is not taken", "leave it out"
+    for field in served:
+        flag = f" ({field.flags[-1]})" if field.flags else ""
+        value = getattr(policy, field.name)
+        problems.append(Problem(field.path, repr(value), f"{field.name}{flag} {reason}", remedy))
+    for name, own in (("uid", "user"), ("gid", "group")):
+        if getattr(policy, name) is not None:
+            field, text = FIELD_BY_NAME[name], f"another {own} id inside is not enforced yet"
+            problems.append(Problem(field.path, repr(getattr(policy, name)), text, "leave it out"))
+    return ()
+
+
+def _decide_network(policy: Policy, problems: list[Problem]) -> KernelNetwork | None:
+    """Return what the kernel enforces of the network rules; None where no IP socket may be made."""
+    if not (policy.net_allow or policy.net_allow_bind or policy.net_deny_bind):
+        return None
+    from sandlock_policy.network import decide_network  # lazy: most runs have no network
+
+    return decide_network(policy, problems)
+
+
+def _decide_cwd(policy: Policy, context: Context, problems: list[Problem]) -> str:
+    if policy.cwd is None:
+        return context.cwd
+    try:
+        return expand_path(policy.cwd, cwd=context.cwd, home=context.home, variables=context.env)
+    except RuleError as fault:
+        problems.append(Problem("program.cwd", policy.cwd, str(fault), fault.remedy))
+        return context.cwd
+
+
+def _decide_metadata(
+    policy: Policy, features: HostFeatures, layers: Protections, places: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Decide what keeps chmod and its kin inside the write grants; Landlock does not cover them.
+
+    Where nothing is writable seccomp refuses them all, which is exact. Otherwise a mount namespace, read-only but for
+    the grants, is exact, and seccomp, where there can be none, stricter than asked.
+    """
+    required = policy.namespaces == "require"
+    possible = features.mount_namespace is not False and (features.privileged or features.user_namespace is not False)
+    if required and not possible:
+        reason = "the policy requires namespaces, which this host does not let us make"
+        raise LayerMissingError("namespace", ["fs_metadata"], reason, "write namespaces = 'auto' (--namespaces auto)")
+    writes = bool(places) or policy.private_tmp
+    if layers.disabled("fs_metadata"):
+        layers.row("fs_metadata", "disabled", "seccomp")
+        return None
+    if policy.namespaces != "off" and possible and (required or writes):
+        layers.row("fs_metadata", "active", "namespace")
+        return places
+    detail = "chmod, chown, utime and xattr calls are refused below write grants too" if writes else ""
+    layers.row("fs_metadata", "active", "seccomp", detail)
+    return None
+
+
+def _decide_env(policy: Policy, context: Context) -> dict[str, str]:
+    outside = context.env
+    if policy.clean_env:
+        env = {name: outside[name] for name in _CLEAN if name in outside}
+        env.setdefault("PATH", DEFAULT_PATH)
+        if context.home:
+            env.setdefault("HOME", context.home)
+    else:
+        env = dict(outside)
+    for source in policy.credentials.values():
+        # The proxy attaches these; the program must not be able to read them instead.
+        env.pop(source.removeprefix("env:"), None)
+    for name, value in policy.env.items():
+        if value is not None:
+            env[name] = value
+        elif name in outside:
+            env[name] = outside[name]
+    if policy.gpu_devices is not None:
+        from sandlock_policy.gpu import gpu_variables  # lazy, as above
+
+        env = gpu_variables(policy.gpu_devices) | env
+    return env
+
+
+def _decide_rlimits(policy: Policy) -> tuple[tuple[int, int, int], ...]:
+    limits = []
+    if policy.no_coredump:
+        limits.append((_RLIMIT_CORE, 0, 0))
+    if policy.max_open_files is not None:
+        limits.append((_RLIMIT_NOFILE, policy.max_open_files, policy.max_open_files))
+    return tuple(limits)

@@ -1,0 +1,66 @@
+"""The rules of a sandbox without a supervisor, chosen from the groups by what the policy asks."""
+
+from __future__ import annotations
+
+from sandlock_policy.data.network_rules import INET_REFUSED, INET_TCP_ONLY, LISTEN_REFUSED, UNIX_ALLOWED, UNIX_REFUSED
+from sandlock_policy.data.syscall_groups import ALWAYS, GROUPS
+from sandlock_policy.seccomp.rules import DENY, FilterSpec, Rule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandlock_policy.seccomp.filter import FilterOptions
+
+__all__ = ["default_spec"]
+
+
+def default_spec(options: FilterOptions) -> FilterSpec:
+    """Return the rules for `options`, most decisive first.
+
+    Raises `PolicyError` for names in `extra_deny` and `extra_allow` that are unknown or may not be lifted.
+    """
+    if options.extra_deny or options.extra_allow:
+        # Imported here because most policies name no system call.
+        from sandlock_policy.seccomp.names import problems_of
+
+        problems = problems_of(options.extra_deny, options.extra_allow)
+        if problems:
+            from sandlock_policy.errors import PolicyError
+
+            raise PolicyError(problems)
+    return FilterSpec(tuple(_rules(options)))
+
+
+def _rules(options: FilterOptions) -> Iterator[Rule]:
+    for name in options.extra_deny:
+        yield from _denied(name)
+    lifted = set(options.extra_allow)
+    for group_name in (*ALWAYS, "metadata") if options.deny_metadata else ALWAYS:
+        if group_name not in lifted:
+            yield from [rule for rule in _group_rules(group_name) if rule.syscall not in lifted]
+    yield from UNIX_ALLOWED if options.unix_sockets else UNIX_REFUSED
+    yield from INET_TCP_ONLY if options.tcp else INET_REFUSED
+    # With Unix sockets and no TCP every socket that could listen is a Unix one.
+    if not options.listen and (options.tcp or not options.unix_sockets):
+        yield from LISTEN_REFUSED
+
+
+def _group_rules(name: str) -> Iterator[Rule]:
+    group = GROUPS[name]
+    for call, reason in group.calls.items():
+        yield Rule(call, (), group.action, reason)
+    yield from group.rules
+
+
+def _denied(name: str) -> Iterator[Rule]:
+    """Deny a call with any argument, or what a group denies (W-45)."""
+    if name in GROUPS:
+        # Of a call that every program needs, such as ioctl, a group denies some uses only, also here.
+        yield from _group_rules(name)
+        return
+    action = DENY
+    for group in GROUPS.values():
+        if name in group.calls:
+            action = group.action
+    yield Rule(name, (), action, "denied by the policy")

@@ -1,0 +1,94 @@
+"""Words for what went wrong at a launch: which layer or which path, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, ENOENT, ENOEXEC, ENOTDIR, EPERM
+
+from sandlock_policy.errors import PolicyError, Problem
+from sandlock_runtime.errors import (
+    CommandNotFoundError,
+    CommandNotRunnableError,
+    ConfinementError,
+    LandlockUnavailableError,
+    SandboxError,
+    SeccompError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlock_policy import Plan
+    from sandlock_runtime.launch import Program
+    from sandlock_sys.errors import SyscallError
+    from sandlock_sys.spawn import SpawnError
+
+__all__ = ["explain_failure", "missing_path"]
+
+_REMEDIES = {
+    "guard-exec": "the guard program is part of sandlock-sys and must be executable: reinstall it; no `noexec` mount",
+    "guard-landlock": "`sandlock check` tells what this kernel offers",
+    "landlock": "`sandlock check` tells what this kernel offers; a sandbox may be nested at most 7 times",
+    "seccomp": "an outer filter may forbid it: `sandlock check` tells",
+    "namespace": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
+    "id-map": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
+    "cwd": "name an existing directory with cwd (--cwd)",
+    "affinity": "name cores that this host has, and that you may use, with cpu_cores (--cpu-cores)",
+    "limit": "a hard limit can only be lowered: see `ulimit -H -a`",
+}
+
+
+def missing_path(error: SyscallError) -> PolicyError:
+    """Return the error for a granted path that is not there."""
+    reason = "does not exist" if error.errno == ENOENT else "cannot be reached by you"
+    return PolicyError(
+        [Problem("filesystem", error.detail, f"{error.detail!r} {reason}",
+                 f"create it, take the grant out, or write -{error.detail} to grant it only where it exists")]
+    )  # fmt: skip
+
+
+def explain_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxError:
+    """Return the exception that tells the user what `error` means."""
+    if error.step == "exec":
+        return _exec_failure(error, program, plan)
+    kind = {
+        "landlock": LandlockUnavailableError,
+        "guard-landlock": LandlockUnavailableError,
+        "seccomp": SeccompError,
+    }.get(error.step, ConfinementError)
+    return kind(error.step, str(error), error.errno, _REMEDIES.get(error.step, ""))
+
+
+def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxError:
+    name = os.fsdecode(program.argv[0])
+    path = program.path
+    if not path:
+        tried = os.path.join(plan.cwd, name)
+        if "/" in name and os.path.isdir(tried):
+            return CommandNotRunnableError(EACCES, name, "it is a directory")
+        if "/" in name and os.path.exists(tried):
+            return CommandNotRunnableError(EACCES, name, "it is not executable: chmod +x")
+        where = "" if "/" in name else f" in PATH={plan.env.get('PATH', '')}"
+        return CommandNotFoundError(name, f"there is no such program{where}")
+    if error.errno in (ENOENT, ENOTDIR):
+        return CommandNotRunnableError(error.errno, path, "its interpreter (first line, or loader) does not exist")
+    if error.errno == ENOEXEC:
+        return CommandNotRunnableError(error.errno, path, "it is neither a program nor a script with a #! line")
+    if error.errno in (EACCES, EPERM) and not _is_granted(path, plan):
+        folder = os.path.dirname(os.path.realpath(path))
+        return CommandNotRunnableError(
+            error.errno, path, f"the policy does not grant it: add fs_readable={folder!r} (--fs-read {folder})"
+        )
+    return CommandNotRunnableError(
+        error.errno, path,
+        "the kernel refused it; its interpreter or its loader may be outside every grant (--fs-read)"
+        if error.errno == EACCES else os.strerror(error.errno),
+    )  # fmt: skip
+
+
+def _is_granted(path: str, plan: Plan) -> bool:
+    real = os.path.realpath(path)
+    for rule, access, _ in plan.fs_rules:
+        base = os.path.realpath(rule)
+        if access & 1 and (real == base or real.startswith(base.rstrip("/") + "/")):  # LANDLOCK_ACCESS_FS_EXECUTE
+            return True
+    return not plan.fs_rules

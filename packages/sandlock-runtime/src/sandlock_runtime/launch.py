@@ -1,0 +1,227 @@
+"""From a policy and a command to a running, confined child."""
+
+from __future__ import annotations
+
+import os
+import time
+from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, EUSERS
+
+from sandlock_arch import native
+from sandlock_policy.plan import Context
+from sandlock_policy.resolve import DEFAULT_PATH, resolve
+from sandlock_policy.seccomp.filter import compile_filter
+from sandlock_runtime.features import host_features, namespace_refused
+from sandlock_runtime.life import Life
+from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
+from sandlock_runtime.streams import Streams
+from sandlock_sys import landlock
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.spawn import NO_ASLR, NO_THP, SpawnError, SpawnRequest, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    from sandlock_policy import HostFeatures, Plan, Policy
+    from sandlock_runtime.streams import Stream
+    from sandlock_sys.spawn import Spawned
+
+    Command: TypeAlias = Sequence[str | bytes | os.PathLike[str] | os.PathLike[bytes]]
+
+__all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
+
+# What a kernel, an LSM or a container profile answers where there are no namespaces (unshare(2), user_namespaces(7)).
+_NAMESPACE_STEPS = ("namespace", "id-map", "mount")
+_NOT_HERE = (EPERM, EACCES, EINVAL, ENOSPC, ENOSYS, EUSERS)
+
+
+class Program:
+    """A command and where it was found.
+
+    Attributes:
+        argv: the command, as bytes.
+        candidates: the paths that execvp(3) would try inside.
+        path: the first candidate that is an executable file, as the host sees it, or "".
+
+    """
+
+    __slots__ = ("argv", "candidates", "path")
+
+    def __init__(self, command: Command, search: str, cwd: str) -> None:
+        if isinstance(command, (str, bytes)):
+            raise TypeError(f"a command is a list of strings, not one string: write [{command!r}] or use sh -c")
+        self.argv = [os.fsencode(word) for word in command]
+        if not self.argv or not self.argv[0]:
+            raise ValueError("a command needs at least the name of a program")
+        name = self.argv[0]
+        folders = [b""] if b"/" in name else os.fsencode(search).split(b":")
+        self.candidates = [os.path.join(folder or b".", name) if b"/" not in name else name for folder in folders]
+        self.path = ""
+        base = os.fsencode(cwd)
+        for candidate in self.candidates:
+            full = os.path.join(base, candidate)
+            if os.path.isfile(full) and os.access(full, os.X_OK):
+                self.path = os.fsdecode(os.path.normpath(full))
+                break
+
+
+def make_context(policy: Policy, command: Command | None) -> tuple[Context, Program | None]:
+    """Return what `policy` is resolved against for one run of `command`, and the command itself."""
+    env = dict(os.environ)
+    cwd = os.getcwd()
+    home = env.get("HOME", "")
+    program = None
+    if command is not None:
+        search = policy.env.get("PATH") or env.get("PATH") or DEFAULT_PATH
+        program = Program(command, search, os.path.join(cwd, policy.cwd) if policy.cwd else cwd)
+    folders: tuple[str, ...] = ()
+    if program is not None and program.path:
+        from sandlock_policy.programs import program_folders  # lazy: not for `confine`, which runs nothing
+
+        folders = program_folders(program.path, home, exists=os.path.exists, realpath=os.path.realpath)
+    path = program.path if program is not None else ""
+    return Context(cwd, home, env, os.getuid(), os.getgid(), path, folders), program
+
+
+def plan_for(policy: Policy, context: Context, features: HostFeatures) -> Plan:
+    """Resolve, with the errors of this package's callers in mind."""
+    return resolve(policy, features, context)
+
+
+def launch(
+    policy: Policy,
+    command: Command,
+    *,
+    stdin: Stream = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    keep: Sequence[int] = (),
+    park: bool = False,
+) -> tuple[Life, Plan]:
+    """Start `command` under `policy`.
+
+    Returns:
+        The life, which the caller must finish, and the plan that is enforced.
+
+    Raises:
+        PolicyError: the policy cannot be enforced, or names what does not exist.
+        CommandNotFoundError, CommandNotRunnableError: the command cannot be executed.
+        ConfinementError: the kernel refused a step of the set-up.
+
+    """
+    started = time.monotonic()
+    context, program = make_context(policy, command)
+    assert program is not None  # noqa: S101  # a command was given
+    features = host_features()
+    plan = plan_for(policy, context, features)
+    streams = Streams(stdin, stdout, stderr)
+    try:
+        try:
+            life = _start(plan, features, context, program, streams, keep, started, park=park)
+        except SpawnError as error:
+            # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
+            one_path = error.step == "mount" and error.detail
+            if one_path or error.step not in _NAMESPACE_STEPS or error.errno not in _NOT_HERE:
+                raise
+            if policy.namespaces == "require":
+                raise
+            # The host was not asked before: asking costs as much as a launch. Now it is known.
+            features = namespace_refused()
+            plan = plan_for(policy, context, features)
+            life = _start(plan, features, context, program, streams, keep, started, park=park)
+    except SpawnError as error:
+        streams.close()
+        from sandlock_runtime.failure import explain_failure  # lazy: good launches never need it
+
+        raise explain_failure(error, program, plan) from error
+    except BaseException:
+        streams.close()
+        raise
+    streams.close_child()
+    return life, plan
+
+
+def _start(
+    plan: Plan,
+    features: HostFeatures,
+    context: Context,
+    program: Program,
+    streams: Streams,
+    keep: Sequence[int],
+    started: float,
+    *,
+    park: bool,
+) -> Life:
+    request = SpawnRequest(program.argv, program.candidates)
+    env = plan.env
+    rules = list(plan.fs_rules)
+    writable = plan.writable_mounts
+    scratch = ""
+    rulesets: list[int] = []
+    spawned: Spawned | None = None
+    try:
+        if plan.private_tmp:
+            scratch = name_scratch(context.env.get("TMPDIR") or "/tmp")  # noqa: S108  # the name is random, the mode 0700
+            make_scratch(scratch)
+            env = {**env, "TMPDIR": scratch}
+            rules.append((scratch, plan.handled_fs, True))
+            if writable is not None:
+                writable = (*writable, scratch)
+        request.env = [os.fsencode(f"{name}={value}") for name, value in env.items()]
+        request.cwd = os.fsencode(plan.cwd)
+        request.stdio = streams.child
+        request.keep = keep
+        request.limits = plan.rlimits
+        request.affinity = plan.affinity or ()
+        request.filter = compile_filter(native(), plan.filter)
+        request.flags = (NO_ASLR if plan.no_randomize_memory else 0) | (NO_THP if plan.no_huge_pages else 0)
+        request.park = park
+        if writable is not None:
+            request.writable = [os.fsencode(path) for path in writable]
+            request.id_map = None if features.privileged else (context.uid, context.gid)
+        if plan.scoped & _SCOPE_SIGNAL:
+            # The guard's domain holds this scope only: it has no file work to do, and the child may mount in it.
+            request.guard_ruleset = landlock.create_ruleset(0, 0, _SCOPE_SIGNAL)
+            rulesets.append(request.guard_ruleset)
+            request.scoped = True
+        if plan.handled_fs | plan.handled_net | plan.scoped:
+            request.ruleset = child_ruleset(plan, rules)
+            rulesets.append(request.ruleset)
+        spawned = spawn(request)
+        return Life(spawned, streams, program, plan, scratch, started)
+    except BaseException:
+        if spawned is not None:
+            spawned.guard.close()
+        if scratch:
+            remove_scratch(scratch)
+        raise
+    finally:
+        for fd in rulesets:
+            os.close(fd)
+
+
+_SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
+
+
+def child_ruleset(plan: Plan, rules: Sequence[tuple[str, int, bool]]) -> int:
+    """Return the caller's fd of a Landlock ruleset with the plan's masks and ports, and `rules` for files."""
+    ruleset = landlock.create_ruleset(plan.handled_fs, plan.handled_net, plan.scoped)
+    try:
+        landlock.add_paths(
+            ruleset,
+            [(os.fsencode(path), access if must else access | landlock.OPTIONAL) for path, access, must in rules],
+        )
+        for port, access in plan.port_rules:
+            landlock.add_port(ruleset, port, access)
+    except SyscallError as error:
+        os.close(ruleset)
+        if error.call == "open" and error.errno in (ENOENT, EACCES):
+            from sandlock_runtime.failure import missing_path  # lazy: good launches never need it
+
+            raise missing_path(error) from error
+        raise
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset

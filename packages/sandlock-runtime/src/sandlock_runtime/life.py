@@ -1,0 +1,329 @@
+"""One sandbox from spawn to last reap: its guard, its streams, its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import allocate_lock
+from errno import EAGAIN, EPIPE
+from select import POLLIN, POLLOUT, poll
+
+from sandlock_runtime.errors import NotRunningError, SandboxError
+from sandlock_runtime.result import Reason, make_result
+from sandlock_runtime.scratch import remove_scratch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from sandlock_policy import Plan, Protection
+    from sandlock_runtime.launch import Program
+    from sandlock_runtime.result import Result
+    from sandlock_runtime.streams import Streams
+    from sandlock_sys.guard import Guard
+    from sandlock_sys.spawn import Spawned
+
+    class Clock(Protocol):
+        """What bounds an exchange."""
+
+        def left_ms(self) -> float | None: ...
+        def act(self) -> bool: ...
+
+
+__all__ = ["Life", "Patience"]
+
+_SIGTERM, _SIGCONT = 15, 18  # the same numbers on every architecture here; `signal` itself takes 6 ms to import
+_UNKILLABLE_S = 60.0  # a process in an uninterruptible kernel wait outlives its SIGKILL; nobody waits for it for ever
+_CHUNK = 1 << 16  # a pipe's default capacity
+
+
+class _Sink:
+    """What has been read from one stream, up to a bound; the rest is counted and dropped."""
+
+    __slots__ = ("chunks", "dropped", "ended", "fd", "room")
+
+    def __init__(self, fd: int, bound: int | None) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.chunks: list[bytes] = []
+        self.room = -1 if bound is None else bound
+        self.dropped = 0
+        self.ended = False
+
+    def read(self) -> bool:
+        """Take what is there now; False at the end of the stream."""
+        try:
+            data = os.read(self.fd, _CHUNK)
+        except BlockingIOError:
+            return True
+        self._keep(data)
+        self.ended = not data
+        return not self.ended
+
+    def drain(self) -> None:
+        """Take the rest without waiting: every writer inside is dead, and one outside is not waited for."""
+        try:
+            while True:
+                data = os.read(self.fd, _CHUNK)
+                if not data:
+                    return
+                self._keep(data)
+        except BlockingIOError:
+            return
+
+    def _keep(self, data: bytes) -> None:
+        if self.room >= 0:
+            self.dropped += max(len(data) - self.room, 0)
+            data = data[: self.room]
+            self.room -= len(data)
+        if data:
+            self.chunks.append(data)
+
+
+class Life:
+    """A running sandbox. Made by `launch`; ended by `finish`, which must be called once.
+
+    Attributes:
+        pid: process id of the first process.
+        guard_pid: process id of its parent, the guard.
+        program: what is executed.
+        plan: what is enforced.
+
+    """
+
+    def __init__(
+        self, spawned: Spawned, streams: Streams, program: Program, plan: Plan, scratch: str, started: float
+    ) -> None:
+        self.pid = spawned.pid
+        self.guard_pid = spawned.guard.pid
+        self.program = program
+        self.plan = plan
+        self.streams = streams
+        self._spawned = spawned
+        self._guard: Guard = spawned.guard
+        self._scratch = scratch
+        self._started = started
+        self._cause = ""
+        self._result: Result | None = None
+        self._sinks: list[_Sink | None] | None = None
+        self._source = -1
+        self._feed = memoryview(b"")
+        # Orders may come from any thread while another one waits; the lock keeps them off a closed control socket.
+        self._lock = allocate_lock()
+        self._going = allocate_lock()
+
+    @property
+    def protections(self) -> tuple[Protection, ...]:
+        """What is enforced, and by which layer."""
+        return self.plan.protections
+
+    @property
+    def ended(self) -> bool:
+        """Whether no process of the sandbox is left."""
+        return self.wait(0.0)
+
+    def fileno(self) -> int:
+        """A borrowed fd that is readable when no process of the sandbox is left."""
+        return self._guard.fileno()
+
+    def go(self) -> None:
+        """Let a parked child execute its program; SpawnError when it cannot be executed."""
+        with self._going:  # the child stands in memory that `finish` frees
+            self._spawned.go()
+
+    def kill(self, cause: str = Reason.KILLED) -> None:
+        """Kill every process of the sandbox."""
+        with self._lock:
+            if self._result is None:
+                self._cause = self._cause or cause
+                self._guard.kill()
+
+    def expire(self) -> None:
+        """Tell everyone that the time is over: SIGTERM, and SIGCONT so that a stopped process hears it."""
+        with self._lock:
+            if self._result is None:
+                self._cause = self._cause or Reason.TIMEOUT
+                self._guard.signal_all(_SIGTERM)
+                self._guard.signal_all(_SIGCONT)
+
+    def signal(self, number: int, *, everyone: bool = False) -> None:
+        """Send a signal to the first process, or to everyone in the sandbox.
+
+        Raises:
+            NotRunningError: it has ended.
+
+        """
+        with self._lock:
+            if self._result is not None:
+                raise NotRunningError("the process has ended")
+            if everyone:
+                self._guard.signal_all(number)
+            else:
+                self._guard.signal_main(number)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until no process is left; False when `timeout_s` seconds passed first."""
+        if self._result is not None:
+            return True
+        fd = self._guard.fileno()
+        if fd < 0:  # another thread is in `finish`
+            return True
+        watch = poll()
+        watch.register(fd, POLLIN)
+        return bool(watch.poll(None if timeout_s is None else max(timeout_s * 1000, 0)))
+
+    def attach(self, feed: bytes = b"", bound: int | None = None) -> None:
+        """Take the caller's ends of the streams that are pipes, to be fed and drained by `exchange`; once.
+
+        Arguments:
+            feed: bytes for stdin, where that is a pipe.
+            bound: bytes to keep of stdout and of stderr each, or None for all.
+
+        """
+        if self._sinks is not None:
+            return
+        self._sinks = [_Sink(fd, bound) if fd >= 0 else None for fd in (self.streams.take(1), self.streams.take(2))]
+        self._source = self.streams.take(0)
+        self._feed = memoryview(feed)
+        if self._source >= 0:
+            os.set_blocking(self._source, False)
+
+    def run(self, deadline_s: float | None, grace_s: float) -> Result:
+        """Pass data until the end, and return the result.
+
+        Arguments:
+            deadline_s: seconds until everyone gets SIGTERM, or None.
+            grace_s: seconds from then until SIGKILL.
+
+        """
+        self.exchange(_Deadline(self, deadline_s, grace_s))
+        return self.finish()
+
+    def exchange(self, clock: Clock) -> bool:
+        """Pass data until no process is left; False when `clock` ended it first. Can be called again then."""
+        if self._result is not None:
+            return True
+        guard = self._guard.fileno()
+        watch = poll()
+        watch.register(guard, POLLIN)
+        readers = {sink.fd: sink for sink in self._sinks or () if sink and not sink.ended}
+        for fd in readers:
+            watch.register(fd, POLLIN)
+        if self._source >= 0:
+            watch.register(self._source, POLLOUT)
+        while True:
+            for fd, _ in watch.poll(clock.left_ms()):
+                if fd == guard:
+                    return True
+                if fd == self._source:
+                    self._feed = _write(fd, self._feed)
+                    if not self._feed:
+                        watch.unregister(fd)
+                        os.close(fd)
+                        self._source = -1
+                elif not readers[fd].read():
+                    watch.unregister(fd)
+            if clock.act():
+                return False
+
+    def finish(self) -> Result:
+        """Wait for the guard, free everything, and return the result; later calls return the same.
+
+        Raises:
+            SandboxError: it was killed, and some process of it does not die; nothing is freed.
+
+        """
+        with self._lock:
+            if self._result is not None:
+                return self._result
+            if self._cause and not self.wait(_UNKILLABLE_S):
+                raise unkillable()
+            with self._going:
+                report = self._guard.report()
+            wall_s = time.monotonic() - self._started
+            output, dropped = self._collect()
+            self._result = make_result(
+                report, wall_s, self.protections, cause=self._cause, output=output, dropped=dropped
+            )
+            self._guard.close()
+            self._spawned.abandon()  # forgets the memory that is gone now
+        self.streams.close()
+        if self._scratch:
+            remove_scratch(self._scratch)
+        return self._result
+
+    def _collect(self) -> tuple[tuple[bytes, bytes], tuple[int, int]]:
+        """Take what the streams still hold and close them."""
+        if self._source >= 0:
+            os.close(self._source)
+            self._source = -1
+        output, dropped = [b"", b""], [0, 0]
+        for index, sink in enumerate(self._sinks or ()):
+            if sink:
+                sink.drain()
+                os.close(sink.fd)
+                output[index], dropped[index] = b"".join(sink.chunks), sink.dropped
+        return (output[0], output[1]), (dropped[0], dropped[1])
+
+
+class Patience:
+    """A clock that ends a wait, and nothing else."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._at = None if seconds is None else time.monotonic() + seconds
+
+    def left_ms(self) -> float | None:
+        """Milliseconds that are left, for poll; None for no bound."""
+        return None if self._at is None else max((self._at - time.monotonic()) * 1000 + 1, 0)
+
+    def act(self) -> bool:
+        """Whether the wait is over."""
+        return self._at is not None and time.monotonic() >= self._at
+
+
+class _Deadline:
+    """The end by time: SIGTERM to everyone, then SIGKILL, then giving up on the unkillable."""
+
+    def __init__(self, life: Life, seconds: float | None, grace_s: float) -> None:
+        self._life = life
+        self._grace_s = grace_s
+        self._at = None if seconds is None else time.monotonic() + seconds
+        self._stage = 0
+
+    def left_ms(self) -> float | None:
+        """Milliseconds until the next step, for poll; None for no bound."""
+        return None if self._at is None else max((self._at - time.monotonic()) * 1000 + 1, 0)
+
+    def act(self) -> bool:
+        """Take the next step if it is due; the wait itself goes on until the kill has worked."""
+        if self._at is None or time.monotonic() < self._at:
+            return False
+        self._stage += 1
+        if self._stage == 1 and self._grace_s > 0:
+            self._life.expire()
+            self._at += self._grace_s
+        elif self._stage <= 2:
+            self._stage = 2
+            self._life.kill(Reason.TIMEOUT)
+            self._at += _UNKILLABLE_S
+        else:
+            raise unkillable()
+        return False
+
+
+def unkillable() -> SandboxError:
+    """Return the error for a process that outlives its SIGKILL."""
+    return SandboxError(f"a process of the sandbox is still there {_UNKILLABLE_S:.0f} s after SIGKILL: "
+                        "it waits in the kernel, for a dead file server perhaps")  # fmt: skip
+
+
+def _write(fd: int, data: memoryview) -> memoryview:
+    """Write what fits; return the rest, empty when nobody reads any more."""
+    try:
+        return data[os.write(fd, data[:_CHUNK]) :]
+    except OSError as error:
+        if error.errno == EPIPE:
+            return data[:0]
+        if error.errno == EAGAIN:
+            return data
+        raise

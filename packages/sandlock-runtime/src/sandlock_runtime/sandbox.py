@@ -1,0 +1,269 @@
+"""`Sandbox`: a policy, and the confined programs that run under it."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.model import Policy
+from sandlock_runtime.errors import NotRunningError, SandboxBusyError
+from sandlock_runtime.launch import launch
+from sandlock_runtime.process import Process
+from sandlock_runtime.result import Reason
+from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE
+from sandlock_sys.spawn import SpawnError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Any, Self, Unpack
+
+    from sandlock_policy import Protection
+    from sandlock_policy.inputs import PolicyInputs
+    from sandlock_runtime.launch import Command
+    from sandlock_runtime.life import Life
+    from sandlock_runtime.result import Result
+    from sandlock_runtime.streams import Stream
+
+__all__ = ["Sandbox"]
+
+_SIGSTOP, _SIGCONT = 19, 18  # the same numbers on every architecture here
+_LATER = ("policy_fn", "handlers", "init_fn", "work_fn")
+
+
+class Sandbox:
+    """Confined programs under one policy. One lives at a time; use several objects for several at once.
+
+    Arguments:
+        policy: what is allowed; nothing where it is None.
+        fields: fields of `Policy`, instead of the policy's own. They can be read as attributes.
+
+    Raises:
+        PolicyError: the fields contradict the grammar or each other.
+
+    Leaving the `with` block kills the whole tree and frees everything.
+    """
+
+    policy: Policy
+
+    def __init__(self, policy: Policy | None = None, /, **fields: Unpack[PolicyInputs]) -> None:
+        later = [name for name in _LATER if fields.pop(name, None)]  # type: ignore[misc]  # not fields of a policy
+        if later:
+            raise PolicyError([Problem(name, "", f"{name} is not served yet", "leave it out") for name in later])
+        base = policy if policy is not None else Policy()
+        self.policy = base.replace(**fields) if fields else base
+        self._lock = allocate_lock()
+        self._life: Life | None = None
+        self._process: Process | None = None
+        self._protections: tuple[Protection, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a field of the policy."""
+        if name == "policy":  # not set: __init__ raised
+            raise AttributeError(name)
+        try:
+            return getattr(self.policy, name)
+        except AttributeError:
+            raise AttributeError(f"neither Sandbox nor Policy has {name!r}") from None
+
+    def run(
+        self,
+        cmd: Command,
+        timeout: float | None = None,
+        *,
+        stdin: Stream = DEVNULL,
+        input: bytes | None = None,  # noqa: A002  # the name that subprocess.run gave it
+        max_output: int | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Result:
+        """Run `cmd`, wait until nothing of it is left, and return what became of it.
+
+        Arguments:
+            cmd: program and arguments; the program is looked for in PATH.
+            timeout: seconds until everyone inside gets SIGTERM, and `grace` seconds later SIGKILL; the policy's when
+                None.
+            stdin: a file, an fd, or DEVNULL; INHERIT for the caller's.
+            input: bytes for its standard input, instead of `stdin`.
+            max_output: bytes to keep of stdout and of stderr each; the rest is counted and dropped.
+            pass_fds: fds that stay open inside, at their numbers.
+
+        Raises:
+            PolicyError, CommandNotFoundError, CommandNotRunnableError, ConfinementError: nothing was started.
+            SandboxBusyError: another program of this object is alive.
+
+        """
+        if input is not None and stdin != DEVNULL:
+            raise ValueError("give either stdin or input")
+        if max_output is not None and max_output < 0:
+            raise ValueError(f"max_output is a number of bytes, not {max_output}")
+        source: Stream = PIPE if input is not None else stdin
+        life = self._launch(cmd, source, PIPE, PIPE, pass_fds)
+        try:
+            life.attach(input or b"", max_output)
+            policy = self.policy
+            return life.run(policy.timeout if timeout is None else timeout, policy.grace)
+        except BaseException:
+            life.kill()
+            raise
+        finally:
+            self._end(life)
+
+    def popen(
+        self,
+        cmd: Command,
+        stdin: Stream = INHERIT,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
+        *,
+        pass_fds: Sequence[int] = (),
+    ) -> Process:
+        """Start `cmd` and return at once; streams are PIPE, DEVNULL, STDOUT, INHERIT, files or fds.
+
+        Raises as `run` does. The policy's `timeout` bounds `run` and `wait`, not a process that the caller holds.
+        """
+        return self._hold(self._launch(cmd, stdin, stdout, stderr, pass_fds))
+
+    def create(self, cmd: Command) -> None:
+        """Set `cmd` up, confined, with the caller's streams, and stop before it executes; `start` lets it go on."""
+        self._hold(self._launch(cmd, INHERIT, INHERIT, INHERIT, (), park=True))
+
+    def start(self) -> None:
+        """Let the program of `create` execute.
+
+        Raises:
+            CommandNotFoundError, CommandNotRunnableError: it cannot be executed.
+            NotRunningError: nothing was created.
+
+        """
+        life = self._live()
+        try:
+            life.go()
+        except BaseException as error:
+            life.kill()
+            self._end(life)
+            if isinstance(error, SpawnError):
+                from sandlock_runtime.failure import explain_failure  # lazy: good launches never need it
+
+                raise explain_failure(error, life.program, life.plan) from error
+            raise
+
+    def spawn(self, cmd: Command) -> None:
+        """Start `cmd` with the caller's streams; `wait` for it later."""
+        self.popen(cmd)
+
+    def wait(self) -> Result:
+        """Wait for the program of `spawn`, `start` or `popen`, within the policy's timeout, and return its result.
+
+        Output that nobody took from a pipe is in the result. Called again, it returns the same.
+        """
+        process, life = self._process, self._life
+        if process is None:
+            raise NotRunningError("nothing was started: spawn(cmd) first")
+        if life is not None:
+            life.attach()
+            life.run(self.policy.timeout, self.policy.grace)
+        return process.wait()
+
+    def kill(self) -> None:
+        """Kill every process of the sandbox, daemons included; no error when there is none."""
+        life = self._life
+        if life is not None:
+            life.kill(Reason.KILLED)
+
+    def send_signal(self, number: int) -> None:
+        """Send signal `number` to the program; NotRunningError when there is none."""
+        self._live().signal(number)
+
+    def pause(self) -> None:
+        """Stop every process of the sandbox (SIGSTOP); NotRunningError when there is none."""
+        self._live().signal(_SIGSTOP, everyone=True)
+
+    def resume(self) -> None:
+        """Let every stopped process of the sandbox go on (SIGCONT); NotRunningError when there is none."""
+        self._live().signal(_SIGCONT, everyone=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the program, or None."""
+        life = self._life
+        return life.pid if life is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process of the sandbox is alive."""
+        life = self._life
+        return life is not None and not life.ended
+
+    @property
+    def protections(self) -> tuple[Protection, ...]:
+        """What was enforced at the latest launch, and by which layer; empty before the first."""
+        return self._protections
+
+    def __enter__(self) -> Self:
+        """Return the sandbox itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill what is left and free everything."""
+        process, life = self._process, self._life
+        if process is not None:
+            process.close()
+        elif life is not None:
+            life.kill(Reason.KILLED)
+            self._end(life)
+
+    def _launch(
+        self,
+        cmd: Command,
+        stdin: Stream,
+        stdout: Stream,
+        stderr: Stream,
+        keep: Sequence[int],
+        *,
+        park: bool = False,
+    ) -> Life:
+        if not self._lock.acquire(blocking=False):
+            raise SandboxBusyError("a program of this Sandbox is alive: wait for it, or use another Sandbox")
+        life = None
+        self._process = None
+        try:
+            life, plan = launch(self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park)
+            self._life = life
+            self._protections = plan.protections
+            if plan.max_cpu is not None:
+                from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
+
+                throttle(life, plan.max_cpu)
+        except BaseException:
+            if life is None:
+                self._lock.release()
+            else:
+                life.kill()
+                self._end(life)
+            raise
+        return life
+
+    def _hold(self, life: Life) -> Process:
+        self._process = Process(life, lambda: self._forget(life))
+        return self._process
+
+    def _end(self, life: Life) -> None:
+        try:
+            life.finish()
+        finally:
+            self._forget(life)
+
+    def _live(self) -> Life:
+        life = self._life
+        if life is None:
+            raise NotRunningError("no program of this Sandbox is running")
+        return life
+
+    def _forget(self, life: Life) -> None:
+        """Be free for the next program, if `life` is still the one that keeps this object busy."""
+        if self._life is life:
+            self._life = None
+            self._lock.release()

@@ -1,0 +1,110 @@
+"""Standard streams of a child: which fd it gets, and what the caller keeps."""
+
+from __future__ import annotations
+
+import os
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, TypeAlias
+
+    class _HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    Stream: TypeAlias = int | _HasFileno | None
+
+__all__ = ["DEVNULL", "INHERIT", "PIPE", "STDOUT", "Streams"]
+
+INHERIT = None  # the caller's own stream
+PIPE = -1  # the same numbers as in subprocess, so that either module's constants work
+STDOUT = -2
+DEVNULL = -3
+
+
+class Streams:
+    """The three streams of one child.
+
+    Attributes:
+        child: fds for the child: in place, or above 2. They live until `close_child`.
+        parent: the caller's end of each stream that is a pipe, or -1. Given away to whoever takes them from here.
+
+    """
+
+    __slots__ = ("_absent", "_opened", "child", "parent")
+
+    def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
+        self._opened: list[int] = []
+        self.parent = [-1, -1, -1]
+        self.child = (0, 1, 2)
+        if STDOUT in (stdin, stdout):
+            raise ValueError("STDOUT is for stderr only: it means the place where stdout goes")
+        # Asked before anything is opened here, for that may get the number of a stream that the caller does not have.
+        self._absent = [
+            number for number, stream in enumerate((stdin, stdout, stderr)) if stream is None and _absent(number)
+        ]
+        try:
+            out = self._open(1, stdout)
+            self.child = (self._open(0, stdin), out, out if stderr == STDOUT else self._open(2, stderr))
+            if self.child[2] == 1:  # stdout in place, and stderr the same: the child needs it twice
+                self.child = (*self.child[:2], self._above(1))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, number: int, stream: Stream) -> int:
+        if stream == PIPE:
+            read, write = os.pipe()
+            mine, childs = (write, read) if number == 0 else (read, write)
+            self.parent[number] = mine
+            self._opened.append(childs)
+            if mine <= 2:  # the caller lacks that stream, and what it prints there must not get into the pipe
+                self.parent[number] = fcntl(mine, F_DUPFD_CLOEXEC, 3)
+                os.close(mine)
+            return self._above(childs) if childs <= 2 else childs
+        if stream == DEVNULL:
+            return self._null(number)
+        if stream is None:
+            return self._null(number) if number in self._absent else number
+        fd = stream if isinstance(stream, int) else stream.fileno()
+        os.fstat(fd)  # a bad fd is the caller's mistake: better told here than by a failing launch
+        return fd if fd == number or fd > 2 else self._above(fd)
+
+    def _null(self, number: int) -> int:
+        fd = os.open("/dev/null", os.O_RDONLY if number == 0 else os.O_WRONLY)
+        self._opened.append(fd)
+        return fd if fd > 2 else self._above(fd)
+
+    def _above(self, fd: int) -> int:
+        """Copy `fd` to a number above 2, where putting another stream in its place cannot overwrite it."""
+        copy = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+        self._opened.append(copy)
+        return copy
+
+    def take(self, number: int) -> int:
+        """Give the caller's end of stream `number` away; -1 where there is none."""
+        fd, self.parent[number] = self.parent[number], -1
+        return fd
+
+    def close_child(self) -> None:
+        """Close what was opened for the child; it has its own copies now."""
+        for fd in self._opened:
+            os.close(fd)
+        self._opened.clear()
+
+    def close(self) -> None:
+        """Close everything that was opened here and not taken."""
+        self.close_child()
+        for number in range(3):
+            fd = self.take(number)
+            if fd >= 0:
+                os.close(fd)
+
+
+def _absent(number: int) -> bool:
+    """Whether the caller itself runs without this stream."""
+    try:
+        os.fstat(number)
+    except OSError:  # EBADF is the only error of fstat(2) for a number
+        return True
+    return False

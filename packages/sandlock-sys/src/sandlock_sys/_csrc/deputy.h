@@ -1,0 +1,63 @@
+#ifndef SANDLOCK_DEPUTY_H
+#define SANDLOCK_DEPUTY_H
+
+#include <stdint.h>
+
+enum { SL_DEPUTY_SLOTS = 64, SL_DEPUTY_BYTES = 8192 };
+
+/* What the deputy does besides system calls; no architecture has such numbers. */
+enum {
+    SL_DEPUTY_SPAWN = 0x7fffffff,    /* sl_spawn of the struct sl_spawn at arguments[0] */
+    SL_DEPUTY_RESTRICT = 0x7ffffffe, /* no_new_privs, then landlock_restrict_self(arguments[0], arguments[1]) */
+};
+
+/* What is done with the result of a call. */
+enum sl_deputy_answer {
+    SL_ANSWER_COMPLETE = 0, /* the completion only: the eventfd becomes readable */
+    SL_ANSWER_VALUE = 1,    /* also answers the notification: the value, or the errno */
+    SL_ANSWER_FD = 2,       /* also injects the fd that the call returned (ADDFD with SEND) and closes it here */
+};
+
+/* One submission: a system call, its buffers, and where the result goes. */
+struct sl_deputy_slot {
+    uint64_t arguments[6];
+    uint64_t notification;   /* id, with SL_ANSWER_VALUE and SL_ANSWER_FD */
+    int64_t result;          /* the kernel's value or -errno */
+    int64_t answered;        /* of the answer: 0 or the child's fd, or -errno (ENOENT: nobody waits any more) */
+    uint32_t number;         /* system call number, or SL_DEPUTY_* */
+    uint32_t answer;         /* enum sl_deputy_answer */
+    uint32_t buffer_mask;    /* bit N: arguments[N] is an offset into `buffer`, made an address here */
+    uint32_t fd_flags;       /* O_CLOEXEC or 0, for the injected fd */
+    uint32_t state;          /* futex: 0 free, 1 submitted, 2 taken, 3 done */
+    uint32_t reserved;
+    char buffer[SL_DEPUTY_BYTES];
+};
+
+struct sl_deputy {
+    struct sl_deputy_slot slots[SL_DEPUTY_SLOTS];
+    uint32_t bell;           /* futex: counts submissions */
+    uint32_t stop;
+    int32_t completions;     /* eventfd that the loop reads */
+    int32_t listener;        /* for answers, or -1 */
+    int32_t thread_id;       /* futex: 0 until the thread runs */
+    int32_t own_folder;      /* the thread has a working directory and a umask of its own (0 where unshare is refused) */
+    uint32_t next;           /* the slot the deputy looks at first */
+};
+
+/* Start the deputy of one sandbox: a thread of this process, every signal blocked. 0, or -errno. */
+long sl_deputy_start(struct sl_deputy **started);
+
+/* Submit slot `index`, which the caller has filled; it belongs to the deputy until its state is 3. */
+void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index);
+
+/* Wait until slot `index` is done, at most until CLOCK_MONOTONIC says `deadline_ns` (-1: no bound).
+ * 0, or -ETIMEDOUT, or -EINTR so that the caller can run its signal handlers. */
+long sl_deputy_wait(struct sl_deputy *deputy, uint32_t index, int64_t deadline_ns);
+
+/* End the thread, after the call that it is in. What was submitted and not begun is done with -ECANCELED, unanswered. */
+void sl_deputy_stop(struct sl_deputy *deputy);
+
+/* Give the ring back, after sl_deputy_stop and when nobody is in sl_deputy_wait. */
+void sl_deputy_free(struct sl_deputy *deputy);
+
+#endif

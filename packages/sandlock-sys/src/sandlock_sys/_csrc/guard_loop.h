@@ -1,0 +1,170 @@
+/* The guard's loop: wait for the end of the first process, an order, or the end of the host; then end everything.
+ *
+ * Included by both forms of the guard: spawn.c runs it in the host's memory while the sandbox is young, where a short
+ * run never pays for an exec; guard_main.c is the program that the guard becomes when the sandbox lives on, so that
+ * neither the host's memory nor an out-of-memory kill of the host hangs on it. Raw calls only.
+ *
+ * The guard lives in the sandbox's outer Landlock domain, so `kill(-1)` reaches the sandbox and nothing else, which is
+ * proved before it is relied on; the program inside lives in a nested domain and cannot reach the guard.
+ */
+#ifndef SANDLOCK_GUARD_LOOP_H
+#define SANDLOCK_GUARD_LOOP_H
+
+#include <linux/capability.h>
+#include <linux/fcntl.h>
+#include <linux/prctl.h>
+#include <stddef.h>
+
+#include "guard.h"
+#include "raw.h"
+
+#ifndef __NR_pidfd_open
+#define __NR_pidfd_open 434 /* 5.3 */
+#endif
+
+enum {
+    GUARD_CONTROL = 0, /* the only fd that the guard keeps */
+    GUARD_KILL = 9, GUARD_CHILD = 17, GUARD_SIGSET_BYTES = 8, /* SIGKILL, SIGCHLD */
+    GUARD_BLOCK = 0, /* SIG_BLOCK */
+    GUARD_NO_HANG = 1, GUARD_ANY_CHILD = 0x40000000, /* WNOHANG, __WALL */
+    GUARD_EPERM = 1, GUARD_EINTR = 4, GUARD_ECHILD = 10, GUARD_EAGAIN = 11,
+    GUARD_READABLE = 1, /* POLLIN */
+    GUARD_DONT_WAIT = 0x40, GUARD_NO_SIGNAL = 0x4000, /* MSG_DONTWAIT, MSG_NOSIGNAL */
+    GUARD_TICK_NS = 1000 * 1000,
+};
+
+struct guard_timespec { int64_t seconds, nanoseconds; };
+struct guard_poll { int32_t fd; int16_t events, returned; };
+struct guard_timeval { int64_t seconds, microseconds; };
+struct guard_usage { struct guard_timeval user, system; int64_t peak_kib, rest[13]; };
+
+_Static_assert(sizeof(struct guard_usage) == 144, "struct rusage");
+
+struct guard {
+    int child, host;
+    int walks;          /* no signal scope: processes are found by walking /proc */
+    int proved;         /* kill(-1) reaches this sandbox only */
+    int main_gone;
+    int host_pidfd, signals;
+    struct sl_report report;
+};
+
+/* Signal every process of the tree when there is no scope; only the program can. */
+static void guard_walk(int signal);
+
+static void guard_signal_all(struct guard *guard, int signal)
+{
+    if (guard->walks)
+        guard_walk(signal);
+    else
+        RAW(__NR_kill, -1, signal); /* atomic: no fork slips through it */
+}
+
+static void guard_reap(struct guard *guard, int *alive)
+{
+    struct guard_usage usage;
+    int status;
+    for (;;) {
+        long pid = RAW(__NR_wait4, -1, &status, GUARD_NO_HANG | GUARD_ANY_CHILD, &usage);
+        *alive = pid != -GUARD_ECHILD;
+        if (pid <= 0)
+            return;
+        struct sl_report *report = &guard->report;
+        report->reaped++;
+        report->user_us += (uint64_t)(usage.user.seconds * 1000000 + usage.user.microseconds);
+        report->system_us += (uint64_t)(usage.system.seconds * 1000000 + usage.system.microseconds);
+        if ((uint64_t)usage.peak_kib > report->peak_kib)
+            report->peak_kib = (uint64_t)usage.peak_kib;
+        if (pid == guard->child) {
+            guard->main_gone = 1;
+            report->status = status;
+        }
+    }
+}
+
+static void guard_drain(struct guard *guard)
+{
+    char drained[128]; /* one struct signalfd_siginfo */
+    RAW(__NR_read, guard->signals, drained, sizeof drained);
+}
+
+static void guard_end(struct guard *guard)
+{
+    int alive = 1;
+    for (int ticks = 0;; ticks++) {
+        guard_reap(guard, &alive);
+        if (!alive)
+            break; /* orphans come to the guard, so no child means no process at all */
+        if (ticks == 0 || guard->walks)
+            guard_signal_all(guard, GUARD_KILL);
+        struct guard_poll ready = {.fd = guard->signals, .events = GUARD_READABLE};
+        struct guard_timespec tick = {0, GUARD_TICK_NS};
+        RAW(__NR_ppoll, &ready, 1, &tick, 0, 0);
+        if (ready.returned & GUARD_READABLE)
+            guard_drain(guard);
+    }
+    /* The host waits for the guard's end and reads this then: one wake-up, not two. */
+    RAW(__NR_sendto, GUARD_CONTROL, &guard->report, sizeof guard->report, GUARD_DONT_WAIT | GUARD_NO_SIGNAL, 0, 0);
+    RAW(__NR_exit_group, 0);
+}
+
+static void guard_obey(struct guard *guard)
+{
+    struct sl_order order;
+    long got = RAW(__NR_recvfrom, GUARD_CONTROL, &order, sizeof order, GUARD_DONT_WAIT, 0, 0);
+    if (got == -GUARD_EAGAIN || got == -GUARD_EINTR)
+        return;
+    if (got != sizeof order || order.kind == SL_ORDER_KILL)
+        guard_end(guard); /* a closed socket or a message that no host of ours sends: refuse to go on */
+    if (order.kind == SL_ORDER_SIGNAL_ALL)
+        guard_signal_all(guard, order.signal);
+    else if (order.kind == SL_ORDER_SIGNAL_MAIN && !guard->main_gone)
+        RAW(__NR_kill, guard->child, order.signal); /* not yet reaped, so the pid is still its own */
+}
+
+/* Watch the host; 0 when that cannot be done, because it is gone already or there is no fd: then end everything. */
+static int guard_prepare(struct guard *guard)
+{
+    uint64_t every = ~0ULL, child = 1ULL << (GUARD_CHILD - 1);
+    RAW(__NR_rt_sigprocmask, GUARD_BLOCK, &every, 0, GUARD_SIGSET_BYTES);
+    guard->signals = (int)RAW(__NR_signalfd4, -1, &child, GUARD_SIGSET_BYTES, O_CLOEXEC | O_NONBLOCK);
+    guard->host_pidfd = (int)RAW(__NR_pidfd_open, guard->host, 0);
+    int host_there = RAW(__NR_getppid) == guard->host;
+    /* The proof: the host, of the same user, must be out of reach from this domain, or kill(-1) would not stop at it.
+     * The program does not ask again: its domain is the one it was proved for, and the host may be gone by now. */
+    if (!guard->proved && RAW(__NR_kill, guard->host, 0) != -GUARD_EPERM)
+        guard->walks = 1;
+    guard->proved = !guard->walks;
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
+    RAW(__NR_capset, &header, none);
+    return guard->signals >= 0 && guard->host_pidfd >= 0 && host_there;
+}
+
+/* Serve until the end, which does not return, or until `patience` has passed with nothing to do. */
+static void guard_serve(struct guard *guard, const struct guard_timespec *patience)
+{
+    for (;;) {
+        int alive;
+        guard_reap(guard, &alive);
+        if (guard->main_gone || !alive)
+            guard_end(guard);
+        struct guard_poll ready[] = {
+            {GUARD_CONTROL, GUARD_READABLE, 0},
+            {guard->host_pidfd, GUARD_READABLE, 0},
+            {guard->signals, GUARD_READABLE, 0},
+        };
+        struct guard_timespec left = patience ? *patience : (struct guard_timespec){0, 0};
+        long result = RAW(__NR_ppoll, ready, 3, patience ? &left : NULL, 0, 0);
+        if (result == 0)
+            return;
+        if ((result < 0 && result != -GUARD_EINTR) || ready[1].returned)
+            guard_end(guard);
+        if (ready[0].returned)
+            guard_obey(guard);
+        if (ready[2].returned & GUARD_READABLE)
+            guard_drain(guard);
+    }
+}
+
+#endif

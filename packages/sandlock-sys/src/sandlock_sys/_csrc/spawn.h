@@ -1,0 +1,107 @@
+#ifndef SANDLOCK_SPAWN_H
+#define SANDLOCK_SPAWN_H
+
+#include <stdint.h>
+
+/* One resource limit, as prlimit64(2) takes it. */
+struct sl_limit {
+    uint64_t resource;
+    uint64_t soft;
+    uint64_t hard;
+};
+
+/* What the child is to be, and what became of it. One value a launch; it lives until the guard has ended or executed. */
+struct sl_spawn {
+    /* wanted: set by the caller, read between clone and exec */
+    const char *const *candidates; /* absolute or relative paths, tried in order as execvp(3) would; NULL ends */
+    char *const *argv;
+    char *const *envp;
+    const char *cwd;                /* NULL: the caller's */
+    const char *guard_path;         /* the guard program */
+    const char *uid_map;            /* one line; with SL_SPAWN_USER_NS */
+    const char *gid_map;
+    const char *const *writable;    /* with SL_SPAWN_MOUNT_NS: all else becomes read-only; NULL ends */
+    const int32_t *keep;            /* fds that stay open at their numbers, ascending, each > 2 */
+    const struct sl_limit *limits;
+    const uint64_t *affinity;       /* cpu mask */
+    const void *filter;             /* struct sock_filter[] */
+    uint32_t n_keep;
+    uint32_t n_limits;
+    uint32_t affinity_bytes;
+    uint32_t n_filter;              /* instructions; 0: no filter */
+    uint32_t filter_flags;          /* SECCOMP_FILTER_FLAG_* */
+    uint32_t flags;                 /* SL_SPAWN_* */
+    int32_t stdio[3];               /* fds to become 0, 1 and 2 */
+    int32_t ruleset;                /* Landlock, the child's own; -1: none */
+    int32_t guard_ruleset;          /* Landlock, the guard's and so everybody's; -1: none */
+    int32_t control;                /* the guard's end of the control socket */
+    int32_t host_pid;               /* set by sl_spawn: whom the guard watches */
+
+    /* told: written by the kernel, the guard and the child */
+    int32_t guard_tid;              /* cleared by the kernel when the guard has executed or ended */
+    int32_t child_tid;              /* cleared, or marked FUTEX_OWNER_DIED, when the child has executed or died */
+    int32_t guard_pid;
+    int32_t guard_pidfd;
+    int32_t child_pid;
+    int32_t listener;               /* the listener's number in the child, or -1 */
+    uint32_t phase;                 /* futex: SL_PHASE_* */
+    uint32_t go;                    /* futex: SL_VERDICT_* for a parked child */
+    uint32_t step;                  /* SL_STEP_* that the child, or the guard, had reached */
+    int32_t error;                  /* errno of the step that failed, or 0 */
+    uint32_t detail;                /* which of several: limit, candidate, writable path */
+};
+
+enum {
+    SL_SPAWN_PARK = 1 << 0,         /* stop, fully confined, before exec until sl_spawn_go */
+    SL_SPAWN_OWN_MEMORY = 1 << 1,   /* copy the memory (fork) instead of sharing it until exec */
+    SL_SPAWN_USER_NS = 1 << 2,
+    SL_SPAWN_MOUNT_NS = 1 << 3,
+    SL_SPAWN_NO_ASLR = 1 << 4,
+    SL_SPAWN_NO_THP = 1 << 5,       /* needs SL_SPAWN_OWN_MEMORY: the flag belongs to the memory, not to the task */
+    SL_SPAWN_UNSCOPED = 1 << 6,     /* no signal scope: the guard finds its tree by walking /proc */
+};
+
+enum { SL_PHASE_STARTING, SL_PHASE_PARKED };
+enum { SL_VERDICT_GO = 1, SL_VERDICT_END = 2 };
+
+enum {
+    SL_STEP_GUARD = 1, /* the guard's own set-up: session, subreaper, no_new_privs */
+    SL_STEP_GUARD_LANDLOCK,
+    SL_STEP_CLONE,
+    SL_STEP_GUARD_EXEC,
+    SL_STEP_SESSION,
+    SL_STEP_STDIO,
+    SL_STEP_KEEP,
+    SL_STEP_NAMESPACE,
+    SL_STEP_ID_MAP,
+    SL_STEP_MOUNT,
+    SL_STEP_CWD,
+    SL_STEP_LIMIT,
+    SL_STEP_AFFINITY,
+    SL_STEP_PERSONALITY,
+    SL_STEP_THP,
+    SL_STEP_CAPABILITIES,
+    SL_STEP_NO_NEW_PRIVS,
+    SL_STEP_LANDLOCK,
+    SL_STEP_SECCOMP,
+    SL_STEP_CLOSE,
+    SL_STEP_EXEC,
+};
+
+/* Memory for one launch: the struct, shared with every process of it, and two stacks. NULL when there is none. */
+struct sl_spawn *sl_spawn_new(void);
+
+/* Give the memory back; waits until the guard has left it, so end the guard first. */
+void sl_spawn_free(struct sl_spawn *spawn);
+
+/* Launch; returns 0 once the child has executed (or is parked), or -errno when not even the guard could be cloned.
+ * A failure after that is in `error` and `step`. Blocks for as long as that takes, with every signal blocked. */
+long sl_spawn(struct sl_spawn *spawn);
+
+/* Let a parked child go on to exec or end, as the SL_VERDICT_* says; returns when it has. */
+long sl_spawn_go(struct sl_spawn *spawn, uint32_t verdict);
+
+/* A close-on-exec SOCK_SEQPACKET pair: pair[0] for the caller, pair[1] for the guard. */
+long sl_control_pair(int32_t *pair);
+
+#endif

@@ -1,0 +1,149 @@
+"""The guard of one sandbox: orders go to it, and its report says that nothing of the sandbox is left.
+
+The guard program (`_csrc/guard_main.c`) is the parent and subreaper of every process of the sandbox. It outlives the
+host process only to kill them: SIGKILL of the host, a closed control socket and the end of the first process all have
+the same effect.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EAGAIN, ECHILD, ECONNRESET, EPIPE
+from struct import Struct
+
+from sandlock_sys._buffers import NULL
+from sandlock_sys._call import check
+from sandlock_sys._ffi import lib
+from sandlock_sys.errors import SyscallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlock_sys._ffi import CData
+
+__all__ = ["Guard", "Report"]
+
+_REPORT = Struct("=iIQQQ")  # struct sl_report
+_KILL, _SIGNAL_ALL, _SIGNAL_MAIN = 1, 2, 3  # SL_ORDER_*
+_SHUT_WR, _SHUT_RDWR = 1, 2  # shutdown(2)
+_SIGCONT = 18  # the same number on every architecture here; `signal` itself takes 6 ms to import
+
+
+class Report:
+    """What became of the sandbox.
+
+    Attributes:
+        status: wait status of the first process, for os.waitstatus_to_exitcode.
+        reaped: how many processes ended as children of the guard.
+        user_us: user cpu time in microseconds of all that were waited for.
+        system_us: system cpu time, likewise.
+        peak_kib: largest resident size of a single process.
+
+    """
+
+    __slots__ = ("peak_kib", "reaped", "status", "system_us", "user_us")
+
+    def __init__(self, message: bytes) -> None:
+        self.status, self.reaped, self.user_us, self.system_us, self.peak_kib = _REPORT.unpack(message)
+
+
+class Guard:
+    """The host's end: owns the control socket, the guard's pidfd and the memory that the launch was made in.
+
+    Attributes:
+        pid: the guard's process id.
+
+    """
+
+    __slots__ = ("_control", "_held", "_memory", "_pidfd", "pid")
+
+    def __init__(self, control: int, memory: CData, held: list[object]) -> None:
+        self._control = control
+        self._pidfd: int = memory.guard_pidfd
+        self._memory: CData | None = memory
+        self._held = held
+        self.pid: int = memory.guard_pid
+
+    def fileno(self) -> int:
+        """The guard's pidfd, borrowed: readable when the guard has ended, and so nothing of the sandbox is left.
+
+        It stays open until `close`, and is -1 then.
+        """
+        return self._pidfd
+
+    @property
+    def memory(self) -> CData | None:
+        """The launch's `struct sl_spawn`, or None when the guard has been waited for."""
+        return self._memory
+
+    def report(self) -> Report | None:
+        """Wait for the guard to end and return its report; None when it was killed before it could tell.
+
+        The control socket holds the report then. The wait is not bounded: poll `fileno()` first to bound it.
+        """
+        self._reap()
+        if self._control < 0:
+            return None
+        try:
+            message = os.read(self._control, _REPORT.size)
+        except OSError as error:
+            if error.errno != ECONNRESET:
+                raise
+            # The guard ended with an order of ours unread. The kernel tells that first, once; the report is behind it.
+            message = os.read(self._control, _REPORT.size)
+        return Report(message) if len(message) == _REPORT.size else None
+
+    def kill(self) -> None:
+        """Kill every process of the sandbox; the report follows."""
+        try:
+            self._order(_KILL, 0)
+        except SyscallError as error:
+            if error.errno != EAGAIN:
+                raise
+            lib.sl_guard_hang_up(self._control, _SHUT_WR)  # means the same, and needs no room in the queue
+        self._wake()
+
+    def signal_all(self, number: int) -> None:
+        """Send signal `number` to every process of the sandbox."""
+        self._order(_SIGNAL_ALL, number)
+
+    def signal_main(self, number: int) -> None:
+        """Send signal `number` to the first process, if it has not ended."""
+        self._order(_SIGNAL_MAIN, number)
+
+    def close(self) -> None:
+        """Give everything up: what is left of the sandbox is killed, and the guard is waited for."""
+        control, self._control = self._control, -1
+        if control >= 0:
+            lib.sl_guard_hang_up(control, _SHUT_RDWR)
+            os.close(control)
+            self._wake()
+        self._reap()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def _wake(self) -> None:
+        """Continue a guard that was stopped from outside, so that it hears its order."""
+        if self._memory is not None:
+            lib.sl_pidfd_send_signal(self._pidfd, _SIGCONT, NULL, 0)
+
+    def _reap(self) -> None:
+        if self._memory is None:
+            return
+        try:
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except OSError as error:
+            if error.errno != ECHILD:  # somebody else's wait() took the status, or SIGCHLD is ignored: it is gone
+                raise
+        # Safety: the guard has ended, and with it the child, so nobody stands on the stacks there and nobody reads
+        # the strings that `_held` keeps alive.
+        memory, self._memory = self._memory, None
+        lib.sl_spawn_free(memory)
+        self._held.clear()
+
+    def _order(self, kind: int, number: int) -> None:
+        try:
+            check("sendto", lib.sl_guard_order(self._control, kind, number))
+        except SyscallError as error:
+            if error.errno not in (EPIPE, ECONNRESET):  # it has ended, and with it everything in the sandbox
+                raise

@@ -1,0 +1,327 @@
+"""Launch a confined child and its guard: all between clone and exec is C, and the step that failed comes back.
+
+    caller's thread ── clone ──► guard (session, subreaper, outer Landlock domain) ── clone ──► child ── execve
+
+The child shares the caller's memory until it executes, so the cost does not grow with the caller's size; it has its
+own fd table, signal handlers and credentials. It starts with default signal handlers, an empty signal mask, a session
+of its own, no capability, stdio and the declared fds, and nothing else.
+"""
+
+from __future__ import annotations
+
+from os import fsdecode
+
+from sandlock_sys._buffers import NULL
+from sandlock_sys._call import check
+from sandlock_sys._ffi import ffi, lib
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.guard import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandlock_sys._ffi import CData
+
+__all__ = ["GUARD_PATH", "NO_ASLR", "NO_THP", "SpawnError", "SpawnRequest", "Spawned", "spawn"]
+
+GUARD_PATH = __file__.rpartition("/")[0] + "/_guard"
+
+NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
+NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
+_PARK, _OWN_MEMORY, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 6
+_PARKED = 1  # SL_PHASE_PARKED
+_GO, _END = 1, 2  # SL_VERDICT_*
+_ALL_ONES = (1 << 64) - 1
+_MAX_FILTER = 4096  # BPF_MAXINSNS, linux/bpf_common.h
+
+# SL_STEP_* in _csrc/spawn.h, each with the system call that its errno came from.
+_STEPS = (
+    ("start", "clone"),
+    ("guard", "prctl"),
+    ("guard-landlock", "landlock_restrict_self"),
+    ("clone", "clone"),
+    ("guard-exec", "execve"),
+    ("session", "setsid"),
+    ("stdio", "dup3"),
+    ("keep", "fcntl"),
+    ("namespace", "unshare"),
+    ("id-map", "write"),
+    ("mount", "mount_setattr"),
+    ("cwd", "chdir"),
+    ("limit", "prlimit64"),
+    ("affinity", "sched_setaffinity"),
+    ("personality", "personality"),
+    ("thp", "prctl"),
+    ("capabilities", "capset"),
+    ("no-new-privs", "prctl"),
+    ("landlock", "landlock_restrict_self"),
+    ("seccomp", "seccomp"),
+    ("close", "close_range"),
+    ("exec", "execve"),
+)
+
+
+class SpawnError(SyscallError):
+    """A step of the launch failed; nothing of the sandbox is left.
+
+    Attributes:
+        step: "namespace", "landlock", "seccomp", "exec", ...: the names in `_STEPS`, in the order in which they happen.
+        index: which of several things the step was at (candidate, limit, writable path), from 0.
+
+    """
+
+    def __init__(self, step: str, call: str, errno: int, detail: str = "", index: int = 0) -> None:
+        super().__init__(call, errno, detail)
+        self.step = step
+        self.index = index
+
+    def __reduce__(self) -> tuple[type[SpawnError], tuple[str, str, int, str, int]]:  # type: ignore[override]  # more fields than the base
+        return type(self), (self.step, self.call, self.errno, self.detail, self.index)
+
+
+class SpawnRequest:
+    """What the child is to be. Every value is plain; nothing is opened or owned here.
+
+    Attributes:
+        argv: at least one byte string.
+        env: `NAME=value` byte strings.
+        candidates: paths to execute, tried in order as execvp(3) does; a refusal outlives a later "not there".
+        cwd: where it starts, or None for the caller's directory.
+        stdio: fds that become 0, 1 and 2; the caller's, left open here.
+        keep: fds that stay open at their numbers.
+        limits: `(resource, soft, hard)` for prlimit64(2).
+        affinity: cpu numbers, or empty.
+        filter: struct sock_filter array, or b"".
+        filter_flags: SECCOMP_FILTER_FLAG_*.
+        ruleset: the child's Landlock ruleset fd, or -1.
+        guard_ruleset: the Landlock ruleset fd of the domain around guard and child, or -1.
+        scoped: that domain has the signal scope, so the guard may use kill(-1); else it walks /proc.
+        writable: None, or the paths that stay writable in a mount namespace where all else becomes read-only.
+        id_map: None, or (uid, gid) to map onto themselves in a user namespace, where making the mounts needs one.
+        flags: NO_ASLR, NO_THP.
+        park: stop, confined, before exec, until `Spawned.go()`.
+
+    """
+
+    __slots__ = (
+        "affinity", "argv", "candidates", "cwd", "env", "filter", "filter_flags", "flags", "guard_ruleset", "id_map",
+        "keep", "limits", "park", "ruleset", "scoped", "stdio", "writable",
+    )  # fmt: skip
+
+    def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] = ()) -> None:
+        self.argv = argv
+        self.candidates = candidates
+        self.env = env
+        self.cwd: bytes | None = None
+        self.stdio: tuple[int, int, int] = (0, 1, 2)
+        self.keep: Sequence[int] = ()
+        self.limits: Sequence[tuple[int, int, int]] = ()
+        self.affinity: Sequence[int] = ()
+        self.filter = b""
+        self.filter_flags = 0
+        self.ruleset = -1
+        self.guard_ruleset = -1
+        self.scoped = False
+        self.writable: Sequence[bytes] | None = None
+        self.id_map: tuple[int, int] | None = None
+        self.flags = 0
+        self.park = False
+
+
+class Spawned:
+    """A child that runs, or is parked, and its guard, which the caller now owns.
+
+    Attributes:
+        pid: the child's process id, for messages; signals go through the guard.
+        guard: its `Guard`.
+        listener: the number of the notification listener in the parked child's fd table, or -1.
+
+    """
+
+    def __init__(self, memory: CData, guard: Guard, request: SpawnRequest) -> None:
+        self.pid: int = memory.child_pid
+        self.guard = guard
+        self.listener: int = memory.listener
+        self._request = request
+        self._waits: bool = memory.phase == _PARKED
+
+    @property
+    def parked(self) -> bool:
+        """Whether the child waits for `go()`."""
+        return self._waits
+
+    def go(self) -> None:
+        """Let the parked child execute its program.
+
+        Raises:
+            SpawnError: the exec failed; the guard has been waited for.
+
+        """
+        memory = self._take()
+        if memory is None:
+            return
+        lib.sl_spawn_go(memory, _GO)
+        failure = _failure(memory, self._request)
+        if failure is not None:
+            self.guard.close()
+            raise failure
+
+    def abandon(self) -> None:
+        """Kill a child that is still parked; its guard reports as usual."""
+        memory = self._take()
+        if memory is not None:
+            lib.sl_spawn_go(memory, _END)
+
+    def _take(self) -> CData | None:
+        """Return the memory of the parked child, once; None when there is none, or its guard was waited for."""
+        waits, self._waits = self._waits, False
+        return self.guard.memory if waits else None
+
+
+def spawn(request: SpawnRequest, by: Callable[[CData], int] = lib.sl_spawn) -> Spawned:
+    """Launch the child; return when it has executed its program, or is parked.
+
+    Arguments:
+        request: what the child is to be.
+        by: who calls clone(2): the calling thread, or a deputy (`Deputy.spawn`).
+
+    Raises:
+        SpawnError: a step failed, with its name and errno; nothing is left running.
+        ValueError: a string has a NUL byte in it, `argv` or `candidates` is empty, a stdio fd would be overwritten
+            before its turn, or the filter is no array of at most 4096 instructions.
+
+    """
+    held: list[object] = []
+    memory = lib.sl_spawn_new()
+    if memory == NULL:
+        raise SpawnError("start", "mmap", 12, "no memory for the launch")
+    ends = ffi.new("int32_t[2]", [-1, -1])
+    try:
+        _fill(memory, request, held)
+        _start(memory, request, ends, by)
+        return Spawned(memory, Guard(ends[0], memory, held), request)
+    except BaseException:  # a KeyboardInterrupt too, which a signal that came meanwhile raises right after the launch
+        _close_end(ends, 1)
+        if memory.guard_pidfd >= 0:
+            Guard(ends[0], memory, held).close()
+        else:
+            _close_end(ends, 0)
+            lib.sl_spawn_free(memory)
+        raise
+
+
+def _start(memory: CData, request: SpawnRequest, ends: CData, by: Callable[[CData], int]) -> None:
+    check("socketpair", lib.sl_control_pair(ends))
+    memory.control = ends[1]
+    result = by(memory)
+    _close_end(ends, 1)
+    if result < 0:
+        raise SpawnError("start", "clone", -result)
+    failure = _failure(memory, request)
+    if failure is not None:
+        raise failure
+
+
+def _close_end(ends: CData, index: int) -> None:
+    fd = ends[index]
+    ends[index] = -1  # first: an interrupted close may leave an fd open, and must never close somebody else's
+    if fd >= 0:
+        lib.sl_close(fd)
+
+
+def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
+    if not request.argv or not request.candidates:
+        raise ValueError("argv and candidates need at least one string each")
+    memory.argv = _strings(request.argv, held)
+    memory.envp = _strings(request.env, held)
+    memory.candidates = _strings(request.candidates, held)
+    memory.guard_path = _string(GUARD_PATH.encode("utf-8", "surrogateescape"), held)
+    if request.cwd is not None:
+        memory.cwd = _string(request.cwd, held)
+    flags = request.flags | (_PARK if request.park else 0) | (0 if request.scoped else _UNSCOPED)
+    if request.flags & NO_THP:
+        flags |= _OWN_MEMORY
+    if request.writable is not None:
+        flags |= _MOUNT_NS
+        memory.writable = _strings(request.writable, held)
+        if request.id_map is not None:
+            flags |= _USER_NS
+            uid, gid = request.id_map
+            memory.uid_map = _string(b"%d %d 1" % (uid, uid), held)
+            memory.gid_map = _string(b"%d %d 1" % (gid, gid), held)
+    memory.flags = flags
+    if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio)):
+        raise ValueError(f"stdio {request.stdio}: an fd that is not in its place must be above 2")
+    memory.stdio = list(request.stdio)
+    if request.keep:
+        keep = sorted(set(request.keep) - {0, 1, 2})
+        memory.n_keep = len(keep)
+        memory.keep = _hold(ffi.new("int32_t[]", keep), held)
+    if request.limits:
+        memory.n_limits = len(request.limits)
+        # RLIM_INFINITY is -1 in Python and all ones in the kernel.
+        limits = [(resource, soft & _ALL_ONES, hard & _ALL_ONES) for resource, soft, hard in request.limits]
+        memory.limits = _hold(ffi.new("struct sl_limit[]", limits), held)
+    if request.affinity:
+        words = [0] * (max(request.affinity) // 64 + 1)
+        for cpu in request.affinity:
+            words[cpu // 64] |= 1 << cpu % 64
+        memory.affinity_bytes = 8 * len(words)
+        memory.affinity = _hold(ffi.new("uint64_t[]", words), held)
+    if len(request.filter) % 8 or len(request.filter) > 8 * _MAX_FILTER:
+        raise ValueError(f"a filter of {len(request.filter)} bytes is no array of at most {_MAX_FILTER} instructions")
+    if request.filter:
+        memory.n_filter = len(request.filter) // 8
+        memory.filter = _hold(ffi.from_buffer("char[]", request.filter), held)
+        memory.filter_flags = request.filter_flags
+    memory.ruleset = request.ruleset
+    memory.guard_ruleset = request.guard_ruleset
+
+
+def _hold(value: CData, held: list[object]) -> CData:
+    """Keep `value` alive as long as the launch; a pointer in a C struct keeps nothing alive."""
+    held.append(value)
+    return value
+
+
+def _string(text: bytes, held: list[object]) -> CData:
+    if b"\0" in text:
+        raise ValueError(f"a NUL byte in {text!r}")
+    return _hold(ffi.new("char[]", text), held)
+
+
+def _strings(texts: Sequence[bytes], held: list[object]) -> CData:
+    """A NULL-terminated array of C strings, all in one block of memory."""
+    block = b"\0".join(texts) + b"\0"
+    if block.count(b"\0") != max(len(texts), 1):
+        raise ValueError(f"a NUL byte in one of {list(texts)!r}")
+    memory = _hold(ffi.from_buffer("char[]", block), held)
+    pointers = _hold(ffi.new("char *[]", len(texts) + 1), held)
+    start = ffi.cast("char *", memory)
+    offset = 0
+    for index, text in enumerate(texts):
+        pointers[index] = start + offset
+        offset += len(text) + 1
+    return pointers
+
+
+def _failure(memory: CData, request: SpawnRequest) -> SpawnError | None:
+    """What stopped the launch, from the words that the guard and the child left in its memory."""
+    if not memory.error:
+        return None
+    step, call = _STEPS[memory.step]
+    index = memory.detail
+    detail = ""
+    if step == "exec":
+        detail = fsdecode(request.candidates[index])
+    elif step == "cwd":
+        detail = fsdecode(request.cwd or b"")
+    elif step == "mount" and request.writable is not None and index < len(request.writable):
+        detail = fsdecode(request.writable[index])
+    elif step == "limit":
+        resource, soft, hard = request.limits[index]
+        detail = f"resource {resource}, {soft}..{hard}"
+    elif step == "guard-exec":
+        detail = GUARD_PATH
+    return SpawnError(step, call, memory.error, detail, index)

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Install what the checks need, run all of them (noxfile.py), close with the number of tests.
+#     sh tools/check.sh [NOX OPTIONS]        such as: -s lint, or -s 'tests(sandlock-arch)'
+set -eu
+cd "$(dirname "$0")/.."
+. tools/bootstrap.sh
+
+tooling=build/tooling
+"$python" -m venv "$tooling"
+"$python" tools/workspace.py group nox | xargs "$tooling/bin/pip" install --quiet --disable-pip-version-check
+"$python" tools/summary.py clear
+
+status=0
+"$tooling/bin/nox" "$@" || status=1
+"$python" tools/summary.py || status=1
+exit $status

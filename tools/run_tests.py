@@ -1,0 +1,117 @@
+"""Run one folder of tests with the interpreter of this environment: as root, and again as an ordinary user.
+
+    python tools/run_tests.py packages/sandlock-arch/tests [PYTEST OPTIONS]
+
+The tests are copied to the stage first, so that they see the installed wheels and nothing of the checkout. Run by an
+ordinary user, only that user's half runs. One JUnit file per half is left in build/results.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from stage import RESULTS, is_reachable, stage
+from workspace import ROOT
+
+__all__ = ["main"]
+
+USER = "sandlock-test"  # an account of ours: a human's is never used
+# What the kernel of the CI machine has: a test that needs one of these fails there where it would be skipped elsewhere.
+PROMISED_ON_CI = (
+    "landlock=7,seccomp=2,pidfd=3,user_namespace,mount_namespace,pid_namespace,ptrace,compiler,ipv4,two_cpus"
+)
+# Stands in for the report of a run that ended before it wrote one, so that it counts as a failure.
+_CRASHED = '<testsuites><testsuite><testcase name="run"><error/></testcase></testsuite></testsuites>\n'
+
+
+def main() -> None:
+    """Run both halves; exit with 1 if one failed."""
+    folder, options = sys.argv[1], sys.argv[2:]
+    if not any((ROOT / folder).rglob("test_*.py")):
+        sys.exit(f"{folder} holds no test")
+    work = _copy(ROOT / folder)
+    accounts = [pwd.getpwuid(os.geteuid())]
+    if os.geteuid() == 0:
+        accounts.append(_ordinary_user())
+        if not is_reachable(Path(sys.prefix)):
+            sys.exit(f"{sys.prefix} is closed to {USER}; nox must make its environments in the stage (noxfile.py)")
+    else:
+        print(f"run by {accounts[0].pw_name}: the half of the tests that runs as root is left out", flush=True)
+    statuses = [_run(work, folder, account, options) for account in accounts]
+    sys.exit(any(statuses))
+
+
+def _copy(folder: Path) -> Path:
+    """Copy tests and pytest's settings to the stage; returns the root of the copy."""
+    work = stage() / "runs" / folder.relative_to(ROOT).as_posix().replace("/", "-")
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(folder, work / folder.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", work)
+    subprocess.run(["chmod", "-R", "a+rX", str(work)], check=True)
+    return work
+
+
+def _ordinary_user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(USER)
+    except KeyError:
+        subprocess.run(["useradd", "--create-home", "--user-group", "--shell", "/bin/sh", USER], check=True)
+        return pwd.getpwnam(USER)
+
+
+def _run(work: Path, folder: str, account: pwd.struct_passwd, options: list[str]) -> int:
+    label = f"{folder.removeprefix('packages/').removesuffix('/tests')}-{'root' if account.pw_uid == 0 else 'user'}"
+    print(f"== {label}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="sandlock-", dir="/tmp") as temporary:  # short: sun_path has 108 bytes
+        os.chmod(temporary, 0o755)  # noqa: S103 -- programs that a test compiles must be reachable by others
+        os.chown(temporary, account.pw_uid, account.pw_gid)
+        report = Path(temporary, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-c", str(work / "pyproject.toml"), "--rootdir", str(work)]
+        command += ["-p", "no:cacheprovider", f"--junitxml={report}", "-o", f"junit_suite_name={label}"]
+        done = subprocess.run(
+            [*_as(account), *command, str(work / folder), *options],
+            cwd=work,
+            env=_environment(account, temporary),
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        if report.exists():
+            shutil.copyfile(report, RESULTS / f"{label}.xml")
+        else:
+            (RESULTS / f"{label}.xml").write_text(_CRASHED)
+    return done.returncode
+
+
+def _as(account: pwd.struct_passwd) -> list[str]:
+    """The command that becomes `account`; nothing else is dropped, no_new_privs above all: setting it is our job."""
+    if account.pw_uid == os.geteuid():
+        return []
+    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--"]
+
+
+def _environment(account: pwd.struct_passwd, temporary: str) -> dict[str, str]:
+    """The same small environment for everyone: what a test needs it sets itself."""
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "LANG": "C.UTF-8",
+        "TMPDIR": temporary,
+        "HYPOTHESIS_STORAGE_DIRECTORY": f"{temporary}/hypothesis",
+    }
+    passed_on = {name: os.environ[name] for name in ("CI", "SANDLOCK_REQUIRE") if name in os.environ}
+    if passed_on.get("CI"):
+        passed_on.setdefault("SANDLOCK_REQUIRE", PROMISED_ON_CI)
+    return environment | passed_on
+
+
+if __name__ == "__main__":
+    main()
