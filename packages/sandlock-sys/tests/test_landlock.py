@@ -17,6 +17,8 @@ from sandlock_sys import landlock, prctl
 from sandlock_sys.constants.landlock import AccessFs, AccessNet, Scope
 from sandlock_sys.errors import SyscallError
 
+pytestmark = pytest.mark.needs("landlock", level=3)
+
 READ = AccessFs.READ_FILE | AccessFs.READ_DIR
 WRITE = AccessFs.WRITE_FILE | AccessFs.TRUNCATE | AccessFs.MAKE_REG | AccessFs.REMOVE_FILE
 ALL = AccessFs(landlock.usable()[0])
@@ -121,6 +123,18 @@ def test_a_rule_that_fails_names_its_path_and_step(tmp_path: Path, open_fds: Cal
     os.close(ruleset)
 
 
+def test_an_optional_path_may_be_missing_and_grants_when_it_is_there(tree: tuple[Path, Path], in_child: Any) -> None:
+    inside, outside = tree
+
+    def body() -> tuple[str, int]:
+        optional = READ | landlock.OPTIONAL
+        missing, below_a_file = bytes(outside / "missing"), bytes(outside / "canary") + b"/x"
+        confine((missing, optional), (bytes(inside), optional), (below_a_file, optional))
+        return (inside / "canary").read_text(), outcome((outside / "canary").read_text)
+
+    assert in_child(body) == ("alive", errno.EACCES)
+
+
 @pytest.mark.parametrize("path", [b"", b"/usr\0", b"/usr\0/etc", b"\0"])
 def test_a_path_that_would_shift_the_others_is_refused(path: bytes) -> None:
     ruleset = landlock.create_ruleset(ALL)
@@ -171,6 +185,8 @@ def test_restricting_needs_no_new_privs_or_a_capability(in_child: Any) -> None:
     assert in_child(body) == (errno.EPERM, 0)
 
 
+@pytest.mark.needs("ipv4")
+@pytest.mark.needs("landlock", level=4)
 def test_connecting_is_denied_to_all_ports_but_the_granted_one(in_child: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as granted, socket.create_server(("127.0.0.1", 0)) as other:
         addresses = granted.getsockname(), other.getsockname()
@@ -190,6 +206,7 @@ def test_connecting_is_denied_to_all_ports_but_the_granted_one(in_child: Any) ->
         assert in_child(body) == [0, errno.EACCES, errno.EACCES]
 
 
+@pytest.mark.needs("landlock", level=6)
 def test_a_scoped_process_cannot_signal_outside(in_child: Any, sleeper: int) -> None:
     def body() -> tuple[int, int, int]:
         before = outcome(lambda: os.kill(sleeper, 0))

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from sandlock_sys import pagemap, proc
 from sandlock_sys.constants.pagemap import PageIs
 from sandlock_sys.errors import ProcParseError, SyscallError
+from sandlock_sys.probe import probe
 from sandlock_sys.proc import Page, PageRun
 
+SCANS = bool(probe().pagemap_scan)
 PAGE = mmap.PAGESIZE
 FLAGS = st.sets(st.sampled_from(list(Page))).map(sum)
 ENTRIES = st.lists(st.tuples(FLAGS, st.integers(0, 2**55 - 1)).map(sum), max_size=60)
@@ -76,6 +78,8 @@ def test_touched_private_pages_are_present_and_no_files(own: int) -> None:
     assert proc.find_runs(data, any_of=Page.PRESENT | Page.SWAPPED, none_of=Page.FILE_OR_SHARED) == expected
     assert proc.find_runs(data, all_of=Page.PRESENT | Page.EXCLUSIVE) == expected
     assert proc.find_runs(data, all_of=Page.PRESENT | Page.FILE_OR_SHARED) == []
+    if not SCANS:
+        return
     regions = pagemap.scan(own, start, start + PAGE * 2000, any_of=PageIs.PRESENT | PageIs.SWAPPED, report=0)
     assert [PageRun((one.start - start) // PAGE, (one.end - one.start) // PAGE) for one in regions] == expected
 
@@ -91,12 +95,15 @@ def test_a_files_pages_become_private_where_they_are_written(own: int, tmp_path:
     data = proc.read_pagemap(own, start, start + PAGE * 4)
     assert proc.find_runs(data, all_of=Page.PRESENT, none_of=Page.FILE_OR_SHARED) == [PageRun(1, 1)]
     assert proc.find_runs(data, all_of=Page.PRESENT | Page.FILE_OR_SHARED) == [PageRun(0, 1), PageRun(2, 2)]
+    if not SCANS:
+        return
     own_copies = pagemap.scan(
         own, start, start + PAGE * 4, all_of=PageIs.PRESENT, none_of=PageIs.FILE, report=PageIs.FILE
     )
     assert own_copies == [pagemap.Region(start + PAGE, start + 2 * PAGE, 0)]
 
 
+@pytest.mark.skipif(not SCANS, reason="this kernel has no PAGEMAP_SCAN (6.7)")
 def test_more_regions_than_one_buffer_are_all_found(own: int) -> None:
     area = mmap.mmap(-1, PAGE * 6000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     start = small_pages(area)
@@ -107,6 +114,7 @@ def test_more_regions_than_one_buffer_are_all_found(own: int) -> None:
     assert {one.categories for one in regions} == {PageIs.PRESENT}
 
 
+@pytest.mark.skipif(not SCANS, reason="this kernel has no PAGEMAP_SCAN (6.7)")
 def test_wrong_scans_are_refused(own: int) -> None:
     for start, end, masks, error in [
         (1, PAGE * 2, 0, errno.EINVAL),

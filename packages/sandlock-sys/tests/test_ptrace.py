@@ -18,6 +18,8 @@ from sandlock_sys import procmem, ptrace
 from sandlock_sys.constants.ptrace import Event, Option, RegisterSet, WaitOption
 from sandlock_sys.errors import SyscallError
 
+pytestmark = pytest.mark.needs("ptrace")
+
 GENERAL_SIZE = {"x86_64": 27 * 8, "aarch64": 34 * 8, "riscv64": 32 * 8}[os.uname().machine]
 SYSGOOD = signal.SIGTRAP | 0x80
 

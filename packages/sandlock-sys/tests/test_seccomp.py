@@ -13,6 +13,8 @@ from sandlock_sys import prctl, seccomp
 from sandlock_sys.constants.seccomp import Action, FilterFlag
 from sandlock_sys.errors import SyscallError
 
+pytestmark = pytest.mark.needs("seccomp", level=2)
+
 ALLOW = struct.pack("=HBBI", 6, 0, 0, Action.ALLOW)
 
 
