@@ -74,10 +74,11 @@ def _bash() -> str:
         else:
             values[pattern] = "COMPREPLY=()"
     cases = "\n".join(f"            {pattern}) {action}; return ;;" for pattern, action in values.items())
-    verbs = "\n".join(
-        f"        {verb}) words='{' '.join([*_WORDS.get(verb, ()), *[f for o in options_of(verb) for f in _flags(o)]])}' ;;"
+    words = {
+        verb: [*_WORDS.get(verb, ()), *[flag for option in options_of(verb) for flag in _flags(option)]]
         for verb in VERBS
-    )
+    }
+    verbs = "\n".join(f"        {verb}) words='{' '.join(words[verb])}' ;;" for verb in VERBS)
     return f"""# bash completion of sandlock, made by `sandlock completion bash`
 _sandlock() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} words at
@@ -175,9 +176,8 @@ def _fish() -> str:
     for verb in VERBS:
         condition = f"-n '__fish_seen_subcommand_from {verb}'"
         for option in options_of(verb):
-            for spelling in (option.flags, (option.off_flag,) if option.off_flag else ()):
-                if spelling:
-                    lines.append(f"complete -c sandlock {condition} {_fish_spec(spelling, option)}")
+            spellings = [option.flags, (option.off_flag,)] if option.off_flag else [option.flags]
+            lines += [f"complete -c sandlock {condition} {_fish_spec(flags, option)}" for flags in spellings]
         if verb in _WORDS:
             lines.append(f"complete -c sandlock {condition} -a '{' '.join(_WORDS[verb])}'")
     lines.append("complete -c sandlock -n '__fish_seen_subcommand_from run' -a '(__fish_complete_subcommand)'")

@@ -68,8 +68,7 @@ def status_of(error: BaseException) -> int:
 def lines_of(error: BaseException) -> list[str]:
     """Return what to say about `error`, one line for each fault."""
     if isinstance(error, PolicyError):
-        where = [note for note in getattr(error, "__notes__", ())]
-        return [_problem(problem) for problem in error.problems] + where
+        return [*[_problem(problem) for problem in error.problems], *getattr(error, "__notes__", ())]
     if isinstance(error, UsageError):
         verb = f" {error.verb}" if error.verb else ""
         return [f"{error} (see sandlock{verb} --help)"]

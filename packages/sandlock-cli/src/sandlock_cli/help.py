@@ -34,8 +34,8 @@ _NOTES = {
     "run": (
         (
             "Without --preset, --profile or --profile-file the preset `default` holds: the system's programs and the "
-            "current directory may be read, a private temporary directory may be written, and there is no network. Other "
-            "options add to it. `--preset none` starts from nothing."
+            "current directory may be read, a private temporary directory may be written, and there is no network. "
+            "Other options add to it. `--preset none` starts from nothing."
         ),
         "A path that begins with - and then / or ~ is granted only where it exists: -r -/opt/tools.",
         LATER,

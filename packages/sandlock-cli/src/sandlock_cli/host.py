@@ -77,9 +77,7 @@ def findings(probe: Probe) -> list[Finding]:
     rows = [_landlock(probe)]
     for name, bits, since, instead in _RIGHTS:
         features = [probe.landlock_bits[bit] for bit in bits if bit in probe.landlock_bits]
-        worst = next(
-            (feature for feature in features if not feature), features[0] if features else Feature(State.ABSENT)
-        )
+        worst = min(features, key=bool, default=Feature(State.ABSENT))
         rows.append(_finding(name, worst, since, instead, _CONTAINER))
     for name, attribute, since, instead, remedy in _CALLS:
         rows.append(_finding(name, getattr(probe, attribute), since, instead, remedy))

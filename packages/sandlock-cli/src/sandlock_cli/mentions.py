@@ -13,8 +13,8 @@ _WRITERS = frozenset(
     "chmod chown cp dd install ln mkdir mkfifo mktemp mv rm rmdir shred tee touch truncate unlink".split()
 )
 _CLIENTS = frozenset(
-    "apt apt-get cargo curl dig ftp gem git host http nc ncat netcat npm nslookup ping pip pip3 pnpm psql redis-cli rsync "
-    "scp sftp ssh telnet uv wget yarn".split()
+    "apt apt-get cargo curl dig ftp gem git host http nc ncat netcat npm nslookup ping pip pip3 pnpm psql redis-cli "
+    "rsync scp sftp ssh telnet uv wget yarn".split()
 )
 _KILLERS = frozenset(("kill", "killall", "pkill"))
 _CODE_OPTIONS = frozenset(("-c", "-e", "-r", "--eval", "--command", "-pe", "-ne"))

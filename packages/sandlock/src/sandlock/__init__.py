@@ -1,1 +1,134 @@
-"""An unprivileged process sandbox for Linux."""
+"""An unprivileged process sandbox for Linux: `sandlock.Sandbox(...).run([...])`.
+
+Every name is loaded from its package on first use, so importing this costs nothing that is not used.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlock.abi import landlock_abi_version, min_landlock_abi
+    from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, SandlockError
+    from sandlock_policy.features import HostFeatures
+    from sandlock_policy.model import Policy
+    from sandlock_policy.plan import Protection
+    from sandlock_policy.presets import PRESET_NAMES, preset
+    from sandlock_policy.profile.store import (
+        ProfileError,
+        delete_profile,
+        list_profiles,
+        load_profile,
+        load_profile_file,
+        save_profile,
+    )
+    from sandlock_policy.rules.ports import parse_ports
+    from sandlock_runtime.confine import confine
+    from sandlock_runtime.errors import (
+        ChildError,
+        CommandNotFoundError,
+        CommandNotRunnableError,
+        ConfinementError,
+        LandlockUnavailableError,
+        NotRunningError,
+        SandboxBusyError,
+        SandboxError,
+        SeccompError,
+    )
+    from sandlock_runtime.features import host_features as probe
+    from sandlock_runtime.process import Process
+    from sandlock_runtime.result import Reason, Result, Usage
+    from sandlock_runtime.sandbox import Sandbox
+    from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE, STDOUT
+    from sandlock_sys.errors import SyscallError
+
+__all__ = [
+    "DEVNULL",
+    "INHERIT",
+    "PIPE",
+    "PRESET_NAMES",
+    "STDOUT",
+    "ChildError",
+    "CommandNotFoundError",
+    "CommandNotRunnableError",
+    "ConfinementError",
+    "HostFeatures",
+    "LandlockUnavailableError",
+    "LayerMissingError",
+    "NotRunningError",
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "Process",
+    "ProfileError",
+    "Protection",
+    "Reason",
+    "Result",
+    "Sandbox",
+    "SandboxBusyError",
+    "SandboxError",
+    "SandlockError",
+    "SeccompError",
+    "SyscallError",
+    "Usage",
+    "confine",
+    "delete_profile",
+    "landlock_abi_version",
+    "list_profiles",
+    "load_profile",
+    "load_profile_file",
+    "min_landlock_abi",
+    "parse_ports",
+    "preset",
+    "probe",
+    "save_profile",
+]
+
+# module -> the names it gives; `name=original` where it has another one there.
+_SOURCES = {
+    "sandlock.abi": "landlock_abi_version min_landlock_abi",
+    "sandlock_policy.errors": "LayerMissingError PolicyError Problem SandlockError",
+    "sandlock_policy.features": "HostFeatures",
+    "sandlock_policy.model": "Policy",
+    "sandlock_policy.plan": "Protection",
+    "sandlock_policy.presets": "PRESET_NAMES preset",
+    "sandlock_policy.profile.store": (
+        "ProfileError delete_profile list_profiles load_profile load_profile_file save_profile"
+    ),
+    "sandlock_policy.rules.ports": "parse_ports",
+    "sandlock_runtime.confine": "confine",
+    "sandlock_runtime.errors": (
+        "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError LandlockUnavailableError "
+        "NotRunningError SandboxBusyError SandboxError SeccompError"
+    ),
+    "sandlock_runtime.features": "probe=host_features",
+    "sandlock_runtime.process": "Process",
+    "sandlock_runtime.result": "Reason Result Usage",
+    "sandlock_runtime.sandbox": "Sandbox",
+    "sandlock_runtime.streams": "DEVNULL INHERIT PIPE STDOUT",
+    "sandlock_sys.errors": "SyscallError",
+}
+_PLACES = {
+    name.partition("=")[0]: (module, name.rpartition("=")[2])
+    for module, names in _SOURCES.items()
+    for name in names.split()
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use, and keep it."""
+    if name == "__version__":
+        from importlib.metadata import version  # lazy: it takes longer than everything else here
+
+        return version("sandlock")
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import sys
+
+    __import__(place[0])
+    value: object = getattr(sys.modules[place[0]], place[1])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
