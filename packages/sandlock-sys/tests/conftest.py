@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import pytest
 
+sys.path.insert(0, os.path.dirname(__file__))  # pytest's importlib mode adds no folder: launch_lab.py is beside this
+
 # The system calls that these tests trap or deny, by machine.
 SAME = {
     "pidfd_open": 434,

@@ -80,6 +80,8 @@ static void reset_signals(void)
 
 void sl_fail(struct sl_spawn *spawn, uint32_t step, long result, uint32_t detail)
 {
+    if (__atomic_exchange_n(&spawn->failed, 1, __ATOMIC_ACQ_REL))
+        return; /* the first failure is the cause; a guard that fails after its child must not hide it */
     spawn->step = step;
     spawn->detail = detail;
     __atomic_store_n(&spawn->error, (int32_t)-result, __ATOMIC_RELEASE);
@@ -334,7 +336,6 @@ static void execute(struct sl_spawn *spawn)
     uint64_t none = 0;
     long error = -ERR_ENOENT;
     uint32_t index = 0, failed = 0;
-    spawn->step = SL_STEP_EXEC;
     RAW(__NR_rt_sigprocmask, SET_MASK, &none, 0, SIGSET_BYTES);
     for (; spawn->candidates[index]; index++) {
         long result = RAW(__NR_execve, spawn->candidates[index], spawn->argv, spawn->envp);
@@ -357,7 +358,6 @@ int sl_child_main(void *argument)
     spawn->child_pid = (int32_t)RAW(__NR_getpid); /* the guard may still be inside its clone */
     if (spawn->flags & SL_SPAWN_OWN_MEMORY)
         mark_the_end(spawn, &head, &node);
-    spawn->step = SL_STEP_SESSION;
     long result = RAW(__NR_setsid);
     if (result >= 0)
         result = RAW(__NR_prctl, PR_SET_PDEATHSIG, SIGNAL_KILL, 0, 0, 0);

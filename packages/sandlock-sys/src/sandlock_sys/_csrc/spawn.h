@@ -46,7 +46,8 @@ struct sl_spawn {
     int32_t listener;               /* the listener's number in the child, or -1 */
     uint32_t phase;                 /* futex: SL_PHASE_* */
     uint32_t go;                    /* futex: SL_VERDICT_* for a parked child */
-    uint32_t step;                  /* SL_STEP_* that the child, or the guard, had reached */
+    uint32_t failed;                /* somebody tells the three below */
+    uint32_t step;                  /* SL_STEP_* that failed in the child, or the guard */
     int32_t error;                  /* errno of the step that failed, or 0 */
     uint32_t detail;                /* which of several: limit, candidate, writable path */
 };
