@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from sandlock_cli.failure import lines_of, printable
 from sandlock_cli.help import print_verb
 from sandlock_cli.host import Finding, findings
-from sandlock_cli.options import HELP, Option, UsageError, parse, table
+from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.verbs import options_of
 from sandlock_policy import preset
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.errors import LayerMissingError, SandlockError
@@ -22,10 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_policy import Policy, Protection
 
-__all__ = ["OPTIONS", "USAGE", "Outcome", "examine", "main"]
-
-USAGE = "sandlock check [--json]"
-OPTIONS = (Option("json", ("--json",), "", "print one JSON object", "off"), HELP)
+__all__ = ["Outcome", "examine", "main"]
 
 _FORCED = "SANDLOCK_LANDLOCK_ABI"
 
@@ -48,7 +46,7 @@ class Outcome:
 
 def main(words: list[str]) -> int:
     """Print the findings; 0 where the preset `default` is enforced in full, 1 otherwise."""
-    values, rest = parse(words, table(OPTIONS), "check")
+    values, rest = parse(words, table(options_of("check")), "check")
     if values.get("help"):
         return print_verb("check")
     if rest:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import sys
 
-from sandlock_cli.help import options_of, print_verb
-from sandlock_cli.options import HELP, VERBS, Option, UsageError, parse, table
-from sandlock_cli.profile import ACTIONS
+from sandlock_cli.help import print_verb
+from sandlock_cli.options import VERBS, Option, UsageError, parse, table
+from sandlock_cli.verbs import PROFILE_ACTIONS, SHELLS, options_of
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.fields import FIELD_BY_NAME
 from sandlock_policy.presets import PRESET_NAMES
 
-__all__ = ["OPTIONS", "SHELLS", "USAGE", "main", "script"]
-
-USAGE = "sandlock completion bash | zsh | fish"
-OPTIONS = (HELP,)
-SHELLS = ("bash", "zsh", "fish")
+__all__ = ["main", "script"]
 
 _PATHS = ("PATH", "DIR", "FILE")
 _PROFILES = "$(sandlock profile list 2>/dev/null)"
 # The words that follow a verb by themselves.
-_WORDS = {"profile": tuple(ACTIONS), "completion": SHELLS, "help": tuple(VERBS)}
+_WORDS = {"profile": tuple(PROFILE_ACTIONS), "completion": SHELLS, "help": tuple(VERBS)}
 
 
 def main(words: list[str]) -> int:
     """Print the script of the shell in `words`."""
-    values, rest = parse(words, table(OPTIONS), "completion")
+    values, rest = parse(words, table(options_of("completion")), "completion")
     if values.get("help"):
         return print_verb("completion")
     if len(rest) != 1 or rest[0] not in SHELLS:

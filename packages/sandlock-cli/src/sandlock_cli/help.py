@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sandlock_cli.options import HELP, VERBS, Option, UsageError, parse, run_options, table
+from sandlock_cli.options import VERBS, Option, UsageError, parse, table
+from sandlock_cli.verbs import PROFILE_ACTIONS, USAGES, options_of
 from sandlock_policy.fields import FIELD_BY_NAME, GROUPS
 from sandlock_policy.validate import closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LATER", "STATUSES", "default_of", "main", "options_of", "print_verb", "sections", "usage_of", "verb_text"]
-
-USAGE = "sandlock help [VERB]"
-OPTIONS = (HELP,)
+__all__ = ["LATER", "NOTES", "STATUSES", "default_of", "main", "print_verb", "sections", "verb_text"]
 
 LATER = "Options marked * are understood, and refused: what they ask for is not enforced in this release."
 STATUSES = (
@@ -30,7 +27,7 @@ STATUSES = (
     ("127", "when there is no such program"),
     ("2", "when the options of the command cannot be understood"),
 )
-_NOTES = {
+NOTES = {
     "run": (
         (
             "Without --preset, --profile or --profile-file the preset `default` holds: the system's programs and the "
@@ -46,7 +43,7 @@ _TOP = "Runs programs with nothing but what they are given, by means of the kern
 
 def main(words: list[str]) -> int:
     """Print the help of the verb in `words`, or of the command."""
-    values, rest = parse(words, table(OPTIONS), "help")
+    values, rest = parse(words, table(options_of("help")), "help")
     if values.get("help") or not rest:
         sys.stdout.write(_overview())
         return 0
@@ -60,17 +57,6 @@ def print_verb(verb: str) -> int:
     """Print the help of `verb`, and return 0."""
     sys.stdout.write(verb_text(verb))
     return 0
-
-
-def options_of(verb: str) -> list[Option]:
-    """Return the options of `verb`."""
-    return run_options() if verb == "run" else list(import_module(f"sandlock_cli.{verb}").OPTIONS)
-
-
-def usage_of(verb: str) -> str:
-    """Return the line that shows how `verb` is written."""
-    usage: str = import_module(f"sandlock_cli.{verb}").USAGE
-    return usage
 
 
 def default_of(option: Option) -> str:
@@ -100,13 +86,16 @@ def sections(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
 def verb_text(verb: str, width: int | None = None) -> str:
     """Return the whole help of `verb`, for a terminal of `width` columns."""
     width = _width() if width is None else width
-    lines = [f"Usage: {usage_of(verb)}", "", f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.", ""]
-    for note in _NOTES.get(verb, ()):
+    lines = [f"Usage: {USAGES[verb]}", "", f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.", ""]
+    for note in NOTES.get(verb, ()):
         lines += [*textwrap.wrap(note, width), ""]
     for title, options in sections(options_of(verb)):
         lines.append(f"{title}:")
         for option in options:
             lines += _option_lines(option, width)
+        lines.append("")
+    if verb == "profile":
+        lines += [f"  {action:<8}  {text}" for action, text in PROFILE_ACTIONS.items()]
         lines.append("")
     if verb == "run":
         lines.append("Exit status:")

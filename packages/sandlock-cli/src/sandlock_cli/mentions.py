@@ -24,12 +24,12 @@ _PATH = re.compile(r"(?<![\w./:~$}*-])(?:/|~/)[\w.+@%~-]+(?:/[\w.+@%~-]+)*")
 _OPENED_TO_WRITE = re.compile(r"""open\(\s*(["'])(?P<path>[^"'\0]+)\1\s*,\s*(?:mode\s*=\s*)?["'][rbt]*[wax+]""")
 _REDIRECTED = re.compile(r""">>?\s*(["']?)(?P<path>[\w./+@%~-]+)\1""")
 _URL = re.compile(
-    r"\b(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^\s/'\"@]*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
+    r"\b(?P<scheme>[a-z][a-z0-9+.-]{0,20})://(?:[^\s/'\"@]*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
 )
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|(?=[\w.-]*[.a-z])[\w.-]+):(?P<port>\d{1,5})")
 _PAIR = re.compile(r"""\(\s*["'](?P<host>[\w.:-]*)["']\s*,\s*(?P<port>\d{1,5})\b""")
 _NETWORK_CODE = re.compile(
-    r"\b(?:socket|urllib|urlopen|requests|httpx|aiohttp|http\.client|fetch\(|XMLHttpRequest|/dev/tcp/)"
+    r"\b(?:socket|urllib|urlopen|requests|httpx|aiohttp|http\.client|XMLHttpRequest)\b|\bfetch\("
 )
 _KILL_CODE = re.compile(r"\b(?:kill|pkill|killall|killpg)\b")
 _DEV_TCP = re.compile(r"/dev/tcp/(?P<host>[\w.:-]+)/(?P<port>\d{1,5})")

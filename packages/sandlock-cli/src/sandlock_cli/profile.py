@@ -7,39 +7,27 @@ import sys
 
 from sandlock_cli.failure import lines_of, printable, warn
 from sandlock_cli.help import print_verb
-from sandlock_cli.options import HELP, Option, UsageError, parse, table
+from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.verbs import PROFILE_ACTIONS, options_of
 from sandlock_policy.errors import LayerMissingError, PolicyError
 from sandlock_policy.profile.store import ProfileError, delete_profile, list_profiles, load_profile, load_profile_file
 from sandlock_policy.validate import closest
 from sandlock_runtime import host_features
 from sandlock_runtime.launch import make_context, plan_for
 
-__all__ = ["ACTIONS", "OPTIONS", "USAGE", "main"]
-
-USAGE = "sandlock profile list | show NAME... | check [NAME...] [--file FILE] | delete NAME..."
-OPTIONS = (
-    Option("file", ("--file",), "FILE", "with show or check: the profile in FILE", "none"),
-    HELP,
-)
-OPTIONS[0].many = True
-ACTIONS = {
-    "list": "print the names of the profiles",
-    "show": "print profiles, with everything in its canonical form",
-    "check": "tell whether profiles are right and can be enforced here; all of them where none is named",
-    "delete": "remove profiles",
-}
+__all__ = ["main"]
 
 
 def main(words: list[str]) -> int:
     """Do what `words` name: 0, or 1 where a profile is missing or wrong."""
-    values, rest = parse(words, table(OPTIONS), "profile")
+    values, rest = parse(words, table(options_of("profile")), "profile")
     if values.get("help"):
         return print_verb("profile")
     if not rest:
-        raise UsageError("what is to be done with the profiles? " + ", ".join(ACTIONS), "profile")
+        raise UsageError("what is to be done with the profiles? " + ", ".join(PROFILE_ACTIONS), "profile")
     action, names = rest[0], rest[1:]
-    if action not in ACTIONS:
-        likely = closest(action, list(ACTIONS)) or ", ".join(ACTIONS)
+    if action not in PROFILE_ACTIONS:
+        likely = closest(action, list(PROFILE_ACTIONS)) or ", ".join(PROFILE_ACTIONS)
         raise UsageError(f"nothing called {action} can be done with profiles; {likely}", "profile")
     files: list[str] = values.get("file", [])
     if action == "list":

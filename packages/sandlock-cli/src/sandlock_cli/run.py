@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Plan, Policy
     from sandlock_runtime import Result
 
-__all__ = ["USAGE", "main"]
-
-USAGE = "sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]"
+__all__ = ["main", "make_policy"]
 
 _TIMED_OUT = 124
 _NOT_SET_UP = 125
@@ -45,7 +43,7 @@ def main(words: list[str]) -> int:
 
         return explain(make_policy(own, values), command, as_json=bool(own["json"]))
     if not command:
-        raise UsageError(f"run needs a command: {USAGE}", "run")
+        raise UsageError("run needs a command: sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]", "run")
     status_fd = _open_fd(own["status_fd"])
     if status_fd is None and not own["json"]:
         policy = make_policy(own, values)

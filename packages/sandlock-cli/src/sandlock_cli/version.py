@@ -9,20 +9,18 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 
 from sandlock_cli.help import print_verb
-from sandlock_cli.options import HELP, Option, UsageError, parse, table
+from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.verbs import options_of
 from sandlock_sys import landlock
 
-__all__ = ["OPTIONS", "USAGE", "main", "versions"]
-
-USAGE = "sandlock version [--json]"
-OPTIONS = (Option("json", ("--json",), "", "print one JSON object", "off"), HELP)
+__all__ = ["main", "versions"]
 
 _PACKAGES = ("sandlock", "sandlock-cli", "sandlock-runtime", "sandlock-policy", "sandlock-arch", "sandlock-sys")
 
 
 def main(words: list[str]) -> int:
     """Print the versions."""
-    values, rest = parse(words, table(OPTIONS), "version")
+    values, rest = parse(words, table(options_of("version")), "version")
     if values.get("help"):
         return print_verb("version")
     if rest:
