@@ -6,6 +6,8 @@ import os
 import random
 import select
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +16,10 @@ from typing import Any
 from sandlock_sys import landlock
 from sandlock_sys.spawn import Spawned, SpawnRequest, spawn
 
-__all__ = ["alive_with", "deny", "fields_of", "launched", "new_mark", "new_request", "output_of", "wait_until"]
+__all__ = [
+    "alive_with", "deny", "fields_of", "has_ended", "host", "launched", "new_mark", "new_request", "output_of",
+    "wait_until",
+]  # fmt: skip
 
 SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6
 PATH = b"PATH=/usr/bin:/bin"
@@ -108,6 +113,14 @@ def wait_until(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
 def has_ended(spawned: Spawned, seconds: float = 5.0) -> bool:
     """Whether the guard ends in time."""
     return bool(select.select([spawned.guard], [], [], seconds)[0])
+
+
+def host(script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Another Python with everything of this module, as the host of sandboxes; it runs `script`, output in a pipe."""
+    options = {"stdout": subprocess.PIPE, "text": True} | options
+    setting = os.environ | {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    script = f"import os, sys, signal, time, threading\nfrom launch_lab import *\n{script}"
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], env=setting, **options)
 
 
 def deny(number: int, error: int, first: int | None = None) -> bytes:

@@ -14,6 +14,7 @@
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/securebits.h>
 #include <linux/filter.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -240,7 +241,9 @@ static int tune(struct sl_spawn *spawn)
 static int drop_capabilities(struct sl_spawn *spawn)
 {
     /* With no_new_privs no exec gains a capability, as uid 0 neither (capabilities(7)): what is given up here is gone,
-     * ambient ones too, and the bounding set has nothing left to bound. */
+     * ambient ones too, and the bounding set has nothing left to bound. Yet to the kernel an exec as uid 0 tries to, and
+     * so loses ADDR_NO_RANDOMIZE; without the root bit it does not try. Refused to ordinary users, who need it not. */
+    RAW(__NR_prctl, PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED, 0, 0, 0);
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     long result = RAW(__NR_capset, &header, none);
