@@ -185,22 +185,24 @@ static void wait_child(struct sl_spawn *spawn, uint32_t verdict)
 {
     struct timespec tick = {.tv_nsec = TICK_NS};
     int parks = spawn->flags & SL_SPAWN_PARK && !verdict;
+    int guard_over = 0;
     for (;;) {
+        int over = guard_over; /* asked before the word is read: a guard that has ended has seen its child's end */
         int32_t word = __atomic_load_n(&spawn->child_tid, __ATOMIC_ACQUIRE);
         if (word == 0 || word & FUTEX_OWNER_DIED)
             return;
+        /* The guard was killed from outside before it could clone, or before a child with memory of its own had its
+         * robust list. A child that shares the memory dies with the guard, and its word is cleared then. */
+        if (over && (word == NOT_CLONED || spawn->flags & SL_SPAWN_OWN_MEMORY)) {
+            sl_fail(spawn, SL_STEP_CLONE, -ERR_ESRCH, 0);
+            return;
+        }
         if (parks && __atomic_load_n(&spawn->phase, __ATOMIC_ACQUIRE) != SL_PHASE_STARTING)
             return;
         /* A child that ends before it parks wakes nobody who waits for the phase: then a tick does. */
         long result = parks ? RAW(__NR_futex, &spawn->phase, FUTEX_WAIT, SL_PHASE_STARTING, &tick)
                             : RAW(__NR_futex, &spawn->child_tid, FUTEX_WAIT, word, &tick);
-        /* The guard was killed from outside before it could clone, or before a child with memory of its own had its
-         * robust list. A child that shares the memory dies with the guard, and its word is cleared then. */
-        if (result == -ETIMEDOUT && guard_ended(spawn) && (word == NOT_CLONED || spawn->flags & SL_SPAWN_OWN_MEMORY)) {
-            if (!spawn->error)
-                sl_fail(spawn, SL_STEP_CLONE, -ERR_ESRCH, 0);
-            return;
-        }
+        guard_over = result == -ETIMEDOUT && guard_ended(spawn);
     }
 }
 
