@@ -1,7 +1,7 @@
 """What the attacks share: running the same program bare and inside, and reading what it reports.
 
-Every attack is run twice. Bare it must win: a deny test whose attack cannot win proves nothing. Inside it must lose, and
-what it was after must be unharmed. The two ways to say "inside" that may change with the API are here and nowhere else.
+Every attack is run twice. Bare it must win: a deny test whose attack cannot win proves nothing. Inside it must lose,
+and what it was after must be unharmed. The two ways to say "inside" that may change with the API are here and nowhere else.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def number(name: str) -> int | None:
 
 
 def call(name: str, syscall: str | int, *arguments: str | bytes | int) -> list[str]:
-    """Words for the program `invoke`: one call. str: a path; bytes: a struct; `@x`: result of call x; `#n`: a buffer."""
+    """Words of one call for the program `invoke`: str a path, bytes a struct, `@x` result of call x, `#n` a buffer."""
     nr = syscall if isinstance(syscall, int) else number(syscall)
     assert nr is not None, f"no system call {syscall} on this architecture"
     words = ["--", name, str(nr)]
@@ -90,7 +90,7 @@ def call(name: str, syscall: str | int, *arguments: str | bytes | int) -> list[s
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Under which conditions a sandbox is made: namespaces or not, and the highest Landlock ABI it may use (0: the host's)."""
+    """How a sandbox is made: with namespaces or not, with the host's Landlock (0) or pretending an older ABI."""
 
     namespaces: str
     landlock_abi: int = 0
@@ -129,7 +129,7 @@ def forced_landlock(abi: int) -> contextlib.AbstractContextManager[object]:
     return features.override(old)
 
 
-def reason_of(result: Any) -> str:  # noqa: ANN401 - whatever the runtime under test returns
+def reason_of(result: Any) -> str:
     """The reason of a Result as its name in capitals."""
     return str(getattr(result.reason, "name", result.reason)).upper()
 
@@ -143,7 +143,7 @@ class Box:
     work: Path
     readable: list[str] = field(default_factory=list)
 
-    def fields(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - fields of Policy
+    def fields(self, **fields: Any) -> dict[str, Any]:
         """Policy fields: the programs and what is `readable` may be read, `work` written, nothing else granted."""
         chosen: dict[str, Any] = {
             "fs_readable": [os.path.dirname(self.program("invoke")), *self.readable],
@@ -158,19 +158,23 @@ class Box:
         return chosen
 
     @contextlib.contextmanager
-    def sandbox(self, **fields: Any) -> Iterator[Sandbox]:  # noqa: ANN401
+    def sandbox(self, **fields: Any) -> Iterator[Sandbox]:
         """A Sandbox of this world, made while its conditions hold."""
         with forced_landlock(self.world.landlock_abi), Sandbox(**self.fields(**fields)) as made:
             yield made
 
     def inside(
-        self, *command: str, timeout: float | None = 20, input: bytes | None = None, **fields: Any  # noqa: A002, ANN401
-    ) -> Any:  # noqa: ANN401
+        self,
+        *command: str,
+        timeout: float | None = 20,
+        input: bytes | None = None,  # noqa: A002 - the name that Sandbox.run has
+        **fields: Any,  # noqa: A002
+    ) -> Any:
         """Run `program, arguments...` in a sandbox; the Result."""
         with self.sandbox(**fields) as sandbox:
             return sandbox.run([self.program(command[0]), *command[1:]], timeout=timeout, input=input)
 
-    def bare(self, *command: str, timeout: float = 20, **options: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: ANN401
+    def bare(self, *command: str, timeout: float = 20, **options: Any) -> subprocess.CompletedProcess[bytes]:
         """Run the same without a sandbox, in a session of its own."""
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
@@ -183,21 +187,23 @@ class Box:
             **options,
         )
 
-    def lines(self, *command: str, **fields: Any) -> dict[str, Line]:  # noqa: ANN401
+    def lines(self, *command: str, **fields: Any) -> dict[str, Line]:
         """What the program reports from inside; it must have ended by itself."""
         result = self.inside(*command, **fields)
         assert result.exit_code == 0, (result.exit_code, reason_of(result), result.stdout, result.stderr)
         return read_lines(result.stdout)
 
-    def bare_lines(self, *command: str, **options: Any) -> dict[str, Line]:  # noqa: ANN401
+    def bare_lines(self, *command: str, **options: Any) -> dict[str, Line]:
         """What it reports bare."""
         done = self.bare(*command, **options)
         assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
         return read_lines(done.stdout)
 
-    def degraded(self, result: Any) -> set[str]:  # noqa: ANN401
+    def degraded(self, result: Any) -> set[str]:
         """The protections that a result says were not active."""
-        return {entry.name for entry in result.protections if str(getattr(entry.state, "name", entry.state)) != "active"}
+        return {
+            entry.name for entry in result.protections if str(getattr(entry.state, "name", entry.state)) != "active"
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +248,12 @@ def fingerprint(folder: Path | str) -> str:
     return digest.hexdigest()
 
 
-def alive_with(mark: str, *, beside: Mapping[int, object] | None = None) -> dict[int, str]:
-    """Living processes (zombies excepted) with `mark` in their arguments or environment, by pid; we and `beside` excepted."""
+def alive_with(mark: str) -> dict[int, str]:
+    """Living processes, zombies and ourselves excepted, with `mark` in their arguments or environment, by pid."""
     found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         pid = int(name)
-        if pid == os.getpid() or pid in (beside or {}):
+        if pid == os.getpid():
             continue
         try:
             words = Path("/proc", name, "cmdline").read_bytes()

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))  # attack_lab.py is beside this file, and belongs to no package
 
-from attack_lab import Area, Box, World, alive_with, read_lines  # noqa: E402 - after the path it is found on
+from attack_lab import Area, Box, World, alive_with, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -41,7 +41,9 @@ def sandlock(tmp_path: Path) -> Callable[..., Typed]:
 
 
 def test_a_script_of_the_current_folder_runs(sandlock: Callable[..., Typed], tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text("import json, tempfile\nprint('hello', tempfile.TemporaryFile().fileno() > 2)\n")
+    (tmp_path / "script.py").write_text(
+        "import json, tempfile\nprint('hello', tempfile.TemporaryFile().fileno() > 2)\n"
+    )
     done = sandlock("run", "--", "python3", "script.py")
     assert (done.returncode, done.stdout) == (0, "hello True\n"), done.stderr
 
@@ -54,7 +56,9 @@ def test_shadow_is_not_read(sandlock: Callable[..., Typed]) -> None:
     assert "--fs-read" in done.stderr or "-r " in done.stderr, "the hint names the flag"
 
 
-def test_a_private_file_of_the_caller_is_not_read(sandlock: Callable[..., Typed], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_private_file_of_the_caller_is_not_read(
+    sandlock: Callable[..., Typed], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     private = tmp_path_factory.mktemp("private") / "key"
     private.write_text("secret")
     done = sandlock("run", "--", "cat", str(private))
@@ -63,11 +67,17 @@ def test_a_private_file_of_the_caller_is_not_read(sandlock: Callable[..., Typed]
     assert sandlock("run", "-r", str(private.parent), "--", "cat", str(private)).stdout == "secret"
 
 
-@pytest.mark.parametrize("target", ["/root/x", "/etc/x", "/usr/x", "made", "/tmp/sandlock-test-x", "/var/tmp/sandlock-test-x"])
-def test_nothing_is_written_outside_the_private_folder(sandlock: Callable[..., Typed], tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize(
+    "target", ["/root/x", "/etc/x", "/usr/x", "made", "/tmp/sandlock-test-x", "/var/tmp/sandlock-test-x"]
+)
+def test_nothing_is_written_outside_the_private_folder(
+    sandlock: Callable[..., Typed], tmp_path: Path, target: str
+) -> None:
     done = sandlock("run", "--", "python3", "-c", f"open({target!r}, 'w')")
     assert done.returncode == 1
-    assert any(word in done.stderr for word in ("PermissionError", "Read-only file system", "FileNotFoundError")), done.stderr
+    assert any(word in done.stderr for word in ("PermissionError", "Read-only file system", "FileNotFoundError")), (
+        done.stderr
+    )
     assert not os.path.exists(tmp_path / target)
     assert "--fs-write" in done.stderr or "-w " in done.stderr, "the hint names the flag"
 
@@ -83,7 +93,9 @@ def test_the_parent_survives(sandlock: Callable[..., Typed], outsider: Outsider)
     assert done.stdout == "status 1\n", (done.stdout, done.stderr)
     assert done.returncode == 0
     assert "not permitted" in done.stderr
-    done = sandlock("run", "--", "sh", "-c", f"kill -9 {outsider.pid}; kill -9 {os.getpid()}; kill -TERM -1; echo alive")
+    done = sandlock(
+        "run", "--", "sh", "-c", f"kill -9 {outsider.pid}; kill -9 {os.getpid()}; kill -TERM -1; echo alive"
+    )
     assert "alive" in done.stdout
     assert outsider.alive()
 
@@ -102,7 +114,9 @@ def test_connections_are_refused(sandlock: Callable[..., Typed]) -> None:
         assert set(done.stdout.split()) <= {"EACCES", "EPERM", "ECONNREFUSED"}, done
         with pytest.raises(TimeoutError):
             server.accept()
-        uncaught = sandlock("run", "--", "python3", "-c", f"import socket; socket.create_connection(('127.0.0.1', {port}))")
+        uncaught = sandlock(
+            "run", "--", "python3", "-c", f"import socket; socket.create_connection(('127.0.0.1', {port}))"
+        )
         assert uncaught.returncode == 1
         assert "--net-allow" in uncaught.stderr, "the hint names the flag"
 
@@ -137,7 +151,12 @@ def test_exit_status_of_a_timeout_and_of_a_failed_setup(sandlock: Callable[..., 
     started = time.monotonic()
     assert sandlock("run", "-t", "0.5", "--", "sleep", "20").returncode == 124
     assert time.monotonic() - started < 10
-    for words in (["-w", "/no/such/folder"], ["--cwd", "/no/such/folder"], ["-r", "/no/such/folder"], ["--max-memory", "1G"]):
+    for words in (
+        ["-w", "/no/such/folder"],
+        ["--cwd", "/no/such/folder"],
+        ["-r", "/no/such/folder"],
+        ["--max-memory", "1G"],
+    ):
         done = sandlock("run", *words, "--", "true")
         assert done.returncode == 125, (words, done.returncode, done.stderr)
         assert "Traceback" not in done.stderr
@@ -158,12 +177,34 @@ def test_asyncio_is_not_imported_on_the_way_to_a_program(sandlock: Callable[...,
     done = sandlock("run", "--", "true", env={"PYTHONPROFILEIMPORTTIME": "1"})
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert any(name.startswith("sandlock_cli") for name in imported), "the trace is there"
-    heavy = {"asyncio", "typing", "dataclasses", "argparse", "re", "enum", "tomllib", "subprocess", "socket", "pathlib", "threading", "logging"}
+    heavy = {
+        "asyncio",
+        "typing",
+        "dataclasses",
+        "argparse",
+        "re",
+        "enum",
+        "tomllib",
+        "subprocess",
+        "socket",
+        "pathlib",
+        "threading",
+        "logging",
+    }
     assert imported & heavy == set()
 
 
 def test_the_environment_is_clean(sandlock: Callable[..., Typed]) -> None:
-    done = sandlock("run", "--env", "GIVEN=1", "--env", "PASSED", "--", "env", env={"TOKEN_X": "canary", "PASSED": "yes", "LD_AUDIT": ""})
+    done = sandlock(
+        "run",
+        "--env",
+        "GIVEN=1",
+        "--env",
+        "PASSED",
+        "--",
+        "env",
+        env={"TOKEN_X": "canary", "PASSED": "yes", "LD_AUDIT": ""},
+    )
     names = {line.partition("=")[0] for line in done.stdout.splitlines()}
     assert "canary" not in done.stdout
     assert {"GIVEN", "PASSED", "PATH", "HOME"} <= names

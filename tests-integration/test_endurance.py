@@ -52,13 +52,50 @@ def test_failed_starts_leave_nothing_either(box: Box, leaks: object) -> None:
     assert mappings() <= before[0] + 5
 
 
-def test_temporary_folders_are_removed(box: Box, leaks: object) -> None:
-    before = set(os.listdir("/tmp"))
-    from sandlock import Sandbox
+HOSTILE = r"""
+import os
+home = os.environ["TMPDIR"]
+os.chdir(home)
+for _ in range(1500):
+    os.mkdir("d")
+    os.chdir("d")
+os.chdir(home)
+os.symlink(os.environ["OUTSIDE"], "link")
+os.mkfifo("fifo")
+os.makedirs(b"\xff\n/x")
+os.makedirs(".sandlock-removing-1-1/x")
+os.makedirs("locked/x")
+try:
+    os.chmod("locked", 0)
+except OSError:
+    pass  # without namespaces no mode is changed
+for number in range(2000):
+    os.close(os.open(f"f{number}", os.O_CREAT))
+print(home)
+"""
 
-    for _ in range(5):
-        Sandbox(preset="default") if False else box.inside("who")
-    assert {name for name in set(os.listdir("/tmp")) - before if "sandlock" in name} == set()
+
+def test_fs_30_a_hostile_private_folder_is_removed_and_nothing_else(box: Box, tree: Tree, leaks: object) -> None:
+    (tree.read / "kept").write_text("x")
+    result = box.inside(
+        "/usr/bin/python3",
+        "-c",
+        HOSTILE,
+        fs_readable=SYSTEM,
+        private_tmp=True,
+        env={"OUTSIDE": str(tree.read)},
+        timeout=60,
+    )
+    assert result.success, result.stderr
+    assert not os.path.lexists(result.stdout.strip())
+    assert (tree.read / "kept").read_text() == "x"
+
+
+def test_the_private_folder_is_private_and_the_only_one_to_write(box: Box, leaks: object) -> None:
+    script = 'stat -c %a "$TMPDIR"; echo x > "$TMPDIR/x" && cat "$TMPDIR/x"; echo x > /tmp/sandlock-test-y || echo refused; ls /tmp || echo unlisted'
+    result = box.inside("/bin/sh", "-c", script, fs_readable=SYSTEM, fs_writable=[], private_tmp=True, cwd="/")
+    assert result.stdout.split() == [b"700", b"x", b"refused", b"unlisted"], result
+    assert not os.path.exists("/tmp/sandlock-test-y")
 
 
 def test_fifty_at_once_from_fifty_threads(box: Box, mark: str, leaks: object) -> None:
@@ -66,7 +103,9 @@ def test_fifty_at_once_from_fifty_threads(box: Box, mark: str, leaks: object) ->
 
     def one(number: int) -> tuple[int, bytes, int]:
         with box.sandbox(fs_readable=SYSTEM, env={"NUMBER": str(number)}) as sandbox:
-            result = sandbox.run(["/bin/sh", "-c", f"sleep 0.5; cat; echo $NUMBER {mark}; exit $((NUMBER % 7))"], input=b"%d " % number)
+            result = sandbox.run(
+                ["/bin/sh", "-c", f"sleep 0.5; cat; echo $NUMBER {mark}; exit $((NUMBER % 7))"], input=b"%d " % number
+            )
         return number, result.stdout, result.exit_code
 
     started = time.monotonic()

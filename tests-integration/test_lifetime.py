@@ -1,9 +1,12 @@
-"""The end of a sandbox: everything of it is gone when run() returns, whatever it did to stay (security.md, section 5)."""
+"""The end of a sandbox: all of it is gone when run() returns, whatever it did to stay (security.md, section 5)."""
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -21,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("leaks")
 
 @pytest.mark.every_abi
 @pytest.mark.parametrize("kind", ["daemon", "family", "holder"])
-def test_pr_05_pr_06_nothing_is_alive_at_the_moment_run_returns(box: Box, mark: str, kind: str, outsider: Outsider) -> None:
+def test_pr_05_pr_06_nothing_is_alive_at_the_moment_run_returns(
+    box: Box, mark: str, kind: str, outsider: Outsider
+) -> None:
     control = subprocess.Popen([box.program("outlive"), "daemon", mark, "2"])
     assert control.wait() == 7
     left = alive_with(mark)
@@ -45,21 +50,13 @@ def test_pr_05_the_timeout_ends_the_whole_tree(box: Box, mark: str, kind: str, o
     shell = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", os.path.dirname(box.program("outlive"))]
     script = f'"{box.program("outlive")}" {kind} {mark} 15; while :; do sleep 0.1; done # {mark}'
     started = time.monotonic()
-    result = box.inside("/bin/sh", "-c", script, fs_readable=shell, timeout=0.7, grace=0.3) if _has_grace(box) else box.inside(
-        "/bin/sh", "-c", script, fs_readable=shell, timeout=0.7
-    )
+    result = box.inside("/bin/sh", "-c", script, fs_readable=shell, timeout=0.7, grace=0.3)
     took = time.monotonic() - started
     assert alive_with(mark) == {}
     assert reason_of(result) == "TIMEOUT"
     assert not result.success
     assert 0.6 < took < 8
     assert outsider.alive()
-
-
-def _has_grace(box: Box) -> bool:
-    from sandlock import Policy
-
-    return hasattr(Policy(**box.fields()), "grace")
 
 
 @pytest.mark.every_abi
@@ -74,10 +71,12 @@ def test_pr_07_comets_do_not_slip_through_the_kill(box: Box, mark: str, outsider
 @pytest.mark.needs("ordinary_user")
 def test_pr_07_a_fork_bomb_is_bounded_by_the_limit_and_ended_by_the_timeout(box: Box, mark: str) -> None:
     """RLIMIT_NPROC binds ordinary users; the limit is inherited from us, as a service manager would set it."""
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    ours = len(subprocess.run(["ps", "-u", str(os.getuid()), "-L", "-o", "pid="], capture_output=True, check=False).stdout.split())
+    ours = len(
+        subprocess.run(
+            ["ps", "-u", str(os.getuid()), "-L", "-o", "pid="], capture_output=True, check=False
+        ).stdout.split()
+    )
     resource.setrlimit(resource.RLIMIT_NPROC, (ours + 150, hard))
     try:
         started = time.monotonic()
@@ -145,7 +144,9 @@ def test_pr_19_a_signal_is_told_as_a_signal(box: Box, number: int) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 124, 125, 126, 127, 128, 137, 255])
 def test_pr_19_a_status_is_told_as_it_is(box: Box, code: int) -> None:
-    result = box.inside("/bin/sh", "-c", f"exit {code}", fs_readable=["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"])
+    result = box.inside(
+        "/bin/sh", "-c", f"exit {code}", fs_readable=["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"]
+    )
     assert (reason_of(result), result.exit_code, result.signal) == ("EXITED", code, result.signal)
     assert not result.signal
     assert result.success == (code == 0)
@@ -180,7 +181,9 @@ def test_launching_thread_may_end_before_the_sandbox(box: Box, mark: str) -> Non
     made = []
     with box.sandbox() as sandbox:
         thread = threading.Thread(
-            target=lambda: made.append(sandbox.popen([box.program("outlive"), "stubborn", mark, "15"], stdout=subprocess.PIPE))
+            target=lambda: made.append(
+                sandbox.popen([box.program("outlive"), "stubborn", mark, "15"], stdout=subprocess.PIPE)
+            )
         )
         thread.start()
         thread.join()
@@ -191,7 +194,9 @@ def test_launching_thread_may_end_before_the_sandbox(box: Box, mark: str) -> Non
         made[0].communicate(timeout=5)
 
 
-def test_a_signal_to_the_group_of_the_host_is_not_for_the_guard(box: Box, mark: str, program: Callable[[str], str], world: World) -> None:
+def test_a_signal_to_the_group_of_the_host_is_not_for_the_guard(
+    box: Box, mark: str, program: Callable[[str], str], world: World
+) -> None:
     """Control-C at a terminal goes to the whole foreground group; the guard must stay to clean up."""
     script = (
         "import os, signal, sys, json, threading\n"
@@ -202,9 +207,6 @@ def test_a_signal_to_the_group_of_the_host_is_not_for_the_guard(box: Box, mark: 
         "r = Sandbox(**json.loads(sys.argv[1])).run(json.loads(sys.argv[2]), timeout=1.5)\n"
         "print(getattr(r.reason, 'name', r.reason))\n"
     )
-    import json
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(box.fields()), json.dumps([program("outlive"), "family", mark, "9"])],
         env={**os.environ, "TEST_PATHS": json.dumps([os.path.dirname(__file__), *sys.path])},

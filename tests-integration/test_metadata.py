@@ -44,7 +44,9 @@ BY_PATH: dict[str, Callable[[str], list[str]]] = {
     "removexattr": lambda p: call("it", "removexattr", p, "user.there"),
     "lremovexattr": lambda p: call("it", "lremovexattr", p, "user.there"),
     "removexattrat": lambda p: call("it", "removexattrat", HERE, p, 0, "user.there"),
-    "file_setattr": lambda p: call("it", "file_setattr", HERE, p, struct.pack("=QIIIIQ", 0x80, 0, 0, 0, 0, 0)[:24], 24, 0),
+    "file_setattr": lambda p: call(
+        "it", "file_setattr", HERE, p, struct.pack("=QIIIIQ", 0x80, 0, 0, 0, 0, 0)[:24], 24, 0
+    ),
     "by_path_fd": lambda p: [
         *call("fd", "openat", HERE, p, os.O_PATH),
         *call("it", "fchmodat2", "@fd", "", 0o777, EMPTY),
@@ -102,7 +104,12 @@ def test_ll_01_metadata_by_path(box: Box, attributed: dict[str, Area], way: str)
         assert line.errno in REFUSED, line
         assert fingerprint(attributed[denied].path) == before
         assert os.stat(attributed[denied].at("file")).st_ctime_ns == changed, "not even to the value that it has"
-    if way not in {"time_by_path_fd", "setxattrat", "removexattrat", "file_setattr"}:  # newer than some kernels, or than 6.6
+    if way not in {
+        "time_by_path_fd",
+        "setxattrat",
+        "removexattrat",
+        "file_setattr",
+    }:  # newer than some kernels, or than 6.6
         assert won, "bare, the owner may"
 
 
@@ -149,7 +156,11 @@ def test_ll_02_metadata_through_an_inherited_stream(
     was = os.stat(bare_path).st_ctime_ns
     with open(bare_path, "rb") as file:
         subprocess.run(
-            [box.program("invoke"), *words], stdin=file, stderr=file if stream == 2 else None, stdout=subprocess.PIPE, check=True
+            [box.program("invoke"), *words],
+            stdin=file,
+            stderr=file if stream == 2 else None,
+            stdout=subprocess.PIPE,
+            check=True,
         )
     assert os.stat(bare_path).st_ctime_ns != was, "bare, the owner may"
     before, changed, flags = fingerprint(attributed["secret"].path), os.stat(path).st_ctime_ns, _flags(path)

@@ -1,4 +1,4 @@
-"""The network: nothing granted means nothing is reached, by any family, protocol, call or flag (security.md, 3 and 6)."""
+"""The network: nothing granted, nothing reached, by any family, protocol, call or flag (security.md, 3 and 6)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from attack_lab import Box, World, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 ipv4 = pytest.mark.needs("ipv4")
 ipv6 = pytest.mark.needs("ipv6")
@@ -54,7 +55,7 @@ class Listener:
                 count += 1
         return count
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,7 +124,11 @@ def test_net_12_netlink_tells_nothing(box: Box) -> None:
 def unix_servers(folder: str, *, abstract: bool = False) -> Iterator[list[tuple[str, socket.socket]]]:
     with ExitStack() as stack:
         made = []
-        for name, kind in (("stream", socket.SOCK_STREAM), ("dgram", socket.SOCK_DGRAM), ("seqpacket", socket.SOCK_SEQPACKET)):
+        for name, kind in (
+            ("stream", socket.SOCK_STREAM),
+            ("dgram", socket.SOCK_DGRAM),
+            ("seqpacket", socket.SOCK_SEQPACKET),
+        ):
             server = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
             path = f"sandlock-{os.urandom(6).hex()}" if abstract else f"{folder}/{name}"
             server.bind("\0" + path if abstract else path)
@@ -174,7 +179,10 @@ def test_net_06_a_socket_given_as_stdin_reaches_nobody_new(box: Box, kind: str) 
     family, type_ = {"udp": (2, 2), "tcp": (2, 1), "unix": (1, 2)}[kind]
     with Listener() as server, socket.socket(family, type_) as given:
         bare = subprocess.run(
-            [box.program("sockets"), "fd", "0", "127.0.0.1", str(server.port)], stdin=given, capture_output=True, check=True
+            [box.program("sockets"), "fd", "0", "127.0.0.1", str(server.port)],
+            stdin=given,
+            capture_output=True,
+            check=True,
         )
         if kind != "unix":
             assert server.received() >= 1, bare.stdout
@@ -243,9 +251,18 @@ def test_ll_ports_a_bind_grant_is_for_its_port(box: Box, world: World) -> None:
     )
     system = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"]
     result = box.inside(
-        "/usr/bin/python3", "-c", script, str(port), str(port + 1), "0", fs_readable=system, net_allow_bind=[port],
+        "/usr/bin/python3",
+        "-c",
+        script,
+        str(port),
+        str(port + 1),
+        "0",
+        fs_readable=system,
+        net_allow_bind=[port],
         allow_degraded=["net_listen", *world.missing()],
     )
     assert result.stdout.split(b"\n")[:3] == [b"%d 0 0" % port, b"%d -1 13" % (port + 1), b"0 -1 13"], (
-        result.stdout, result.stderr, reason_of(result),
+        result.stdout,
+        result.stderr,
+        reason_of(result),
     )

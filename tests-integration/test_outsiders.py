@@ -1,4 +1,4 @@
-"""Other processes: the host and its threads, the guard, a sibling sandbox, strangers (security.md: NOT-17 18, PR-10 11, LL-16 17)."""
+"""Other processes: the host and its threads, the guard, a sibling sandbox, strangers (NOT-17 18, PR-10 11, LL-16 17)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from conftest import Victim
 
 HARMLESS = {
-    # They tell or change nothing of the victim's; what they answer is not a win. The three owner_ lines arm a
-    # descriptor of the attacker's own: whether the signal arrives is for the victim to say.
-    "owner_pid", "owner_tid", "owner_pgrp",
+    # These arm a descriptor of the attacker's own: whether the signal then arrives is for the victim to say.
+    "owner_pid",
+    "owner_tid",
+    "owner_pgrp",
 }
-SIGNALS = {"kill", "kill_thread_id", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "kill_group", "pidfd_send_signal"}
+SIGNALS = {
+    "kill", "kill_thread_id", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "kill_group",
+    "pidfd_send_signal",
+}  # fmt: skip
 MUST_WIN_BARE = SIGNALS | {
     "process_vm_writev", "proc_mem_write", "pidfd_getfd", "kcmp", "ptrace_poke", "prlimit_write", "sched_setaffinity",
     "sched_setscheduler", "sched_setattr", "setpriority", "ioprio_set", "setpriority_group", "move_pages", "get_robust_list",
@@ -60,8 +64,11 @@ def test_pr_10_not_18_ll_16_a_stranger_of_the_same_user_is_out_of_reach(
 
 @pytest.mark.needs("ptrace")
 def test_pr_11_a_sibling_sandbox_is_out_of_reach(box: Box) -> None:
-    with box.sandbox() as sibling, box.sandbox() as attacker:
-        with sibling.popen([box.program("victim")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with (
+        box.sandbox() as sibling,
+        box.sandbox() as attacker,
+        sibling.popen([box.program("victim")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+    ):
             assert process.stdout is not None
             assert process.stdin is not None
 
@@ -146,7 +153,12 @@ def test_not_17_the_guard_is_out_of_reach(box: Box, mark: str) -> None:
         won = {name for name, line in lines.items() if line.won} - HARMLESS
         assert won == set(), won
         assert result.exit_code == 0
-    result = box.inside("/bin/sh", "-c", "kill -9 $PPID; kill -STOP $PPID; kill -TERM $PPID; kill -CONT $PPID; echo alive", fs_readable=shell)
+    result = box.inside(
+        "/bin/sh",
+        "-c",
+        "kill -9 $PPID; kill -STOP $PPID; kill -TERM $PPID; kill -CONT $PPID; echo alive",
+        fs_readable=shell,
+    )
     assert b"alive" in result.stdout
     assert result.exit_code == 0
 
@@ -163,7 +175,9 @@ def test_ll_16_kill_of_everything_reaches_only_the_sandbox(
         pytest.skip("before ABI 6 nothing scopes signals; PR-10 checks that the result says so")
     victim, control = new_victim(), new_victim()
     before = victim.state()
-    inside = box.lines("invoke", *call("all", "kill", -1, signal.SIGURG), *call("group", "kill", 0, 0), *call("self", "getpid"))
+    inside = box.lines(
+        "invoke", *call("all", "kill", -1, signal.SIGURG), *call("group", "kill", 0, 0), *call("self", "getpid")
+    )
     os.kill(control.pid, signal.SIGURG)
     time.sleep(0.05)
     assert "signals=1" in control.state(), "from outside the signal arrives"
@@ -174,7 +188,10 @@ def test_ll_16_kill_of_everything_reaches_only_the_sandbox(
 def test_ll_17_no_group_and_no_session_of_the_caller_is_joined(box: Box, new_victim: Callable[[], Victim]) -> None:
     victim = new_victim()  # a group of its own in our session
     bare = subprocess.run(
-        [box.program("invoke"), *call("join", "setpgid", 0, victim.pid)], capture_output=True, check=True, stdin=subprocess.DEVNULL
+        [box.program("invoke"), *call("join", "setpgid", 0, victim.pid)],
+        capture_output=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
     )
     assert b"join 0 0" in bare.stdout
     inside = box.lines("invoke", *call("join", "setpgid", 0, victim.pid), *call("host", "setpgid", 0, os.getpgrp()))
@@ -186,7 +203,9 @@ def test_ll_17_no_group_and_no_session_of_the_caller_is_joined(box: Box, new_vic
 
 @pytest.mark.needs("landlock", level=6)
 def test_ll_scope_pids_of_the_sandbox_itself_are_signalled(box: Box) -> None:
-    inside = box.lines("invoke", *call("me", "getpid"), *call("kill", "kill", "@me", 0), *call("t", "tgkill", "@me", "@me", 0))
+    inside = box.lines(
+        "invoke", *call("me", "getpid"), *call("kill", "kill", "@me", 0), *call("t", "tgkill", "@me", "@me", 0)
+    )
     assert inside["kill"].won
     assert inside["t"].won
 
@@ -195,7 +214,10 @@ def test_inf_04_oom_and_scheduling_files_of_others_are_not_written(box: Box, out
     pid = outsider.pid  # type: ignore[attr-defined] # testkit's Outsider
     words: list[str] = []
     for name in ("oom_score_adj", "timerslack_ns", "coredump_filter", "clear_refs", "comm", "autogroup", "mem"):
-        words += [*call(f"-{name}_open", "openat", -100, f"/proc/{pid}/{name}", os.O_WRONLY), *call(name, "write", f"@-{name}_open", "1", 1)]
+        words += [
+            *call(f"-{name}_open", "openat", -100, f"/proc/{pid}/{name}", os.O_WRONLY),
+            *call(name, "write", f"@-{name}_open", "1", 1),
+        ]
     for path in ("/proc/sys/kernel/hostname", "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"):
         words += call(f"open_{os.path.basename(path)}", "openat", -100, path, os.O_WRONLY)
     assert box.bare_lines("invoke", *words)["oom_score_adj"].won
@@ -294,7 +316,9 @@ def test_not_17_when_the_guard_is_killed_the_program_goes_and_daemons_too_or_are
     try:
         assert wait_until(lambda: len(alive_with(mark)) >= 20, 10)
         # The first process is the one whose parent, the guard, is a child of the host.
-        first, guard = next((pid, _parent(pid)) for pid in alive_with(mark) if pid != host.pid and _parent(_parent(pid)) == host.pid)
+        first, guard = next(
+            (pid, _parent(pid)) for pid in alive_with(mark) if pid != host.pid and _parent(_parent(pid)) == host.pid
+        )
         os.kill(guard, signal.SIGKILL)
         assert wait_until(lambda: first not in alive_with(mark), 2.0), "the first process has a death signal"
         assert host.wait(timeout=5) == 0, "the host is told, and goes on"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from attack_lab import Area, Box, World, call, fingerprint, forced_landlock
+
 from sandlock import CommandNotFoundError, ConfinementError, Policy, PolicyError, Sandbox, SandlockError
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def test_pr_17_a_root_caller_has_no_power_over_modes(box: Box, tree: Tree) -> No
     foreign.write_text("x")
     os.chown(foreign, 1234, 1234)
     foreign.chmod(0o600)
-    words = [*call("it", "openat", -100, str(foreign), 0), *call("become", "setuid", 1234), *call("groups", "setgroups", 0, 0)]
+    words = [
+        *call("it", "openat", -100, str(foreign), 0),
+        *call("become", "setuid", 1234),
+        *call("groups", "setgroups", 0, 0),
+    ]
     bare = box.bare_lines("invoke", *words)
     assert bare["it"].won
     assert bare["become"].won
@@ -78,7 +83,21 @@ def test_inf_10_the_environment_is_what_was_asked_for(box: Box, monkeypatch: pyt
     seen = {line.split(b"=")[0].removeprefix(b"env ") for line in result.stderr.splitlines()}
     assert b"leaked-canary" not in result.stderr
     assert b"env WANTED=yes" in result.stderr
-    assert seen <= {b"WANTED", b"PATH", b"HOME", b"USER", b"LOGNAME", b"TERM", b"LANG", b"LC_ALL", b"LC_CTYPE", b"TMPDIR", b"PWD", b"SHELL", b"TZ"}, seen
+    assert seen <= {
+        b"WANTED",
+        b"PATH",
+        b"HOME",
+        b"USER",
+        b"LOGNAME",
+        b"TERM",
+        b"LANG",
+        b"LC_ALL",
+        b"LC_CTYPE",
+        b"TMPDIR",
+        b"PWD",
+        b"SHELL",
+        b"TZ",
+    }, seen
 
 
 def test_inf_10_pr_14_nothing_open_in_the_host_is_open_inside(box: Box, tree: Tree) -> None:
@@ -102,7 +121,10 @@ def test_inf_10_pr_14_nothing_open_in_the_host_is_open_inside(box: Box, tree: Tr
 
 def test_pr_09_limits_only_go_down(box: Box) -> None:
     down = [*call("lower", "prlimit64", 0, 7, (64).to_bytes(8, "little") * 2, 0)]
-    up = [*call("raise", "prlimit64", 0, 7, (1 << 30).to_bytes(8, "little") * 2, 0), *call("old", "setrlimit", 4, b"\xff" * 16)]
+    up = [
+        *call("raise", "prlimit64", 0, 7, (1 << 30).to_bytes(8, "little") * 2, 0),
+        *call("old", "setrlimit", 4, b"\xff" * 16),
+    ]
     inside = box.lines("invoke", *down, *up, *call("nice", "setpriority", 0, 0, -20), max_open_files=256)
     assert inside["lower"].won
     assert not inside["raise"].won
@@ -116,7 +138,7 @@ def test_pr_13_the_guard_and_the_runtime_are_not_overwritten(box: Box) -> None:
     """Even where everything is granted for writing, the file that the guard runs is not what a program can change unseen."""
     words = [
         *call("parent", "getppid"),
-        *call("exe", "openat", -100, f"/proc/self/exe", os.O_WRONLY),
+        *call("exe", "openat", -100, "/proc/self/exe", os.O_WRONLY),
     ]
     inside = box.lines("invoke", *words, fs_readable=[*box.fields()["fs_readable"], "/proc"])
     assert not inside["exe"].won

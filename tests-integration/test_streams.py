@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -83,7 +85,9 @@ def test_a_reader_that_ends_gives_the_program_sigpipe(box: Box) -> None:
 def test_streams_may_be_files_of_the_caller(box: Box, tree: Tree) -> None:
     target = tree.root / "log"
     with open(target, "wb") as file, box.sandbox(fs_readable=SYSTEM) as sandbox:
-        process = sandbox.popen(["/bin/sh", "-c", "cat; echo done"], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        process = sandbox.popen(
+            ["/bin/sh", "-c", "cat; echo done"], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
         assert process.wait(timeout=10).exit_code == 0
     assert target.read_bytes() == b"done\n"
 
@@ -91,9 +95,6 @@ def test_streams_may_be_files_of_the_caller(box: Box, tree: Tree) -> None:
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_a_host_without_standard_streams_launches_too(box: Box, closed: tuple[int, ...], tree: Tree) -> None:
     """A daemon closes 0, 1 and 2: then the pipes of a launch get these very numbers."""
-    import json
-    import sys
-
     script = (
         "import json, os, sys\n"
         "sys.path[:0] = json.loads(os.environ['TEST_PATHS'])\n"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
+import json
 import os
 import pty
 import select
 import struct
-import sys
-import termios
-import json
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -58,7 +56,11 @@ def at_terminal(box: Box, tmp_path: object) -> Callable[..., dict[str, object]]:
         job = {"command": [box.program("invoke"), *words], "fields": box.fields() if inside else None, "report": report}
         pid, master = pty.fork()
         if pid == 0:
-            environment = {**os.environ, "JOB": json.dumps(job), "TEST_PATHS": json.dumps([os.path.dirname(__file__), *sys.path])}
+            environment = {
+                **os.environ,
+                "JOB": json.dumps(job),
+                "TEST_PATHS": json.dumps([os.path.dirname(__file__), *sys.path]),
+            }
             os.execve(sys.executable, [sys.executable, "-c", SCRIPT], environment)
         shown = b""
         end = time.monotonic() + 30
@@ -99,7 +101,14 @@ def test_pr_01_nothing_is_typed_into_the_terminal(at_terminal: Callable[..., dic
 
 
 def test_pr_02_console_requests_are_refused(at_terminal: Callable[..., dict[str, object]]) -> None:
-    requests = {"linux": TIOCLINUX, "cons": TIOCCONS, "setd": TIOCSETD, "vhangup": TIOCVHANGUP, "kbent": KDSKBENT, "vt": VT_ACTIVATE}
+    requests = {
+        "linux": TIOCLINUX,
+        "cons": TIOCCONS,
+        "setd": TIOCSETD,
+        "vhangup": TIOCVHANGUP,
+        "kbent": KDSKBENT,
+        "vt": VT_ACTIVATE,
+    }
     words = [word for name, nr in requests.items() for word in call(name, "ioctl", 0, nr, struct.pack("=i", 1))]
     words += call("linux_high", "ioctl", 0, TIOCLINUX | 1 << 32, "\x03")
     inside = read_lines(str(at_terminal(words, inside=True)["output"]).encode())
@@ -124,19 +133,37 @@ def test_pr_04_the_foreground_and_the_terminal_stay_the_callers(at_terminal: Cal
     assert read_lines(str(bare["output"]).encode())["tty"].won, "bare, the terminal is at hand"
 
 
-def test_pr_04_a_stream_of_the_caller_is_not_left_nonblocking_or_exclusive(box: Box) -> None:
-    """Flags of an open file are shared with the caller: what a program leaves there stalls or breaks its caller."""
+def test_pr_04_the_callers_terminal_is_not_made_exclusive(box: Box) -> None:
+    """TIOCEXCL makes every later open of the terminal fail with EBUSY, after the sandbox has gone too."""
     master, slave = pty.openpty()
     try:
-        words = [*call("exclusive", "ioctl", 0, TIOCEXCL), *call("owner", "fcntl", 0, 8, os.getpid())]
-        with box.sandbox() as sandbox, sandbox.popen(
-            [box.program("invoke"), *words], stdin=slave, stdout=subprocess.PIPE
-        ) as process:
+        with (
+            box.sandbox() as sandbox,
+            sandbox.popen(
+                [box.program("invoke"), *call("exclusive", "ioctl", 0, TIOCEXCL)], stdin=slave, stdout=subprocess.PIPE
+            ) as process,
+        ):
             output, _ = process.communicate(timeout=20)
-        lines = read_lines(output)
-        assert lines["exclusive"].errno == errno.EPERM, lines
-        assert termios.tcgetattr(slave)
-        assert fcntl.fcntl(slave, fcntl.F_GETFL) & os.O_NONBLOCK == 0
+        assert read_lines(output)["exclusive"].errno == errno.EPERM
+        os.close(os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY))
     finally:
         os.close(master)
         os.close(slave)
+
+
+def test_pr_04_a_stream_of_the_caller_is_not_left_nonblocking(box: Box) -> None:
+    """The flags of an open file are shared with the caller: left there, its next read fails with EAGAIN."""
+    set_flags, nonblocking = 4, os.O_NONBLOCK  # F_SETFL, asm-generic/fcntl.h
+    read_end, write_end = os.pipe()
+    try:
+        with box.sandbox() as sandbox:
+            process = sandbox.popen(
+                [box.program("invoke"), *call("set", "fcntl", 0, set_flags, nonblocking)],
+                stdin=read_end,
+                stdout=subprocess.DEVNULL,
+            )
+            process.wait(timeout=20)
+        assert os.get_blocking(read_end)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
