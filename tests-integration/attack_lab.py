@@ -1,7 +1,7 @@
 """What the attacks share: running the same program bare and inside, and reading what it reports.
 
 Every attack is run twice. Bare it must win: a deny test whose attack cannot win proves nothing. Inside it must lose,
-and what it was after must be unharmed. The two ways to say "inside" that may change with the API are here and nowhere else.
+and what it was after must be unharmed. What may change with the API is here and nowhere else.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Box:
         *command: str,
         timeout: float | None = 20,
         input: bytes | None = None,  # noqa: A002 - the name that Sandbox.run has
-        **fields: Any,  # noqa: A002
+        **fields: Any,
     ) -> Any:
         """Run `program, arguments...` in a sandbox; the Result."""
         with self.sandbox(**fields) as sandbox:

@@ -31,11 +31,13 @@ def sandlock(tmp_path: Path) -> Callable[..., Typed]:
     def typed(*words: str, **options: object) -> Typed:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])}
         environment.update(options.pop("env", {}))  # type: ignore[call-overload] # test arguments
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            [sys.executable, "-m", "sandlock_cli", *words],
-            **{"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60, "stdin": subprocess.DEVNULL, "check": False,
-               "env": environment, **options},
-        )  # fmt: skip
+        options = {"cwd": tmp_path, "timeout": 60, "env": environment, **options}
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        command = [sys.executable, "-m", "sandlock_cli", *words]
+        return subprocess.run(  # type: ignore[call-overload, no-any-return] # whatever the test says
+            command, capture_output=True, text=True, check=False, **options
+        )
 
     return typed
 
@@ -227,7 +229,8 @@ def test_a_signal_to_the_command_ends_the_tree(
         [sys.executable, "-m", "sandlock_cli", "run", "-r", os.path.dirname(tool), "--",
          "sh", "-c", f"{tool} family {mark} 20; while :; do sleep 0.1; done"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([PATHS, os.environ.get("PYTHONPATH", "")])},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path,
+        start_new_session=True,
     )  # fmt: skip
     try:
         end = time.monotonic() + 10
@@ -247,5 +250,5 @@ def test_a_signal_to_the_command_ends_the_tree(
 
 
 def test_the_callers_terminal_settings_and_stdin_are_its_own(sandlock: Callable[..., Typed]) -> None:
-    done = sandlock("run", "--", "cat", input="through\n", stdin=None)
+    done = sandlock("run", "--", "cat", input="through\n")
     assert done.stdout == "through\n"

@@ -92,7 +92,10 @@ def test_fs_30_a_hostile_private_folder_is_removed_and_nothing_else(box: Box, tr
 
 
 def test_the_private_folder_is_private_and_the_only_one_to_write(box: Box, leaks: object) -> None:
-    script = 'stat -c %a "$TMPDIR"; echo x > "$TMPDIR/x" && cat "$TMPDIR/x"; echo x > /tmp/sandlock-test-y || echo refused; ls /tmp || echo unlisted'
+    script = (
+        'stat -c %a "$TMPDIR"; echo x > "$TMPDIR/x" && cat "$TMPDIR/x"; '
+        "echo x > /tmp/sandlock-test-y || echo refused; ls /tmp || echo unlisted"
+    )
     result = box.inside("/bin/sh", "-c", script, fs_readable=SYSTEM, fs_writable=[], private_tmp=True, cwd="/")
     assert result.stdout.split() == [b"700", b"x", b"refused", b"unlisted"], result
     assert not os.path.exists("/tmp/sandlock-test-y")
@@ -143,7 +146,7 @@ def test_one_ends_while_its_neighbours_go_on(box: Box, mark: str, leaks: object)
 
 
 def test_launches_among_forks_and_signals_of_the_host(box: Box, tree: Tree, leaks: object) -> None:
-    """Other threads fork, open files and take signals while sandboxes start: no descriptor slips in, no launch is lost."""
+    """Other threads fork, open files and take signals meanwhile: no descriptor slips in, no launch is lost."""
     stop = threading.Event()
     hits = []
     previous = signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
@@ -172,8 +175,8 @@ def test_launches_among_forks_and_signals_of_the_host(box: Box, tree: Tree, leak
     assert hits
 
 
-def test_a_gibibyte_in_the_host_is_not_copied(box: Box, leaks: object) -> None:
-    """Launching shares the memory until exec: page tables of a large host cost nothing. Bounded loosely, no benchmark."""
+def test_the_memory_of_a_large_host_is_not_copied(box: Box, leaks: object) -> None:
+    """Launching shares the memory until exec, so page tables of a large host cost nothing. Bounded loosely."""
     before = time.monotonic()
     for _ in range(20):
         box.inside("/bin/true", fs_readable=SYSTEM)

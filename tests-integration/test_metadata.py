@@ -165,8 +165,10 @@ def test_ll_02_metadata_through_an_inherited_stream(
     assert os.stat(bare_path).st_ctime_ns != was, "bare, the owner may"
     before, changed, flags = fingerprint(attributed["secret"].path), os.stat(path).st_ctime_ns, _flags(path)
     with open(path, "rb") as file, box.sandbox(fs_readable=[*box.fields()["fs_readable"], "/proc"]) as sandbox:
-        streams = {"stdin": file, "stdout": subprocess.PIPE, "stderr": file if stream == 2 else subprocess.PIPE}
-        with sandbox.popen([box.program("invoke"), *words], **streams) as process:
+        errors = file if stream == 2 else subprocess.PIPE
+        with sandbox.popen(
+            [box.program("invoke"), *words], stdin=file, stdout=subprocess.PIPE, stderr=errors
+        ) as process:
             output, _ = process.communicate(timeout=20)
     assert b"it -1 " in output, output
     assert fingerprint(attributed["secret"].path) == before

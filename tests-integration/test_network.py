@@ -180,7 +180,7 @@ def test_net_06_a_socket_given_as_stdin_reaches_nobody_new(box: Box, kind: str) 
     with Listener() as server, socket.socket(family, type_) as given:
         bare = subprocess.run(
             [box.program("sockets"), "fd", "0", "127.0.0.1", str(server.port)],
-            stdin=given,
+            stdin=given.fileno(),
             capture_output=True,
             check=True,
         )

@@ -1,4 +1,4 @@
-"""Other processes: the host and its threads, the guard, a sibling sandbox, strangers (NOT-17 18, PR-10 11, LL-16 17)."""
+"""Other processes: the host and its threads, the guard, a sibling sandbox, strangers (NOT-17 18, PR-10 11, LL-16)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ SIGNALS = {
 }  # fmt: skip
 MUST_WIN_BARE = SIGNALS | {
     "process_vm_writev", "proc_mem_write", "pidfd_getfd", "kcmp", "ptrace_poke", "prlimit_write", "sched_setaffinity",
-    "sched_setscheduler", "sched_setattr", "setpriority", "ioprio_set", "setpriority_group", "move_pages", "get_robust_list",
+    "sched_setscheduler", "sched_setattr", "setpriority", "ioprio_set", "setpriority_group", "move_pages",
+    "get_robust_list",
 }  # fmt: skip
 
 
@@ -69,21 +70,22 @@ def test_pr_11_a_sibling_sandbox_is_out_of_reach(box: Box) -> None:
         box.sandbox() as attacker,
         sibling.popen([box.program("victim")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
     ):
-            assert process.stdout is not None
-            assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdin is not None
+        commands, answers = process.stdin, process.stdout
 
-            def state() -> bytes:
-                process.stdin.write(b"state\n")
-                process.stdin.flush()
-                return bytes(process.stdout.readline())
+        def state() -> bytes:
+            commands.write(b"state\n")
+            commands.flush()
+            return bytes(answers.readline())
 
-            handles = process.stdout.readline().decode().split()
-            before = state()
-            result = attacker.run([box.program("outsider"), *handles], timeout=20)
-            won = {name for name, line in read_lines(result.stdout).items() if line.won} - HARMLESS
-            assert won == set()
-            assert state() == before
-            process.kill()
+        handles = process.stdout.readline().decode().split()
+        before = state()
+        result = attacker.run([box.program("outsider"), *handles], timeout=20)
+        won = {name for name, line in read_lines(result.stdout).items() if line.won} - HARMLESS
+        assert won == set()
+        assert state() == before
+        process.kill()
 
 
 def test_pr_11_the_attack_on_a_sibling_wins_between_two_of_one_sandbox(box: Box) -> None:
@@ -146,8 +148,8 @@ def test_not_17_the_guard_is_out_of_reach(box: Box, mark: str) -> None:
     assert parent > 0
     script = f'exec "{box.program("outsider")}" $PPID $PPID 4096 0 $PPID # {mark}'
     shell = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", os.path.dirname(box.program("invoke"))]
-    for fields in ({"fs_readable": shell}, {"fs_readable": [*shell, "/proc"]}):
-        result = box.inside("/bin/sh", "-c", script, **fields)
+    for readable in (shell, [*shell, "/proc"]):
+        result = box.inside("/bin/sh", "-c", script, fs_readable=readable)
         lines = read_lines(result.stdout)
         assert len(lines) > 40, (result.stdout, result.stderr)
         won = {name for name, line in lines.items() if line.won} - HARMLESS
