@@ -100,11 +100,11 @@ def _path_hint(mention: PathMention, grants: _Grants) -> str:
         return f"{path} is outside the policy; --fs-read {path} would allow reading it{_account(can)}"
     if not mode and not mention.writes and not mention.in_code:
         return ""  # a name that is not there: a slip, or the program's own business
-    target = path if mode else os.path.dirname(path)
-    if grants.writes(path) or not os.path.isdir(os.path.dirname(path)):
+    target = path if mode and not mention.removes else os.path.dirname(path)
+    if grants.writes(target) or not os.path.isdir(os.path.dirname(path)):
         return ""
     state = "can be read only" if mode and grants.reads(path) else "is outside the policy for writing"
-    verb = "writing" if mode else "creating"
+    verb = "creating" if not mode else "removing" if mention.removes else "writing"
     can = os.access(target, os.W_OK)
     return f"{path} {state}; --fs-write {target} would allow {verb} it{_account(can)}"
 

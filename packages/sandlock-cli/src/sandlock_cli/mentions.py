@@ -12,6 +12,7 @@ __all__ = ["Mentions", "PathMention", "read_command"]
 _WRITERS = frozenset(
     "chmod chown cp dd install ln mkdir mkfifo mktemp mv rm rmdir shred tee touch truncate unlink".split()
 )
+_REMOVERS = frozenset(("mv", "rm", "rmdir", "shred", "unlink"))
 _CLIENTS = frozenset(
     "apt apt-get cargo curl dig ftp gem git host http nc ncat netcat npm nslookup ping pip pip3 pnpm psql redis-cli "
     "rsync scp sftp ssh telnet uv wget yarn".split()
@@ -19,6 +20,7 @@ _CLIENTS = frozenset(
 _KILLERS = frozenset(("kill", "killall", "pkill"))
 _CODE_OPTIONS = frozenset(("-c", "-e", "-r", "--eval", "--command", "-pe", "-ne"))
 
+_CODE = re.compile(r"[\s;|&<>()]")
 # An absolute path within code: after a character that cannot be part of a longer name.
 _PATH = re.compile(r"(?<![\w./:~$}*-])(?:/|~/)[\w.+@%~-]+(?:/[\w.+@%~-]+)*")
 _OPENED_TO_WRITE = re.compile(r"""open\(\s*(["'])(?P<path>[^"'\0]+)\1\s*,\s*(?:mode\s*=\s*)?["'][rbt]*[wax+]""")
@@ -26,6 +28,7 @@ _REDIRECTED = re.compile(r""">>?\s*(["']?)(?P<path>[\w./+@%~-]+)\1""")
 _URL = re.compile(
     r"\b(?P<scheme>[a-z][a-z0-9+.-]{0,20})://(?:[^\s/'\"@]*@)?(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?"
 )
+_WHOLE_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"]*")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|(?=[\w.-]*[.a-z])[\w.-]+):(?P<port>\d{1,5})")
 _PAIR = re.compile(r"""\(\s*["'](?P<host>[\w.:-]*)["']\s*,\s*(?P<port>\d{1,5})\b""")
 _NETWORK_CODE = re.compile(
@@ -39,10 +42,15 @@ _PORTS = {"http": 80, "https": 443, "ftp": 21, "ssh": 22, "git": 9418, "ws": 80,
 
 @dataclass(frozen=True, slots=True)
 class PathMention:
-    """One path; `writes`: the words say that it is written; `in_code`: it stands in a program text."""
+    """One path.
+
+    `writes`: the words say that it is changed; `removes`: that its name is taken away, for which the folder has to be
+    writable; `in_code`: it stands in a program text.
+    """
 
     path: str
     writes: bool = False
+    removes: bool = False
     in_code: bool = False
 
 
@@ -64,7 +72,7 @@ def read_command(command: list[str], cwd: str) -> Mentions:
     found.network = program in _CLIENTS
     code_follows = False
     for word in command[1:]:
-        if code_follows or re.search(r"[\s;|&<>()]", word):
+        if code_follows or (_CODE.search(word) and not os.path.lexists(_absolute(word, cwd))):
             _read_code(word, cwd, found)
         else:
             _read_word(word, program, cwd, found)
@@ -88,7 +96,7 @@ def _read_word(word: str, program: str, cwd: str, found: Mentions) -> None:
         path = _absolute(word, cwd)
         writes = program in _WRITERS
         if path and (writes or "/" in word or os.path.lexists(path)):
-            found.paths.append(PathMention(path, writes=writes))
+            found.paths.append(PathMention(path, writes=writes, removes=program in _REMOVERS))
 
 
 def _read_code(text: str, cwd: str, found: Mentions) -> None:
@@ -101,11 +109,12 @@ def _read_code(text: str, cwd: str, found: Mentions) -> None:
         for pair in pattern.finditer(text):
             _add_endpoint(pair, found)
     taken = {mention.path for mention in found.paths}
-    for match in _PATH.finditer(_URL.sub(" ", text)):
+    for match in _PATH.finditer(_WHOLE_URL.sub(" ", text)):
         path = _absolute(match[0].rstrip("."), cwd)
         if path and path not in taken and not path.startswith("/dev/tcp"):
-            writes = _first_word(text) in _WRITERS
-            found.paths.append(PathMention(path, writes=writes, in_code=True))
+            first = _first_word(text)
+            mention = PathMention(path, writes=first in _WRITERS, removes=first in _REMOVERS, in_code=True)
+            found.paths.append(mention)
     words = set(re.findall(r"[\w.-]+", text))
     found.network = found.network or bool(_NETWORK_CODE.search(text)) or bool(words & _CLIENTS & _shell_words(text))
     found.kills = found.kills or bool(_KILL_CODE.search(text))

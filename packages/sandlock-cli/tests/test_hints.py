@@ -1,0 +1,202 @@
+"""Hints: what a command mentions, and what is said about it; never more than is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandlock_cli.mentions import PathMention, read_command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Typed
+
+    from sandlock_testkit import Identity, Outsider
+
+needs_sandbox = pytest.mark.needs("landlock", level=6)
+
+
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [
+        (["cat", "/etc/shadow"], [PathMention("/etc/shadow")]),
+        (["cat", "--", "-"], []),
+        (["tar", "--file=/srv/a.tar", "x"], [PathMention("/srv/a.tar")]),
+        (["cat", "../x/./y"], [PathMention("/base/x/y")]),
+        (["touch", "new"], [PathMention("/base/work/new", writes=True)]),
+        (["grep", "word"], []),
+        (["python3", "-c", "open('/root/x','w')"], [PathMention("/root/x", writes=True, in_code=True)]),
+        (["python3", "-c", 'open("rel", mode="ab")'], [PathMention("/base/work/rel", writes=True, in_code=True)]),
+        (["python3", "-c", "open('/root/x').read()"], [PathMention("/root/x", in_code=True)]),
+        (["sh", "-c", "echo a >>/var/log/x"], [PathMention("/var/log/x", writes=True, in_code=True)]),
+        (["sh", "-c", "cat /etc/shadow|sort"], [PathMention("/etc/shadow", in_code=True)]),
+        (["sh", "-c", "echo $HOME/x a/b //c ${X}/y 4/2"], []),
+        (["sh", "-c", "curl https://example.org/a/b"], []),
+    ],
+)
+def test_paths_are_found_in_words_and_in_code(command: list[str], paths: list[PathMention]) -> None:
+    assert read_command(command, "/base/work").paths == paths
+
+
+@pytest.mark.parametrize(
+    ("command", "endpoints"),
+    [
+        (["curl", "https://example.org/x"], [("example.org", 443)]),
+        (["curl", "http://user:pw@10.0.0.1:8080/"], [("10.0.0.1", 8080)]),
+        (["prog", "example.org:5432"], [("example.org", 5432)]),
+        (["prog", "[::1]:53"], [("::1", 53)]),
+        (["prog", "12:30"], []),
+        (["python3", "-c", "create_connection(('127.0.0.1', 80))"], [("127.0.0.1", 80)]),
+        (["bash", "-c", "echo >/dev/tcp/10.0.0.2/25"], [("10.0.0.2", 25)]),
+        (["prog", "file:///etc/passwd"], []),
+        (["prog", "host.example:99999"], []),
+    ],
+)
+def test_hosts_and_ports_are_found(command: list[str], endpoints: list[tuple[str, int]]) -> None:
+    assert read_command(command, "/").endpoints == endpoints
+
+
+def test_programs_and_code_of_the_network_and_of_signals_are_known() -> None:
+    assert read_command(["/usr/bin/ssh", "host"], "/").network
+    assert read_command(["sh", "-c", "cd x && git pull"], "/").network
+    assert read_command(["python3", "-c", "import socket; f()"], "/").network
+    assert not read_command(["sh", "-c", "echo git is a program"], "/").network
+    assert read_command(["kill", "1"], "/").kills
+    assert read_command(["python3", "-c", "os.kill(1, 9)"], "/").kills
+    assert not read_command(["sh", "-c", "echo skill"], "/").kills
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("unit", ["a-", "open('", "/a", "a.", "(", "[::", "> ", "a://", "('a", "~/", " "])
+def test_a_long_hostile_text_takes_no_time(unit: str) -> None:
+    read_command(["sh", "-c", unit * 40_000 + " ;"], "/")
+
+
+@needs_sandbox
+def test_a_file_outside_the_policy_and_the_option_that_would_allow_it(sandlock: Typed, as_user: Identity) -> None:
+    done = sandlock("run", "--", "cat", "/etc/shadow")
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    line = "sandlock: /etc/shadow is outside the policy; --fs-read /etc/shadow would allow reading it"
+    last = done.stderr.splitlines()[-1]
+    assert last == line if as_user.is_root else last.startswith(line + ", but your account may not")
+
+
+@needs_sandbox
+def test_a_write_outside_the_policy_names_the_folder_to_grant(sandlock: Typed, tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    done = sandlock("run", "--", "python3", "-c", f"open('{target}','w')")
+    assert done.returncode == 1
+    assert f"--fs-write {tmp_path} would allow creating it" in done.stderr
+    assert sandlock("run", "--fs-write", str(tmp_path), "--", "python3", "-c", f"open('{target}','w')").returncode == 0
+    assert target.exists()
+
+
+@needs_sandbox
+def test_the_home_of_root_is_named_too(sandlock: Typed) -> None:
+    done = sandlock("run", "--", "python3", "-c", "open('/root/x','w')")
+    assert done.returncode == 1
+    assert "--fs-write /root " in done.stderr
+
+
+@needs_sandbox
+def test_a_readable_file_that_was_to_be_changed(sandlock: Typed, tmp_path: Path) -> None:
+    file = tmp_path / "work" / "file"
+    file.write_text("x")
+    done = sandlock("run", "--", "rm", "-f", "file")
+    assert file.exists()
+    assert f"{file} can be read only; --fs-write {file.parent} would allow removing it" in done.stderr
+    assert sandlock("run", "-w", str(file.parent), "--", "rm", "-f", "file").returncode == 0
+    assert not file.exists()
+
+
+@needs_sandbox
+def test_signals_reach_nobody_outside_and_no_option_is_named(sandlock: Typed, outsider: Outsider) -> None:
+    for script in ("kill -9 $PPID", f"kill -9 {outsider.pid}"):
+        done = sandlock("run", "--", "sh", "-c", script)
+        assert done.returncode == 1
+        assert "not permitted" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("sandlock: signals reach processes of the sandbox only")
+    assert outsider.alive()
+
+
+@needs_sandbox
+def test_a_connection_names_the_rule_that_allows_it(sandlock: Typed) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = f"import socket; socket.create_connection(('127.0.0.1', {port}))"
+        done = sandlock("run", "--", "python3", "-c", script)
+        assert done.returncode == 1
+        assert "PermissionError" in done.stderr
+        assert f"--net-allow tcp://:{port} would allow connecting there" in done.stderr
+        assert "UDP" not in done.stderr, "an address needs no lookup"
+        assert sandlock("run", "--net-allow", f"tcp://:{port}", "--", "python3", "-c", script).returncode == 0
+        other = sandlock("run", "--net-allow", "tcp://:1", "--", "python3", "-c", script)
+        assert f"TCP port {port} is outside the policy" in other.stderr
+
+
+@needs_sandbox
+def test_a_name_that_must_be_looked_up_is_no_empty_promise(sandlock: Typed) -> None:
+    script = "import urllib.request as u; u.urlopen('http://example.org/')"
+    done = sandlock("run", "--", "python3", "-c", script)
+    assert done.returncode == 1
+    assert "--net-allow tcp://:80" in done.stderr
+    assert "looking up example.org takes UDP" in done.stderr
+
+
+@needs_sandbox
+def test_a_unix_socket_is_called_one(sandlock: Typed, tmp_path: Path) -> None:
+    path = str(tmp_path / "work" / "s")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        done = sandlock("run", "--", "python3", "-c", f"import socket; socket.socket(socket.AF_UNIX).connect('{path}')")
+    assert "--disable unix_sockets" in done.stderr
+
+
+@needs_sandbox
+def test_nothing_is_said_about_what_is_granted_or_not_there(sandlock: Typed, tmp_path: Path) -> None:
+    (tmp_path / "work" / "file").write_text("x")
+    done = sandlock("run", "--", "grep", "nothing", "file", "/usr/no-such-file")
+    assert done.returncode in {1, 2}
+    hints = [line for line in done.stderr.splitlines() if line.startswith("sandlock: ")]
+    assert len(hints) == 1
+    assert hints[0].startswith("sandlock: no policy was named")
+    assert all(flag in hints[0] for flag in ("--fs-read", "--fs-write", "--net-allow", "--explain"))
+    named = sandlock("run", "--preset", "default", "--", "grep", "nothing", "file")
+    assert named.stderr == ""
+
+
+@needs_sandbox
+def test_hints_can_be_silenced_and_success_has_none(sandlock: Typed) -> None:
+    for flag in ("-q", "--quiet", "--no-hints"):
+        assert "sandlock:" not in sandlock("run", flag, "--", "cat", "/etc/shadow").stderr
+    assert sandlock("run", "-e", "cat /etc/shadow 2>/dev/null; true").stderr == ""
+
+
+@needs_sandbox
+def test_hints_are_in_the_json_and_not_on_stderr(sandlock: Typed) -> None:
+    done = sandlock("run", "--json", "--", "cat", "/etc/shadow")
+    assert done.stderr == ""
+    assert "--fs-read /etc/shadow" in json.loads(done.stdout)["hints"][0]
+
+
+@needs_sandbox
+def test_a_timeout_is_named_instead(sandlock: Typed) -> None:
+    done = sandlock("run", "-t", "0.2", "-e", "cat /etc/shadow; sleep 20")
+    assert done.stderr.splitlines()[-1] == "sandlock: the program was ended after 0.2 s (--timeout)"
+
+
+@needs_sandbox
+def test_the_names_of_files_cannot_speak_to_the_terminal(sandlock: Typed, tmp_path: Path) -> None:
+    file = tmp_path / "\x1b]52;c;eA==\x07\u202e"
+    file.write_text("x")
+    done = sandlock("run", "--", "cmp", "-s", str(file), os.devnull)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sandlock: ")
+    assert last.isprintable()
+    assert "\\x1b]52" in last
