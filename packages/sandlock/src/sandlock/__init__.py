@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE, STDOUT
     from sandlock_sys.errors import SyscallError
 
+    __version__: str
+
 __all__ = [
     "DEVNULL",
     "INHERIT",
@@ -112,21 +114,23 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Load a public name on first use, and keep it."""
-    if name == "__version__":
-        from importlib.metadata import version  # lazy: it takes longer than everything else here
+if not TYPE_CHECKING:  # a type checker that saw this would take a misspelt name for a public one
 
-        return version("sandlock")
-    place = _PLACES.get(name)
-    if place is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import sys
+    def __getattr__(name: str) -> object:
+        """Load a public name on first use, and keep it."""
+        if name == "__version__":
+            from importlib.metadata import version  # lazy: it takes longer than everything else here
 
-    __import__(place[0])
-    value: object = getattr(sys.modules[place[0]], place[1])
-    globals()[name] = value
-    return value
+            return version("sandlock")
+        place = _PLACES.get(name)
+        if place is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import sys
+
+        __import__(place[0])
+        value: object = getattr(sys.modules[place[0]], place[1])
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
