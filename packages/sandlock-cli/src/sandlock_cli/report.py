@@ -53,7 +53,7 @@ def report_result(
         record |= _stream("stdout", result.stdout, result.stdout_dropped)
         record |= _stream("stderr", result.stderr, result.stderr_dropped)
         _write(1, record)
-    elif not own["quiet"]:
+    elif result.error or not own["quiet"]:
         for line in hints:
             warn(line)
     return status

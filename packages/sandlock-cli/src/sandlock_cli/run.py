@@ -28,7 +28,7 @@ _KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even it
 
 
 def main(words: list[str]) -> int:
-    """Run a command in a sandbox and return its exit status; 124 and up are told apart in features.md."""
+    """Run a command in a sandbox and return its exit status; `help.STATUSES` lists them."""
     values, command = parse(words, table(run_options()), "run", command=True)
     if values.pop("help", False):
         from sandlock_cli.help import print_verb  # lazy: the text is long
@@ -49,7 +49,7 @@ def main(words: list[str]) -> int:
         policy = make_policy(own, values)
         result, plan = _run(policy, command, capture=False)
         status = _status(result)
-        if status and not own["quiet"]:
+        if status and (result.error or not own["quiet"]):
             from sandlock_cli.failure import warn  # lazy: only a failure pays for it
             from sandlock_cli.hints import hints_after  # lazy, as above
 
