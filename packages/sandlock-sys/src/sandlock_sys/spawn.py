@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from sandlock_sys._ffi import CData
 
-__all__ = ["GUARD_PATH", "NO_ASLR", "NO_THP", "SpawnError", "SpawnRequest", "Spawned", "spawn"]
+__all__ = ["GUARD_PATH", "NO_ASLR", "NO_THP", "NULL_DEVICE", "SpawnError", "SpawnRequest", "Spawned", "spawn"]
 
 GUARD_PATH = __file__.rpartition("/")[0] + "/_guard"
 
+NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
 _PARK, _OWN_MEMORY, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 6
@@ -56,8 +57,8 @@ _STEPS = (
     ("capabilities", "capset"),
     ("no-new-privs", "prctl"),
     ("landlock", "landlock_restrict_self"),
-    ("seccomp", "seccomp"),
     ("close", "close_range"),
+    ("seccomp", "seccomp"),
     ("exec", "execve"),
 )
 
@@ -88,7 +89,7 @@ class SpawnRequest:
         env: `NAME=value` byte strings.
         candidates: paths to execute, tried in order as execvp(3) does; a refusal outlives a later "not there".
         cwd: where it starts, or None for the caller's directory.
-        stdio: fds that become 0, 1 and 2; the caller's, left open here.
+        stdio: fds that become 0, 1 and 2, or NULL_DEVICE; the caller's, left open here.
         keep: fds that stay open at their numbers.
         limits: `(resource, soft, hard)` for prlimit64(2).
         affinity: cpu numbers, or empty.
@@ -251,7 +252,7 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
             memory.uid_map = _string(b"%d %d 1" % (uid, uid), held)
             memory.gid_map = _string(b"%d %d 1" % (gid, gid), held)
     memory.flags = flags
-    if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio)):
+    if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio) if fd != NULL_DEVICE):
         raise ValueError(f"stdio {request.stdio}: an fd that is not in its place must be above 2")
     memory.stdio = list(request.stdio)
     if request.keep:

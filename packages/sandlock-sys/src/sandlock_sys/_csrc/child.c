@@ -6,11 +6,9 @@
  */
 #include "child.h"
 
-#include <asm/stat.h>
 #include <linux/capability.h>
 #include <linux/fcntl.h>
 #include <linux/futex.h>
-#include <linux/mount.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -23,9 +21,6 @@
 
 #ifndef __NR_landlock_restrict_self
 #define __NR_landlock_restrict_self 446 /* 5.13, the same number everywhere */
-#endif
-#ifndef __NR_mount_setattr
-#define __NR_mount_setattr 442 /* 5.12 */
 #endif
 #ifndef __NR_close_range
 #define __NR_close_range 436 /* 5.9 */
@@ -40,13 +35,10 @@ enum {
     SIGNAL_STOP = 19,
     SIGSET_BYTES = 8,
     SET_MASK = 2,               /* SIG_SETMASK */
-    MAX_WRITABLE = 256,
-    ERR_ENOENT = 2, ERR_EACCES = 13, ERR_ENOTDIR = 20, ERR_EINVAL = 22, ERR_E2BIG = 7, ERR_ESRCH = 3,
+    ERR_ENOENT = 2, ERR_EACCES = 13, ERR_ENOTDIR = 20, ERR_EINVAL = 22, ERR_ESRCH = 3,
     FLAG_ADDR_NO_RANDOMIZE = 0x0040000, /* personality(2) */
     SET_FD_FLAGS = 2,           /* F_SETFD */
     FLAG_NEW_LISTENER = 1 << 3, /* SECCOMP_FILTER_FLAG_NEW_LISTENER, 5.0 */
-    AT_TREE_RECURSIVE = 0x8000, /* AT_RECURSIVE, 5.2 */
-    MOUNT_PRIVATE = 1 << 18,    /* MS_PRIVATE */
 };
 
 /* The kernel's struct sigaction differs in order between architectures; for "default" every byte is zero. */
@@ -54,14 +46,6 @@ struct kernel_sigaction {
     unsigned long words[4];
 };
 
-struct mount_attributes { /* struct mount_attr, 5.12 */
-    uint64_t set;
-    uint64_t clear;
-    uint64_t propagation;
-    uint64_t user_namespace;
-};
-
-_Static_assert(sizeof(struct mount_attributes) == 32, "MOUNT_ATTR_SIZE_VER0");
 _Static_assert(sizeof(struct sl_limit) == 24, "resource and struct rlimit64");
 
 void sl_reset_signal(int number)
@@ -88,13 +72,27 @@ void sl_fail(struct sl_spawn *spawn, uint32_t step, long result, uint32_t detail
     __atomic_store_n(&spawn->error, (int32_t)-result, __ATOMIC_RELEASE);
 }
 
+/* Opened here, below the read-only mounts: through an fd of the host's the owner could change the node's mode. */
+static long open_null(int number)
+{
+    long fd = RAW(__NR_openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    if (fd == number) /* the caller runs without this stream */
+        return RAW(__NR_fcntl, number, SET_FD_FLAGS, 0);
+    long result = RAW(__NR_dup3, fd, number, 0);
+    RAW(__NR_close, fd);
+    return result;
+}
+
 static int attach_stdio(struct sl_spawn *spawn)
 {
     /* The caller has moved every source that is not in its place above 2, so no dup3 overwrites a later source. */
     for (int number = 0; number < 3; number++) {
         int source = spawn->stdio[number];
-        long result = source == number ? RAW(__NR_fcntl, number, SET_FD_FLAGS, 0)
-                                       : RAW(__NR_dup3, source, number, 0);
+        long result = source == SL_SPAWN_NULL_DEVICE ? open_null(number)
+                      : source == number             ? RAW(__NR_fcntl, number, SET_FD_FLAGS, 0)
+                                                     : RAW(__NR_dup3, source, number, 0);
         if (result < 0) {
             sl_fail(spawn, SL_STEP_STDIO, result, number);
             return -1;
@@ -108,94 +106,6 @@ static int attach_stdio(struct sl_spawn *spawn)
         }
     }
     return 0;
-}
-
-static long write_line(const char *path, const char *text)
-{
-    long length = 0;
-    while (text[length])
-        length++;
-    long fd = RAW(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
-    long result = RAW(__NR_write, fd, text, length);
-    RAW(__NR_close, fd);
-    return result < 0 ? result : 0;
-}
-
-static long enter_namespaces(struct sl_spawn *spawn)
-{
-    unsigned long flags = CLONE_NEWNS | (spawn->flags & SL_SPAWN_USER_NS ? CLONE_NEWUSER : 0);
-    long result = RAW(__NR_unshare, flags);
-    if (result < 0) {
-        sl_fail(spawn, SL_STEP_NAMESPACE, result, 0);
-        return -1;
-    }
-    if (!(spawn->flags & SL_SPAWN_USER_NS))
-        return 0;
-    const char *const files[] = {"/proc/self/setgroups", "/proc/self/uid_map", "/proc/self/gid_map"};
-    const char *const lines[] = {"deny", spawn->uid_map, spawn->gid_map};
-    for (int index = 0; index < 3; index++) {
-        result = write_line(files[index], lines[index]);
-        if (result < 0) {
-            sl_fail(spawn, SL_STEP_ID_MAP, result, index);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static long set_mounts(uint64_t attributes, uint64_t propagation)
-{
-    struct mount_attributes change = {.set = attributes, .propagation = propagation};
-    return RAW(__NR_mount_setattr, AT_FDCWD, "/", AT_TREE_RECURSIVE, &change, sizeof change);
-}
-
-/* Whether the tree is one of the whole root: a mount over `/` would stay under the root that the child has already. */
-static int is_root(int tree)
-{
-    struct stat root, status;
-    return !RAW(__NR_newfstatat, AT_FDCWD, "/", &root, 0) && !RAW(__NR_newfstatat, tree, "", &status, AT_EMPTY_PATH)
-           && root.st_dev == status.st_dev && root.st_ino == status.st_ino;
-}
-
-static int make_read_only(struct sl_spawn *spawn)
-{
-    int trees[MAX_WRITABLE];
-    uint32_t count = 0;
-    long result = set_mounts(0, MOUNT_PRIVATE); /* before anything changes: nothing may travel back to the host */
-    if (result < 0)
-        goto failed;
-    for (; spawn->writable[count]; count++) {
-        if (count == MAX_WRITABLE) {
-            result = -ERR_E2BIG;
-            goto failed;
-        }
-        result = RAW(__NR_open_tree, AT_FDCWD, spawn->writable[count],
-                     OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_TREE_RECURSIVE);
-        if (result < 0)
-            goto failed;
-        trees[count] = (int)result;
-        if (is_root(trees[count]))
-            return 0; /* everything is granted, so nothing is to be read-only */
-    }
-    uint32_t grants = count;
-    count = grants + 1; /* names no path: the failing step is the whole tree */
-    result = set_mounts(MOUNT_ATTR_RDONLY, 0);
-    if (result < 0)
-        goto failed;
-    for (count = 0; count < grants; count++) {
-        /* A grant may be a link: its target was cloned, so its target is covered. */
-        result = RAW(__NR_move_mount, trees[count], "", AT_FDCWD, spawn->writable[count],
-                     MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
-        if (result < 0)
-            goto failed;
-        RAW(__NR_close, trees[count]);
-    }
-    return 0;
-failed:
-    sl_fail(spawn, SL_STEP_MOUNT, result, count);
-    return -1;
 }
 
 static int limit(struct sl_spawn *spawn)
@@ -254,6 +164,24 @@ static int drop_capabilities(struct sl_spawn *spawn)
     return 0;
 }
 
+/* Before the filter, so that the listener finds room under a low RLIMIT_NOFILE, and before the park: a pipe of the
+ * host's would not end as long as a parked child held it too. */
+static int close_undeclared(struct sl_spawn *spawn)
+{
+    unsigned int first = FIRST_BEYOND_STDIO;
+    for (uint32_t index = 0; index <= spawn->n_keep; index++) {
+        unsigned int next = index < spawn->n_keep ? (unsigned int)spawn->keep[index] : ~0U;
+        unsigned int last = next == ~0U ? next : next - 1;
+        long result = first > last ? 0 : RAW(__NR_close_range, first, last, 0);
+        if (result < 0) {
+            sl_fail(spawn, SL_STEP_CLOSE, result, 0);
+            return -1;
+        }
+        first = next + 1;
+    }
+    return 0;
+}
+
 static int confine(struct sl_spawn *spawn)
 {
     long result = RAW(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -268,6 +196,8 @@ static int confine(struct sl_spawn *spawn)
             return -1;
         }
     }
+    if (close_undeclared(spawn))
+        return -1;
     if (spawn->n_filter) {
         struct sock_fprog program = {.len = (uint16_t)spawn->n_filter, .filter = (struct sock_filter *)spawn->filter};
         result = RAW(__NR_seccomp, SECCOMP_SET_MODE_FILTER, spawn->filter_flags, &program);
@@ -290,34 +220,6 @@ static int park(struct sl_spawn *spawn)
     if (spawn->go == SL_VERDICT_GO)
         return 0;
     RAW(__NR_kill, spawn->child_pid, SIGNAL_KILL); /* so that the report says "killed", not "exited" */
-    return -1;
-}
-
-/* Close the fds from `first` to `last`; an empty range is fine. */
-static long close_fds(unsigned int first, unsigned int last)
-{
-    return first > last ? 0 : RAW(__NR_close_range, first, last, 0);
-}
-
-static int close_undeclared(struct sl_spawn *spawn)
-{
-    /* The listener, when there is one, stays for the host to take; it is close-on-exec. */
-    unsigned int first = FIRST_BEYOND_STDIO, listener = (unsigned int)spawn->listener;
-    long result = 0;
-    for (uint32_t index = 0; index <= spawn->n_keep && result >= 0; index++) {
-        unsigned int next = index < spawn->n_keep ? (unsigned int)spawn->keep[index] : ~0U;
-        unsigned int last = next == ~0U ? next : next - 1;
-        if (spawn->listener >= 0 && first <= listener && listener <= last) {
-            result = close_fds(first, listener - 1);
-            first = listener + 1;
-        }
-        if (result >= 0)
-            result = close_fds(first, last);
-        first = next + 1;
-    }
-    if (result >= 0)
-        return 0;
-    sl_fail(spawn, SL_STEP_CLOSE, result, 0);
     return -1;
 }
 
@@ -368,16 +270,14 @@ int sl_child_main(void *argument)
         result = -ERR_ESRCH; /* the guard died before the line above could see it */
     if (result < 0)
         sl_fail(spawn, SL_STEP_SESSION, result, 0);
-    else if (!attach_stdio(spawn)
-             && (!(spawn->flags & SL_SPAWN_MOUNT_NS) || (!enter_namespaces(spawn) && !make_read_only(spawn)))) {
-        /* The working directory comes after the mounts (the old one would stay the old, writable mount) and
-         * before Landlock, so that a program can be started in a folder that it may not list. */
+    else if (!attach_stdio(spawn)) {
+        /* Before Landlock, so that a program can be started in a folder that it may not list. */
         result = spawn->cwd ? RAW(__NR_chdir, spawn->cwd) : 0;
         if (result < 0)
             sl_fail(spawn, SL_STEP_CWD, result, 0);
         else if (!limit(spawn) && !tune(spawn) && !drop_capabilities(spawn) && !confine(spawn)
-                 && !close_undeclared(spawn) && (!(spawn->flags & SL_SPAWN_PARK) || !park(spawn)))
-            execute(spawn); /* fds are closed before it parks: a pipe of the host's would not end while it holds it */
+                 && (!(spawn->flags & SL_SPAWN_PARK) || !park(spawn)))
+            execute(spawn);
     }
     RAW(__NR_exit_group, 127);
     return 127;

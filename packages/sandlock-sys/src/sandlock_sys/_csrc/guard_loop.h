@@ -27,6 +27,7 @@ enum {
     GUARD_KILL = 9, GUARD_CHILD = 17, GUARD_SIGSET_BYTES = 8, /* SIGKILL, SIGCHLD */
     GUARD_BLOCK = 0, /* SIG_BLOCK */
     GUARD_NO_HANG = 1, GUARD_ANY_CHILD = 0x40000000, /* WNOHANG, __WALL */
+    GUARD_STOPPED = 0x7f, /* WIFSTOPPED */
     GUARD_EPERM = 1, GUARD_EINTR = 4, GUARD_ECHILD = 10, GUARD_EAGAIN = 11,
     GUARD_READABLE = 1, /* POLLIN */
     GUARD_DONT_WAIT = 0x40, GUARD_NO_SIGNAL = 0x4000, /* MSG_DONTWAIT, MSG_NOSIGNAL */
@@ -69,6 +70,8 @@ static void guard_reap(struct guard *guard, int *alive)
         *alive = pid != -GUARD_ECHILD;
         if (pid <= 0)
             return;
+        if ((status & 0xff) == GUARD_STOPPED)
+            continue; /* a child that made the guard its tracer has stopped, not ended */
         struct sl_report *report = &guard->report;
         report->reaped++;
         report->user_us += (uint64_t)(usage.user.seconds * 1000000 + usage.user.microseconds);

@@ -21,6 +21,7 @@
 
 #include "child.h"
 #include "guard_loop.h"
+#include "mounts.h"
 #include "raw.h"
 
 #ifndef __NR_landlock_restrict_self
@@ -76,14 +77,19 @@ static void clear(int32_t *word)
     RAW(__NR_futex, word, FUTEX_WAKE, INT_MAX);
 }
 
-static void finish_guard(struct sl_spawn *spawn, uint32_t step, long result)
+static void leave_guard(struct sl_spawn *spawn)
 {
-    sl_fail(spawn, step, result, 0);
     if (spawn->child_pid > 0)
         RAW(__NR_kill, spawn->child_pid, SIGKILL);
     else
         clear(&spawn->child_tid);
     RAW(__NR_exit_group, 127);
+}
+
+static void finish_guard(struct sl_spawn *spawn, uint32_t step, long result)
+{
+    sl_fail(spawn, step, result, 0);
+    leave_guard(spawn);
 }
 
 static long clone_child(struct launch *launch)
@@ -135,6 +141,8 @@ static int guard_main(void *argument)
         result = RAW(__NR_prctl, PR_SET_NAME, "sandlock-guard", 0, 0, 0);
     if (result < 0)
         finish_guard(spawn, SL_STEP_GUARD, result);
+    if (spawn->flags & SL_SPAWN_MOUNT_NS && sl_enter_mounts(spawn))
+        leave_guard(spawn);
     if (spawn->guard_ruleset >= 0) {
         result = RAW(__NR_landlock_restrict_self, spawn->guard_ruleset, 0);
         if (result < 0)

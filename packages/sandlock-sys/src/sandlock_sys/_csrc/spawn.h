@@ -31,7 +31,7 @@ struct sl_spawn {
     uint32_t n_filter;              /* instructions; 0: no filter */
     uint32_t filter_flags;          /* SECCOMP_FILTER_FLAG_* */
     uint32_t flags;                 /* SL_SPAWN_* */
-    int32_t stdio[3];               /* fds to become 0, 1 and 2 */
+    int32_t stdio[3];               /* fds to become 0, 1 and 2; SL_SPAWN_NULL_DEVICE: /dev/null, opened by the child */
     int32_t ruleset;                /* Landlock, the child's own; -1: none */
     int32_t guard_ruleset;          /* Landlock, the guard's and so everybody's; -1: none */
     int32_t control;                /* the guard's end of the control socket */
@@ -62,6 +62,8 @@ enum {
     SL_SPAWN_UNSCOPED = 1 << 6,     /* no signal scope: the guard finds its tree by walking /proc */
 };
 
+enum { SL_SPAWN_NULL_DEVICE = -1 }; /* in stdio */
+
 enum { SL_PHASE_STARTING, SL_PHASE_PARKED };
 enum { SL_VERDICT_GO = 1, SL_VERDICT_END = 2 };
 
@@ -84,8 +86,8 @@ enum {
     SL_STEP_CAPABILITIES,
     SL_STEP_NO_NEW_PRIVS,
     SL_STEP_LANDLOCK,
-    SL_STEP_SECCOMP,
     SL_STEP_CLOSE,
+    SL_STEP_SECCOMP,
     SL_STEP_EXEC,
 };
 

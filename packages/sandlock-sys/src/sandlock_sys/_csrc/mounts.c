@@ -1,0 +1,126 @@
+/* The read-only view of the file system: what Landlock has no right for (mode, owner, times, attributes) stays as it is
+ * outside the write grants. Runs between clone and exec: see child.c for what that forbids.
+ */
+#include "mounts.h"
+
+#include <asm/stat.h>
+#include <linux/fcntl.h>
+#include <linux/mount.h>
+#include <linux/sched.h>
+#include <stdint.h>
+
+#include "child.h"
+#include "raw.h"
+
+#ifndef __NR_mount_setattr
+#define __NR_mount_setattr 442 /* 5.12 */
+#endif
+
+enum {
+    MAX_WRITABLE = 256,
+    ERR_E2BIG = 7,
+    AT_TREE_RECURSIVE = 0x8000, /* AT_RECURSIVE, 5.2 */
+    MOUNT_PRIVATE = 1 << 18,    /* MS_PRIVATE */
+};
+
+struct mount_attributes { /* struct mount_attr, 5.12 */
+    uint64_t set;
+    uint64_t clear;
+    uint64_t propagation;
+    uint64_t user_namespace;
+};
+
+_Static_assert(sizeof(struct mount_attributes) == 32, "MOUNT_ATTR_SIZE_VER0");
+
+static long write_line(const char *path, const char *text)
+{
+    long length = 0;
+    while (text[length])
+        length++;
+    long fd = RAW(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    long result = RAW(__NR_write, fd, text, length);
+    RAW(__NR_close, fd);
+    return result < 0 ? result : 0;
+}
+
+static int enter_namespaces(struct sl_spawn *spawn)
+{
+    unsigned long flags = CLONE_NEWNS | (spawn->flags & SL_SPAWN_USER_NS ? CLONE_NEWUSER : 0);
+    long result = RAW(__NR_unshare, flags);
+    if (result < 0) {
+        sl_fail(spawn, SL_STEP_NAMESPACE, result, 0);
+        return -1;
+    }
+    if (!(spawn->flags & SL_SPAWN_USER_NS))
+        return 0;
+    const char *const files[] = {"/proc/self/setgroups", "/proc/self/uid_map", "/proc/self/gid_map"};
+    const char *const lines[] = {"deny", spawn->uid_map, spawn->gid_map};
+    for (int index = 0; index < 3; index++) {
+        result = write_line(files[index], lines[index]);
+        if (result < 0) {
+            sl_fail(spawn, SL_STEP_ID_MAP, result, index);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static long set_mounts(uint64_t attributes, uint64_t propagation)
+{
+    struct mount_attributes change = {.set = attributes, .propagation = propagation};
+    return RAW(__NR_mount_setattr, AT_FDCWD, "/", AT_TREE_RECURSIVE, &change, sizeof change);
+}
+
+/* Whether the tree is one of the whole root: a mount over `/` would stay under the root that the child has already. */
+static int is_root(int tree)
+{
+    struct stat root, status;
+    return !RAW(__NR_newfstatat, AT_FDCWD, "/", &root, 0) && !RAW(__NR_newfstatat, tree, "", &status, AT_EMPTY_PATH)
+           && root.st_dev == status.st_dev && root.st_ino == status.st_ino;
+}
+
+static int make_read_only(struct sl_spawn *spawn)
+{
+    int trees[MAX_WRITABLE];
+    uint32_t count = 0;
+    long result = set_mounts(0, MOUNT_PRIVATE); /* before anything changes: nothing may travel back to the host */
+    if (result < 0)
+        goto failed;
+    for (; spawn->writable[count]; count++) {
+        if (count == MAX_WRITABLE) {
+            result = -ERR_E2BIG;
+            goto failed;
+        }
+        result = RAW(__NR_open_tree, AT_FDCWD, spawn->writable[count],
+                     OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_TREE_RECURSIVE);
+        if (result < 0)
+            goto failed;
+        trees[count] = (int)result;
+        if (is_root(trees[count]))
+            return 0; /* everything is granted, so nothing is to be read-only */
+    }
+    uint32_t grants = count;
+    count = grants + 1; /* names no path: the failing step is the whole tree */
+    result = set_mounts(MOUNT_ATTR_RDONLY, 0);
+    if (result < 0)
+        goto failed;
+    for (count = 0; count < grants; count++) {
+        /* A grant may be a link: its target was cloned, so its target is covered. */
+        result = RAW(__NR_move_mount, trees[count], "", AT_FDCWD, spawn->writable[count],
+                     MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
+        if (result < 0)
+            goto failed;
+        RAW(__NR_close, trees[count]);
+    }
+    return 0;
+failed:
+    sl_fail(spawn, SL_STEP_MOUNT, result, count);
+    return -1;
+}
+
+int sl_enter_mounts(struct sl_spawn *spawn)
+{
+    return enter_namespaces(spawn) || make_read_only(spawn) ? -1 : 0;
+}
