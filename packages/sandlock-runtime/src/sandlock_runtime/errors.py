@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import ENOENT
+
 from sandlock_policy.errors import SandlockError
 
 __all__ = [
@@ -68,7 +70,16 @@ class CommandNotFoundError(SandboxError, FileNotFoundError):
     """
 
     def __init__(self, command: str, reason: str) -> None:
-        super().__init__(2, reason, command)
+        # RuntimeError comes first among the bases and would leave OSError's attributes empty.
+        OSError.__init__(self, ENOENT, reason, command)
+
+    def __str__(self) -> str:
+        """Name the command and the reason."""
+        return f"{self.filename}: {self.strerror}"
+
+    def __reduce__(self) -> tuple[type[CommandNotFoundError], tuple[str, str]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.filename, self.strerror)
 
 
 class CommandNotRunnableError(SandboxError, PermissionError):
@@ -81,7 +92,15 @@ class CommandNotRunnableError(SandboxError, PermissionError):
     """
 
     def __init__(self, errno: int, command: str, reason: str) -> None:
-        super().__init__(errno, reason, command)
+        OSError.__init__(self, errno, reason, command)  # as above
+
+    def __str__(self) -> str:
+        """Name the command and the reason."""
+        return f"{self.filename}: {self.strerror}"
+
+    def __reduce__(self) -> tuple[type[CommandNotRunnableError], tuple[int, str, str]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.errno, self.filename, self.strerror)
 
 
 class ChildError(SandboxError):

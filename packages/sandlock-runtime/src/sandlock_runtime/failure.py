@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENOENT, ENOEXEC, ENOTDIR, EPERM
+from errno import EACCES, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_runtime.errors import (
@@ -61,6 +61,8 @@ def explain_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxE
 def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxError:
     name = os.fsdecode(program.argv[0])
     path = program.path
+    if error.errno == ENAMETOOLONG:
+        return CommandNotRunnableError(error.errno, name, os.strerror(error.errno))
     if not path:
         tried = os.path.join(plan.cwd, name)
         if "/" in name and os.path.isdir(tried):

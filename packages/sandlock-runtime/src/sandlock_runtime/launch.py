@@ -7,13 +7,14 @@ import time
 from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, EUSERS
 
 from sandlock_arch import native
-from sandlock_policy.plan import Context
+from sandlock_policy.data.landlock import FS_REFER, NEVER
+from sandlock_policy.plan import Context, Protection
 from sandlock_policy.resolve import DEFAULT_PATH, resolve
 from sandlock_policy.seccomp.filter import compile_filter
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
-from sandlock_runtime.streams import Streams
+from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.spawn import NO_ASLR, NO_THP, SpawnError, SpawnRequest, spawn
@@ -34,6 +35,7 @@ __all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
 # What a kernel, an LSM or a container profile answers where there are no namespaces (unshare(2), user_namespaces(7)).
 _NAMESPACE_STEPS = ("namespace", "id-map", "mount")
 _NOT_HERE = (EPERM, EACCES, EINVAL, ENOSPC, ENOSYS, EUSERS)
+_SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
 
 
 class Program:
@@ -154,6 +156,8 @@ def _start(
     park: bool,
 ) -> Life:
     request = SpawnRequest(program.argv, program.candidates)
+    if plan.writable_mounts is not None and exposes([*streams.child, *keep]):
+        plan = _without_metadata(plan)
     env = plan.env
     rules = list(plan.fs_rules)
     writable = plan.writable_mounts
@@ -165,7 +169,7 @@ def _start(
             scratch = name_scratch(context.env.get("TMPDIR") or "/tmp")  # noqa: S108  # the name is random, the mode 0700
             make_scratch(scratch)
             env = {**env, "TMPDIR": scratch}
-            rules.append((scratch, plan.handled_fs, True))
+            rules.append((scratch, plan.handled_fs & ~NEVER, True))
             if writable is not None:
                 writable = (*writable, scratch)
         request.env = [os.fsencode(f"{name}={value}") for name, value in env.items()]
@@ -181,8 +185,7 @@ def _start(
             request.writable = [os.fsencode(path) for path in writable]
             request.id_map = None if features.privileged else (context.uid, context.gid)
         if plan.scoped & _SCOPE_SIGNAL:
-            # The guard's domain holds this scope only: it has no file work to do, and the child may mount in it.
-            request.guard_ruleset = landlock.create_ruleset(0, 0, _SCOPE_SIGNAL)
+            request.guard_ruleset = _guard_ruleset(plan)
             rulesets.append(request.guard_ruleset)
             request.scoped = True
         if plan.handled_fs | plan.handled_net | plan.scoped:
@@ -201,7 +204,29 @@ def _start(
             os.close(fd)
 
 
-_SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
+def _guard_ruleset(plan: Plan) -> int:
+    """Return the ruleset of the domain around guard and child: signals stay in it, and nothing else is decided by it.
+
+    But for one thing: where any layer handles files, a layer that does not handle REFER forbids every link and rename
+    into another directory (landlock(7)), so this one handles it, and grants it everywhere; the child's decides.
+    """
+    refer = plan.handled_fs & FS_REFER
+    ruleset = landlock.create_ruleset(refer, 0, _SCOPE_SIGNAL)
+    if refer:
+        landlock.add_paths(ruleset, [(b"/", refer)])
+    return ruleset
+
+
+def _without_metadata(plan: Plan) -> Plan:
+    """Return the plan with the metadata calls refused by seccomp: a stream of this run reaches past the mounts."""
+    detail = "a stream or passed fd is a file of yours, open for reading: chmod, chown, utime and xattr calls are refused"
+    rows = [
+        Protection(row.name, row.state, "seccomp", detail) if row.name == "fs_metadata" else row
+        for row in plan.protections
+    ]
+    options = plan.filter.__replace__(deny_metadata=True)  # type: ignore[attr-defined]  # dataclasses have it from 3.13
+    changed: Plan = plan.__replace__(filter=options, protections=tuple(rows))  # type: ignore[attr-defined]  # as above
+    return changed
 
 
 def child_ruleset(plan: Plan, rules: Sequence[tuple[str, int, bool]]) -> int:

@@ -247,6 +247,7 @@ class Life:
             )
             self._guard.close()
             self._spawned.abandon()  # forgets the memory that is gone now
+        self.streams.restore()
         self.streams.close()
         if self._scratch:
             remove_scratch(self._scratch)

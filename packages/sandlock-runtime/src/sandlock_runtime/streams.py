@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from fcntl import F_DUPFD_CLOEXEC, fcntl
+from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl
+from stat import S_ISCHR, S_ISFIFO, S_ISREG, S_ISSOCK
+
+from sandlock_sys.spawn import NULL_DEVICE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Protocol, TypeAlias
 
     class _HasFileno(Protocol):
@@ -14,27 +18,50 @@ if TYPE_CHECKING:
 
     Stream: TypeAlias = int | _HasFileno | None
 
-__all__ = ["DEVNULL", "INHERIT", "PIPE", "STDOUT", "Streams"]
+__all__ = ["DEVNULL", "INHERIT", "PIPE", "STDOUT", "Streams", "exposes"]
 
 INHERIT = None  # the caller's own stream
 PIPE = -1  # the same numbers as in subprocess, so that either module's constants work
 STDOUT = -2
 DEVNULL = -3
+_NULL = os.makedev(1, 3)  # admin-guide/devices.txt
+
+
+def exposes(fds: Iterable[int]) -> bool:
+    """Tell whether the program could change mode, owner, times or attributes of a file through one of `fds`.
+
+    An fd keeps the mount that it was opened on, so the read-only mounts of the sandbox do not cover it. A file that is
+    open for writing is granted as such, and so is a terminal; pipes and sockets are no files that remain.
+    """
+    for fd in fds:
+        if fd < 0:
+            continue
+        status = os.fstat(fd)
+        mode, flags = status.st_mode, fcntl(fd, F_GETFL)
+        if status.st_uid != os.geteuid() or S_ISSOCK(mode) or S_ISFIFO(mode):
+            continue
+        if S_ISCHR(mode):
+            if not os.isatty(fd):
+                return True
+        elif not S_ISREG(mode) or flags & (os.O_ACCMODE | os.O_PATH) in (os.O_RDONLY, os.O_PATH):
+            return True
+    return False
 
 
 class Streams:
     """The three streams of one child.
 
     Attributes:
-        child: fds for the child: in place, or above 2. They live until `close_child`.
+        child: fds for the child: in place, or above 2, or NULL_DEVICE. They live until `close_child`.
         parent: the caller's end of each stream that is a pipe, or -1. Given away to whoever takes them from here.
 
     """
 
-    __slots__ = ("_absent", "_opened", "child", "parent")
+    __slots__ = ("_absent", "_flags", "_opened", "child", "parent")
 
     def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
         self._opened: list[int] = []
+        self._flags: list[tuple[int, int]] = []
         self.parent = [-1, -1, -1]
         self.child = (0, 1, 2)
         if STDOUT in (stdin, stdout):
@@ -48,6 +75,8 @@ class Streams:
             self.child = (self._open(0, stdin), out, out if stderr == STDOUT else self._open(2, stderr))
             if self.child[2] == 1:  # stdout in place, and stderr the same: the child needs it twice
                 self.child = (*self.child[:2], self._above(1))
+            # The program shares the caller's open files, and with them this flag, which outlives it.
+            self._flags = [(fd, fcntl(fd, F_GETFL)) for number, fd in enumerate(self.child) if fd == number]
         except BaseException:
             self.close()
             raise
@@ -62,18 +91,13 @@ class Streams:
                 self.parent[number] = fcntl(mine, F_DUPFD_CLOEXEC, 3)
                 os.close(mine)
             return self._above(childs) if childs <= 2 else childs
-        if stream == DEVNULL:
-            return self._null(number)
-        if stream is None:
-            return self._null(number) if number in self._absent else number
-        fd = stream if isinstance(stream, int) else stream.fileno()
-        os.fstat(fd)  # a bad fd is the caller's mistake: better told here than by a failing launch
+        if stream == DEVNULL or (stream is None and number in self._absent):
+            return NULL_DEVICE
+        fd = number if stream is None else stream if isinstance(stream, int) else stream.fileno()
+        status = os.fstat(fd)  # a bad fd is the caller's mistake: better told here than by a failing launch
+        if S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
+            return NULL_DEVICE
         return fd if fd == number or fd > 2 else self._above(fd)
-
-    def _null(self, number: int) -> int:
-        fd = os.open("/dev/null", os.O_RDONLY if number == 0 else os.O_WRONLY)
-        self._opened.append(fd)
-        return fd if fd > 2 else self._above(fd)
 
     def _above(self, fd: int) -> int:
         """Copy `fd` to a number above 2, where putting another stream in its place cannot overwrite it."""
@@ -85,6 +109,16 @@ class Streams:
         """Give the caller's end of stream `number` away; -1 where there is none."""
         fd, self.parent[number] = self.parent[number], -1
         return fd
+
+    def restore(self) -> None:
+        """Put the flags of the caller's own streams back, which the program may have set to O_NONBLOCK."""
+        for fd, flags in self._flags:
+            try:
+                if fcntl(fd, F_GETFL) != flags:
+                    fcntl(fd, F_SETFL, flags)
+            except OSError:  # EBADF: the caller has closed it meanwhile
+                continue
+        self._flags.clear()
 
     def close_child(self) -> None:
         """Close what was opened for the child; it has its own copies now."""
