@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandlock_cli.mentions import Mentions, read_command
-from sandlock_policy.data.landlock import NET_CONNECT_TCP, READ
+from sandlock_policy.data.landlock import FS_WRITE_FILE, NET_CONNECT_TCP, READ
 from sandlock_runtime import host_features
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _path_hints(mentions: Mentions, plan: Plan) -> list[str]:
     rules = [(os.path.realpath(path), access) for path, access, _ in plan.fs_rules]
     grants = _Grants(
         tuple([path for path, access in rules if access & READ]),
-        tuple([path for path, access in rules if access == plan.handled_fs]),
+        tuple([path for path, access in rules if access & FS_WRITE_FILE]),
     )
     lines = []
     for mention in mentions.paths:

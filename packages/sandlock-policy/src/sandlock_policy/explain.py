@@ -33,7 +33,7 @@ def explain_text(plan: Plan) -> str:
 def _explain_grants(plan: Plan) -> list[tuple[str, str, str]]:
     rows = []
     for path, access, required in plan.fs_rules:
-        if access == plan.handled_fs:
+        if access & landlock.FS_WRITE_FILE:
             what = "write"
         elif access & landlock.READ:
             what = "read"

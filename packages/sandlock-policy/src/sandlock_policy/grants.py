@@ -41,7 +41,7 @@ def decide_grants(
         _add(rules, path, landlock.READ & handled, required=required)
     writable = []
     for path, required in _expand_all("fs_writable", policy.fs_writable, cwd, context, problems):
-        _add(rules, path, handled, required=required)
+        _add(rules, path, handled & ~landlock.NEVER, required=required)
         writable.append(path)
     return rules, writable
 

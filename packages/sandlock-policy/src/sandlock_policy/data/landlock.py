@@ -5,14 +5,18 @@ from __future__ import annotations
 __all__ = [
     "FS_EXECUTE",
     "FS_IOCTL_DEV",
+    "FS_MAKE_BLOCK",
+    "FS_MAKE_CHAR",
     "FS_READ_DIR",
     "FS_READ_FILE",
     "FS_REFER",
     "FS_RIGHTS",
     "FS_TRUNCATE",
+    "FS_WRITE_FILE",
     "NET_BIND_TCP",
     "NET_CONNECT_TCP",
     "NET_RIGHTS",
+    "NEVER",
     "READ",
     "SCOPES",
     "SCOPE_ABSTRACT_UNIX_SOCKET",
@@ -50,8 +54,11 @@ SCOPES: dict[str, tuple[int, int, str]] = {
 }
 
 FS_EXECUTE = 1 << 0  # LANDLOCK_ACCESS_FS_EXECUTE, ABI 1, 5.13
+FS_WRITE_FILE = 1 << 1  # LANDLOCK_ACCESS_FS_WRITE_FILE, ABI 1, 5.13
 FS_READ_FILE = 1 << 2  # LANDLOCK_ACCESS_FS_READ_FILE, ABI 1, 5.13
 FS_READ_DIR = 1 << 3  # LANDLOCK_ACCESS_FS_READ_DIR, ABI 1, 5.13
+FS_MAKE_CHAR = 1 << 6  # LANDLOCK_ACCESS_FS_MAKE_CHAR, ABI 1, 5.13
+FS_MAKE_BLOCK = 1 << 11  # LANDLOCK_ACCESS_FS_MAKE_BLOCK, ABI 1, 5.13
 FS_REFER = 1 << 13  # LANDLOCK_ACCESS_FS_REFER, ABI 2, 5.19; where it is absent or not handled, it is denied
 FS_TRUNCATE = 1 << 14  # LANDLOCK_ACCESS_FS_TRUNCATE, ABI 3, 6.2
 FS_IOCTL_DEV = 1 << 15  # LANDLOCK_ACCESS_FS_IOCTL_DEV, ABI 5, 6.10
@@ -63,3 +70,7 @@ SCOPE_ABSTRACT_UNIX_SOCKET = 1 << 0  # LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, ABI 
 SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
 
 READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR  # what `filesystem.read` grants
+
+# What no write grant gives: a device node opens a device past every path rule, and the node 0:0, which needs no
+# capability since 5.8, is a whiteout that hides a file from whoever mounts the directory as an overlay.
+NEVER = FS_MAKE_CHAR | FS_MAKE_BLOCK

@@ -296,6 +296,7 @@ GROUPS: dict[str, Group] = {
         (
             # asm-generic/ioctls.h
             Rule(_IOCTL, (one_of(1, 0x5412),), DENY, "TIOCSTI: types into the terminal"),
+            Rule(_IOCTL, (one_of(1, 0x540C),), DENY, "TIOCEXCL: closes the terminal to its owner, for good"),
             Rule(_IOCTL, (one_of(1, 0x541C),), DENY, "TIOCLINUX: pastes on the console"),
             Rule(_IOCTL, (one_of(1, 0x541D),), DENY, "TIOCCONS: takes the console's output"),
             Rule(_IOCTL, (one_of(1, 0x5423),), DENY, "TIOCSETD: loads a line discipline"),
@@ -355,6 +356,9 @@ GROUPS: dict[str, Group] = {
             Rule(_IOCTL, (one_of(1, 0x40047602),), DENY, "FS_IOC32_SETVERSION"),
             Rule(_IOCTL, (one_of(1, 0x401C5820),), DENY, "FS_IOC_FSSETXATTR"),
             Rule(_IOCTL, (one_of(1, 0x40047211),), DENY, "FAT_IOCTL_SET_ATTRIBUTES"),
+            Rule(_IOCTL, (one_of(1, 0x40806685),), DENY, "FS_IOC_ENABLE_VERITY"),
+            Rule(_IOCTL, (one_of(1, 0x800C6613),), DENY, "FS_IOC_SET_ENCRYPTION_POLICY"),
+            Rule(_IOCTL, (one_of(1, 0x9400, mask=0xFF00),), DENY, "every ioctl of btrfs: subvolumes, snapshots"),
         ),
     ),
 }
