@@ -61,7 +61,7 @@ class Streams:
 
     def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
         self._opened: list[int] = []
-        self._flags: list[tuple[int, int]] = []
+        self._flags: list[tuple[int, int, int, int]] = []
         self.parent = [-1, -1, -1]
         self.child = (0, 1, 2)
         if STDOUT in (stdin, stdout):
@@ -75,8 +75,6 @@ class Streams:
             self.child = (self._open(0, stdin), out, out if stderr == STDOUT else self._open(2, stderr))
             if self.child[2] == 1:  # stdout in place, and stderr the same: the child needs it twice
                 self.child = (*self.child[:2], self._above(1))
-            # The program shares the caller's open files, and with them this flag, which outlives it.
-            self._flags = [(fd, fcntl(fd, F_GETFL)) for number, fd in enumerate(self.child) if fd == number]
         except BaseException:
             self.close()
             raise
@@ -97,6 +95,8 @@ class Streams:
         status = os.fstat(fd)  # a bad fd is the caller's mistake: better told here than by a failing launch
         if S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
             return NULL_DEVICE
+        # The program shares the caller's open file, and with it O_NONBLOCK, which would outlive the program.
+        self._flags.append((fd, status.st_dev, status.st_ino, fcntl(fd, F_GETFL)))
         return fd if fd == number or fd > 2 else self._above(fd)
 
     def _above(self, fd: int) -> int:
@@ -111,12 +111,14 @@ class Streams:
         return fd
 
     def restore(self) -> None:
-        """Put the flags of the caller's own streams back, which the program may have set to O_NONBLOCK."""
-        for fd, flags in self._flags:
+        """Put the flags of the caller's files back, which the program may have set to O_NONBLOCK."""
+        for fd, device, inode, flags in self._flags:
             try:
-                if fcntl(fd, F_GETFL) != flags:
+                status = os.fstat(fd)
+                # Safety: the caller may have closed it, and the number may be another file's by now.
+                if (status.st_dev, status.st_ino) == (device, inode) and fcntl(fd, F_GETFL) != flags:
                     fcntl(fd, F_SETFL, flags)
-            except OSError:  # EBADF: the caller has closed it meanwhile
+            except OSError:  # EBADF is the only error of these calls for a number
                 continue
         self._flags.clear()
 
