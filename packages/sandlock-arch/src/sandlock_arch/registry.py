@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_arch.model import Architecture
 
-__all__ = ["get", "names", "native"]
+__all__ = ["get", "names", "native", "native_name"]
 
 # Adding an architecture is one folder and one name here.
 _NAMES = ("x86_64", "aarch64", "riscv64")
@@ -33,14 +33,17 @@ def get(name: str) -> Architecture:
 
 
 def native() -> Architecture:
-    """Return the architecture of this process; raise `UnknownArchitectureError`.
+    """Return the architecture of this process; raise `UnknownArchitectureError`."""
+    return get(native_name())
+
+
+def native_name() -> str:
+    """Return the name of this process's architecture, described here or not; loads nothing.
 
     The interpreter's own build triplet is asked first: under personality(PER_LINUX32) uname(2) says i686 to a 64-bit
     process, and under qemu-user it may name the host.
     """
     triplet: str = getattr(sys.implementation, "_multiarch", "")
     name = triplet.partition("-")[0] or os.uname().machine
-    if sys.maxsize < 1 << 32:
-        # i386 on x86_64, x32, armv8l: their system calls are not those of the 64-bit table.
-        name = f"32-bit {name}"
-    return get(name)
+    # i386 on x86_64, x32, armv8l: their system calls are not those of the 64-bit table.
+    return name if sys.maxsize >= 1 << 32 else f"32-bit {name}"

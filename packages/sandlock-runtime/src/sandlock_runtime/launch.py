@@ -6,7 +6,7 @@ import os
 import time
 from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, EUSERS
 
-from sandlock_arch import native
+from sandlock_arch import native_name
 from sandlock_policy.data.landlock import FS_REFER, NEVER
 from sandlock_policy.plan import Context, Protection
 from sandlock_policy.resolve import DEFAULT_PATH, resolve
@@ -178,7 +178,7 @@ def _start(
         request.keep = keep
         request.limits = plan.rlimits
         request.affinity = plan.affinity or ()
-        request.filter = compile_filter(native(), plan.filter)
+        request.filter = compile_filter(native_name(), plan.filter)
         request.flags = (NO_ASLR if plan.no_randomize_memory else 0) | (NO_THP if plan.no_huge_pages else 0)
         request.park = park
         if writable is not None:
@@ -219,7 +219,9 @@ def _guard_ruleset(plan: Plan) -> int:
 
 def _without_metadata(plan: Plan) -> Plan:
     """Return the plan with the metadata calls refused by seccomp: a stream of this run reaches past the mounts."""
-    detail = "a stream or passed fd is a file of yours, open for reading: chmod, chown, utime and xattr calls are refused"
+    detail = (
+        "a stream or passed fd is a file of yours, open for reading: chmod, chown, utime and xattr calls are refused"
+    )
     rows = [
         Protection(row.name, row.state, "seccomp", detail) if row.name == "fs_metadata" else row
         for row in plan.protections

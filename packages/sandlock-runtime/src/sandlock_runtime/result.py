@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from resource import RUSAGE_SELF, getrusage
 
 from sandlock_policy.record import record
 from sandlock_runtime.errors import ChildError
@@ -118,8 +117,7 @@ def make_result(
         reason = cause if cause and not (cause == Reason.KILLED and ended == Reason.EXITED) else ended
         code = max(code, -1)
         error = ""
-        own_kib = getrusage(RUSAGE_SELF).ru_maxrss
-        peak = report.peak_kib * 1024 if report.peak_kib > own_kib else None
+        peak = report.peak_kib * 1024 or None
         usage = Usage(wall_s, report.user_us / 1e6, report.system_us / 1e6, peak, report.reaped)
     return Result(
         success=reason == Reason.EXITED and code == 0,

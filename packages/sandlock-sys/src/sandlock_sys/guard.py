@@ -36,7 +36,8 @@ class Report:
         reaped: how many processes ended as children of the guard.
         user_us: user cpu time in microseconds of all that were waited for.
         system_us: system cpu time, likewise.
-        peak_kib: largest resident size of a single process.
+        peak_kib: largest resident size of a single process; 0 when it stayed below the host's own at the launch, which
+            the kernel counts for the first process too, since it began in the host's memory.
 
     """
 

@@ -358,7 +358,11 @@ GROUPS: dict[str, Group] = {
             Rule(_IOCTL, (one_of(1, 0x40047211),), DENY, "FAT_IOCTL_SET_ATTRIBUTES"),
             Rule(_IOCTL, (one_of(1, 0x40806685),), DENY, "FS_IOC_ENABLE_VERITY"),
             Rule(_IOCTL, (one_of(1, 0x800C6613),), DENY, "FS_IOC_SET_ENCRYPTION_POLICY"),
-            Rule(_IOCTL, (one_of(1, 0x9400, mask=0xFF00),), DENY, "every ioctl of btrfs: subvolumes, snapshots"),
+            # linux/btrfs.h: the nodes of subvolumes; FICLONE and its kin share their type and stay.
+            Rule(_IOCTL, (one_of(1, 0x50009401, 0x50009417),), DENY, "BTRFS_IOC_SNAP_CREATE"),
+            Rule(_IOCTL, (one_of(1, 0x5000940E, 0x50009418),), DENY, "BTRFS_IOC_SUBVOL_CREATE"),
+            Rule(_IOCTL, (one_of(1, 0x5000940F, 0x5000943F),), DENY, "BTRFS_IOC_SNAP_DESTROY"),
+            Rule(_IOCTL, (one_of(1, 0x4008941A, 0x40089413),), DENY, "BTRFS_IOC_SUBVOL_SETFLAGS, DEFAULT_SUBVOL"),
         ),
     ),
 }

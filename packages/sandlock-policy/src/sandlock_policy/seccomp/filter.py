@@ -47,31 +47,35 @@ class FilterOptions:
     extra_allow: tuple[str, ...] = ()
 
 
-def compile_filter(arch: Architecture, options: FilterOptions) -> bytes:
+def compile_filter(arch: Architecture | str, options: FilterOptions) -> bytes:
     """Return the filter for `options` as an array of struct sock_filter; the same options are compiled once.
+
+    `arch` may be a name, so that nothing of the architecture is loaded where the filter lies compiled.
 
     Raises `PolicyError` for names in `extra_deny` and `extra_allow` that are unknown or may not be lifted.
     """
-    key = (arch.name, options)
+    name = arch if isinstance(arch, str) else arch.name
+    key = (name, options)
     program = _cache.get(key)
     if program is None:
-        program = _precompiled(arch, options)
+        program = _precompiled(name, options)
         if program is None:
             # Imported here because the common filters need neither the rules nor the compiler.
+            from sandlock_arch import get
             from sandlock_policy.seccomp.compile import compile_spec
             from sandlock_policy.seccomp.default import default_spec
 
-            program = compile_spec(arch, default_spec(options))
+            program = compile_spec(get(arch) if isinstance(arch, str) else arch, default_spec(options))
         if len(_cache) >= _CACHE_SIZE:
             _cache.clear()
         _cache[key] = program
     return program
 
 
-def _precompiled(arch: Architecture, options: FilterOptions) -> bytes | None:
+def _precompiled(arch: str, options: FilterOptions) -> bytes | None:
     if options.listen or options.unix_sockets or options.extra_deny or options.extra_allow:
         return None
-    text = FILTERS.get((arch.name, options.tcp, options.deny_metadata))
+    text = FILTERS.get((arch, options.tcp, options.deny_metadata))
     return None if text is None else a2b_base64(text)
 
 

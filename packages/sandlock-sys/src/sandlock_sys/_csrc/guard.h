@@ -21,10 +21,10 @@ struct sl_report {
     uint32_t reaped;    /* processes that ended as children of the guard */
     uint64_t user_us;   /* of all that were waited for, by the guard or by their parents */
     uint64_t system_us;
-    uint64_t peak_kib;  /* the largest single process */
+    uint64_t peak_kib;  /* the largest single process; 0: below the host's own */
 };
 
-enum { SL_GUARD_ARGUMENTS = 8 }; /* of the guard program, its name included */
+enum { SL_GUARD_ARGUMENTS = 9 }; /* of the guard program, its name included */
 
 /* Host side: send one order, without SIGPIPE; -EAGAIN when the guard has left too many unread. */
 long sl_guard_order(int control, uint32_t kind, int32_t signal);

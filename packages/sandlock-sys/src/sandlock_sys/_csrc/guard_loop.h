@@ -47,6 +47,7 @@ struct guard {
     int proved;         /* kill(-1) reaches this sandbox only */
     int main_gone;
     int host_pidfd, signals;
+    uint64_t floor_kib; /* the host's own peak at the launch: the kernel counts it for the first process as well */
     struct sl_report report;
 };
 
@@ -76,7 +77,7 @@ static void guard_reap(struct guard *guard, int *alive)
         report->reaped++;
         report->user_us += (uint64_t)(usage.user.seconds * 1000000 + usage.user.microseconds);
         report->system_us += (uint64_t)(usage.system.seconds * 1000000 + usage.system.microseconds);
-        if ((uint64_t)usage.peak_kib > report->peak_kib)
+        if ((uint64_t)usage.peak_kib > guard->floor_kib && (uint64_t)usage.peak_kib > report->peak_kib)
             report->peak_kib = (uint64_t)usage.peak_kib;
         if (pid == guard->child) {
             guard->main_gone = 1;

@@ -1,6 +1,6 @@
 /* The guard program: what the guard of a sandbox that lives on becomes; static, without a libc.
  *
- *   sandlock-guard CHILD-PID HOST-PID scope|walk REAPED USER-US SYSTEM-US PEAK-KIB        fd 0: the control socket
+ *   sandlock-guard CHILD-PID HOST-PID scope|walk REAPED USER-US SYSTEM-US PEAK-KIB FLOOR-KIB        fd 0: the control socket
  */
 #include "guard_loop.h"
 #include "guard_walk.h"
@@ -32,6 +32,7 @@ __attribute__((used)) void guard_start(long *stack)
     guard.report.user_us = large(argv[5]);
     guard.report.system_us = large(argv[6]);
     guard.report.peak_kib = large(argv[7]);
+    guard.floor_kib = large(argv[8]);
     if (!guard_prepare(&guard))
         guard_end(&guard);
     guard_serve(&guard, NULL);

@@ -108,7 +108,7 @@ static long clone_child(struct launch *launch)
 /* Returns only when that failed. */
 static void become_program(struct sl_spawn *spawn, const struct guard *guard)
 {
-    char numbers[6][24];
+    char numbers[7][24];
     char *argv[] = {
         "sandlock-guard",
         number_to_text(numbers[0], (uint32_t)guard->child),
@@ -118,6 +118,7 @@ static void become_program(struct sl_spawn *spawn, const struct guard *guard)
         number_to_text(numbers[3], guard->report.user_us),
         number_to_text(numbers[4], guard->report.system_us),
         number_to_text(numbers[5], guard->report.peak_kib),
+        number_to_text(numbers[6], guard->floor_kib),
         NULL,
     };
     _Static_assert(sizeof argv / sizeof *argv == SL_GUARD_ARGUMENTS + 1, "what guard_main.c takes");
@@ -159,6 +160,9 @@ static int guard_main(void *argument)
         result = RAW(__NR_close_range, 1, ~0U, 0);
     if (result < 0)
         finish_guard(spawn, SL_STEP_GUARD, result);
+    struct guard_usage usage;
+    if (RAW(__NR_getrusage, 0, &usage) == 0) /* RUSAGE_SELF: the memory is the host's */
+        guard.floor_kib = (uint64_t)usage.peak_kib;
     if (!guard.walks) {
         int watching = guard_prepare(&guard);
         struct guard_timespec young = {0, YOUNG_NS};
