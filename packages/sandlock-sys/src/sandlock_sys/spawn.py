@@ -15,7 +15,7 @@ from sandlock_sys._buffers import NULL
 from sandlock_sys._call import check
 from sandlock_sys._ffi import ffi, lib
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.guard import Guard
+from sandlock_sys.guard import Guard, give_memory, take_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def spawn(request: SpawnRequest, by: Callable[[CData], int] = lib.sl_spawn) -> S
 
     """
     held: list[object] = []
-    memory = lib.sl_spawn_new()
+    memory = take_memory()
     if memory == NULL:
         raise SpawnError("start", "mmap", 12, "no memory for the launch")
     ends = ffi.new("int32_t[2]", [-1, -1])
@@ -208,7 +208,7 @@ def spawn(request: SpawnRequest, by: Callable[[CData], int] = lib.sl_spawn) -> S
             Guard(ends[0], memory, held).close()
         else:
             _close_end(ends, 0)
-            lib.sl_spawn_free(memory)
+            give_memory(memory)
         raise
 
 

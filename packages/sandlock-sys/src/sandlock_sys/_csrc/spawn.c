@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -218,6 +219,12 @@ static void wait_child(struct sl_spawn *spawn, uint32_t verdict)
     }
 }
 
+static void reset(struct sl_spawn *spawn)
+{
+    memset(spawn, 0, sizeof *spawn);
+    spawn->ruleset = spawn->guard_ruleset = spawn->control = spawn->listener = spawn->guard_pidfd = -1;
+}
+
 struct sl_spawn *sl_spawn_new(void)
 {
     struct launch *launch =
@@ -229,17 +236,27 @@ struct sl_spawn *sl_spawn_new(void)
         munmap(launch, sizeof *launch);
         return NULL;
     }
-    struct sl_spawn *spawn = &launch->spawn;
-    spawn->ruleset = spawn->guard_ruleset = spawn->control = spawn->listener = spawn->guard_pidfd = -1;
-    return spawn;
+    reset(&launch->spawn);
+    return &launch->spawn;
+}
+
+static void wait_left(struct sl_spawn *spawn)
+{
+    wait_cleared(&spawn->guard_tid); /* it may stand on its stack here */
+    if (spawn->child_pid > 0)
+        wait_child(spawn, SL_VERDICT_END); /* and so may a child that was just killed: the kernel clears its word here */
+}
+
+void sl_spawn_reuse(struct sl_spawn *spawn)
+{
+    wait_left(spawn);
+    reset(spawn);
 }
 
 void sl_spawn_free(struct sl_spawn *spawn)
 {
     struct launch *launch = (struct launch *)spawn;
-    wait_cleared(&spawn->guard_tid); /* it may stand on its stack here */
-    if (spawn->child_pid > 0)
-        wait_child(spawn, SL_VERDICT_END); /* and so may a child that was just killed: the kernel clears its word here */
+    wait_left(spawn);
     munmap(launch->stacks, 2 * STACK_BYTES);
     munmap(launch, sizeof *launch);
 }

@@ -94,6 +94,9 @@ enum {
 /* Memory for one launch: the struct, shared with every process of it, and two stacks. NULL when there is none. */
 struct sl_spawn *sl_spawn_new(void);
 
+/* Make the memory ready for another launch; waits as sl_spawn_free does. */
+void sl_spawn_reuse(struct sl_spawn *spawn);
+
 /* Give the memory back; waits until the guard has left it, so end the guard first. */
 void sl_spawn_free(struct sl_spawn *spawn);
 
