@@ -70,7 +70,7 @@ class Program:
 
 def make_context(policy: Policy, command: Command | None) -> tuple[Context, Program | None]:
     """Return what `policy` is resolved against for one run of `command`, and the command itself."""
-    env = dict(os.environ)
+    env = os.environ  # not a copy: decoding every variable costs more than resolving the policy
     cwd = os.getcwd()
     home = env.get("HOME", "")
     program = None
