@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Life", "Patience"]
 
-_SIGTERM, _SIGCONT = 15, 18  # the same numbers on every architecture here; `signal` itself takes 6 ms to import
+_SIGTERM, _SIGCONT, _SIGSTOP = 15, 18, 19  # the same numbers on every architecture here; `signal` itself takes 6 ms to import
 _UNKILLABLE_S = 60.0  # a process in an uninterruptible kernel wait outlives its SIGKILL; nobody waits for it for ever
 _CHUNK = 1 << 16  # a pipe's default capacity
 
@@ -104,6 +104,7 @@ class Life:
         self._scratch = scratch
         self._started = started
         self._cause = ""
+        self._paused = False
         self._result: Result | None = None
         self._sinks: list[_Sink | None] | None = None
         self._source = -1
@@ -134,14 +135,14 @@ class Life:
     def kill(self, cause: str = Reason.KILLED) -> None:
         """Kill every process of the sandbox."""
         with self._lock:
-            if self._result is None:
+            if not self._over():
                 self._cause = self._cause or cause
                 self._guard.kill()
 
     def expire(self) -> None:
         """Tell everyone that the time is over: SIGTERM, and SIGCONT so that a stopped process hears it."""
         with self._lock:
-            if self._result is None:
+            if not self._over():
                 self._cause = self._cause or Reason.TIMEOUT
                 self._guard.signal_all(_SIGTERM)
                 self._guard.signal_all(_SIGCONT)
@@ -154,12 +155,30 @@ class Life:
 
         """
         with self._lock:
-            if self._result is not None:
+            if self._over():
                 raise NotRunningError("the process has ended")
             if everyone:
+                self._paused = number == _SIGSTOP or (self._paused and number != _SIGCONT)
                 self._guard.signal_all(number)
             else:
                 self._guard.signal_main(number)
+
+    def hold_back(self) -> None:
+        """Stop everyone for a moment, for the throttle's sake; NotRunningError when it has ended."""
+        with self._lock:
+            if self._over():
+                raise NotRunningError("the process has ended")
+            self._guard.signal_all(_SIGSTOP)
+
+    def let_go(self) -> None:
+        """Undo `hold_back`, unless the caller has paused everyone meanwhile."""
+        with self._lock:
+            if not self._over() and not self._paused:
+                self._guard.signal_all(_SIGCONT)
+
+    def _over(self) -> bool:
+        """Whether there is nobody to take orders: it is finished, or a parked child's exec has failed."""
+        return self._result is not None or self._guard.fileno() < 0
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until no process is left; False when `timeout_s` seconds passed first."""

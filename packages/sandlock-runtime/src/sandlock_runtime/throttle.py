@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["throttle", "tree_cpu_s"]
 
-_SIGSTOP, _SIGCONT = 19, 18
 _PERIOD_S = 0.05
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -71,9 +70,9 @@ def _run(life: Life, share: float) -> None:
             ahead_s = max(now - before, 0.0) - share * _PERIOD_S
             before = now
             if ahead_s > 0:
-                life.signal(_SIGSTOP, everyone=True)
+                life.hold_back()
                 ended = life.wait(ahead_s / share)
-                life.signal(_SIGCONT, everyone=True)
+                life.let_go()
                 if ended:
                     return
     except NotRunningError:

@@ -1,0 +1,145 @@
+"""How a run ended: reason, signal, exit code, usage."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from runtime_lab import PYTHON, box, is_alive, line_of, wait_until
+
+from sandlock_runtime import DEVNULL, PIPE, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sandlock_runtime import Result
+
+pytestmark = pytest.mark.usefixtures("leaks")
+
+
+def ending(result: Result) -> tuple[str, int, int | None, bool]:
+    return result.reason, result.exit_code, result.signal, result.success
+
+
+@pytest.mark.parametrize("code", [0, 1, 126, 127, 128, 137, 255])
+def test_an_exit_code_comes_back_as_it_is(code: int) -> None:
+    assert ending(box().run(["sh", "-c", f"exit {code}"])) == (Reason.EXITED, code, None, code == 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGRTMAX])
+def test_a_signal_comes_back_as_a_signal(number: int) -> None:
+    assert ending(box().run(["sh", "-c", f"kill -{int(number)} $$"])) == (Reason.SIGNALED, -1, number, False)
+
+
+@pytest.mark.needs("x86_64")
+@pytest.mark.needs("compiler")
+def test_a_foreign_system_call_is_denied(compile_c: Callable[..., Path]) -> None:
+    source = "#include <unistd.h>\n#include <sys/syscall.h>\nint main(int n, char **v) { return syscall(39 + (n > 1 ? 0x40000000 : 0)) < 0; }"
+    program = compile_c(source)
+    sandbox = box(fs_readable=[str(program)])
+    assert sandbox.run([program]).success
+    assert ending(sandbox.run([program, "x32"])) == (Reason.DENIED, -1, signal.SIGSYS, False)
+
+
+def test_a_kill_from_here_is_told_apart_from_a_signal() -> None:
+    sandbox = box()
+    sandbox.spawn(["sleep", "60"])
+    sandbox.kill()
+    assert ending(sandbox.wait()) == (Reason.KILLED, -1, signal.SIGKILL, False)
+
+
+def test_a_kill_after_the_end_changes_nothing() -> None:
+    sandbox = box()
+    process = sandbox.popen(["sh", "-c", "exit 3"])
+    while is_alive(process.pid):
+        time.sleep(0.005)
+    sandbox.kill()
+    assert ending(process.wait(10)) == (Reason.EXITED, 3, None, False)
+
+
+def test_a_timeout_is_no_success_even_if_the_program_obeys_it() -> None:
+    code = "trap 'echo bye; exit 0' TERM; sleep 60 & wait"
+    result = box(grace=20).run(["sh", "-c", code], timeout=0.2)
+    assert ending(result) == (Reason.TIMEOUT, 0, None, False)
+    assert result.stdout == b"bye\n" and result.usage.wall_s < 10
+
+
+def test_who_ignores_sigterm_is_killed_after_the_grace() -> None:
+    result = box(grace=0.4).run(["sh", "-c", "trap '' TERM; echo in; while :; do sleep 0.05; done"], timeout=0.2)
+    assert ending(result) == (Reason.TIMEOUT, -1, signal.SIGKILL, False)
+    assert 0.6 <= result.usage.wall_s < 10 and result.stdout == b"in\n"
+
+
+def test_without_grace_the_timeout_kills_at_once() -> None:
+    result = box(grace=0).run([*PYTHON, "import signal, time; signal.signal(15, print); time.sleep(60)"], timeout=0.3)
+    assert ending(result) == (Reason.TIMEOUT, -1, signal.SIGKILL, False)
+    assert result.stdout == b""
+
+
+def test_daemons_get_the_sigterm_of_a_timeout_too() -> None:
+    daemon = "trap 'echo daemon heard; exit' TERM; while :; do sleep 0.02; done"
+    result = box(grace=20).run(["sh", "-c", f"setsid sh -c \"{daemon}\" & trap 'wait; exit 0' TERM; wait"], timeout=0.3)
+    assert (result.reason, result.stdout) == (Reason.TIMEOUT, b"daemon heard\n")
+
+
+def test_a_stopped_program_hears_the_timeout() -> None:
+    result = box(grace=20).run(["sh", "-c", "kill -STOP $$; sleep 60"], timeout=0.3)
+    assert ending(result) == (Reason.TIMEOUT, -1, signal.SIGTERM, False)
+
+
+def test_the_timeout_of_the_policy_is_taken_and_the_argument_wins() -> None:
+    sandbox = box(timeout=0.2, grace=0)
+    assert sandbox.run(["sleep", "60"]).reason == Reason.TIMEOUT
+    assert sandbox.run(["sleep", "0.4"], timeout=30).reason == Reason.EXITED
+
+
+def test_the_end_of_the_program_is_the_end_of_its_daemons() -> None:
+    result = box().run(["sh", "-c", "setsid sleep 60 & echo $!"])
+    assert ending(result) == (Reason.EXITED, 0, None, True)
+    assert not is_alive(int(result.stdout)) and result.usage.wall_s < 10
+
+
+def test_a_killed_guard_is_told() -> None:
+    sandbox = box()
+    with sandbox.popen(["sh", "-c", "echo $PPID; sleep 60"], stdout=PIPE) as process:
+        guard = int(line_of(process.stdout))
+        os.kill(guard, signal.SIGKILL)
+        result = process.wait(10)
+    assert ending(result) == (Reason.SUPERVISOR, -1, None, False)
+    assert "guard" in result.error
+    wait_until(lambda: not is_alive(process.pid))  # it has the kernel's death signal, which nobody waits for
+    assert sandbox.run(["true"]).success
+
+
+def test_usage_counts_what_the_run_cost() -> None:
+    code = "import time\nx = bytearray(96 << 20)\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.2)"
+    usage = box().run([*PYTHON, code]).usage
+    assert 0.4 < usage.wall_s < 20
+    assert 0.25 < usage.user_s + usage.system_s < usage.wall_s
+    assert usage.peak_bytes is not None and 96 << 20 < usage.peak_bytes < 400 << 20
+    assert usage.notifications == 0
+
+
+def test_usage_counts_the_program_and_its_orphans() -> None:
+    assert box().run(["true"]).usage.processes == 1
+    assert box().run(["sh", "-c", "(sleep 60 & sleep 60 &) ; true"]).usage.processes >= 3
+
+
+def test_a_result_is_plain_data() -> None:
+    result = box().run(["sh", "-c", "echo x; exit 2"])
+    assert pickle.loads(pickle.dumps(result)) == result  # noqa: S301 - pickled here
+    assert result.denials == () and result.protections
+    with pytest.raises((AttributeError, TypeError)):
+        result.exit_code = 0  # type: ignore[misc]  # that is the claim
+    assert "exit_code=2" in repr(result)
+
+
+def test_the_same_object_runs_again_and_again() -> None:
+    sandbox = box()
+    for code in (0, 1, 2):
+        assert sandbox.run(["sh", "-c", f"exit {code}"], stdin=DEVNULL).exit_code == code
