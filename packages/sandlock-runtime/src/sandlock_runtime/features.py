@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import E2BIG, EINVAL, ENOMSG
 
 from sandlock_policy.data.landlock import FS_RIGHTS, NET_RIGHTS, SCOPES
 from sandlock_policy.features import HostFeatures
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["host_features", "namespace_refused", "override"]
 
 _ABI_VARIABLE = "SANDLOCK_LANDLOCK_ABI"  # a lower ABI than the kernel's, to see what an old one would do
+_UNKNOWN_RIGHT = (EINVAL, E2BIG, ENOMSG)  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None
 
@@ -111,15 +113,20 @@ def _mask(rights: dict[str, tuple[int, int, str]], abi: int) -> int:
 def _works(fs: int, net: int, scopes: int) -> bool:
     try:
         os.close(landlock.create_ruleset(fs, net, scopes))
-    except SyscallError:
+    except SyscallError as error:
+        if error.errno not in _UNKNOWN_RIGHT:  # no room for one more fd says nothing about the kernel: do not guess
+            raise
         return False
     return True
 
 
 def _has_sys_admin() -> bool:
-    """Whether mounts can be made without a user namespace."""
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"CapEff:"):
-                return bool(int(line.split()[1], 16) & 1 << 21)  # CAP_SYS_ADMIN, linux/capability.h
+    """Whether mounts can be made without a user namespace; no where /proc does not tell, as inside a sandbox."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"CapEff:"):
+                    return bool(int(line.split()[1], 16) & 1 << 21)  # CAP_SYS_ADMIN, linux/capability.h
+    except OSError:
+        return False
     return False
