@@ -27,6 +27,7 @@ __all__ = ["explain_failure", "missing_path"]
 _REMEDIES = {
     "guard-exec": "the guard program is part of sandlock-sys and must be executable: reinstall it; no `noexec` mount",
     "guard-landlock": "`sandlock check` tells what this kernel offers",
+    "stdio": "DEVNULL needs /dev/null: a sandbox around this one must let it be written (-w /dev/null)",
     "landlock": "`sandlock check` tells what this kernel offers; a sandbox may be nested at most 7 times",
     "seccomp": "an outer filter may forbid it: `sandlock check` tells",
     "namespace": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
@@ -39,7 +40,7 @@ _REMEDIES = {
 
 def missing_path(error: SyscallError) -> PolicyError:
     """Return the error for a granted path that is not there."""
-    reason = "does not exist" if error.errno == ENOENT else "cannot be reached by you"
+    reason = {ENOENT: "does not exist", EACCES: "cannot be reached by you"}.get(error.errno or 0, error.strerror)
     return PolicyError(
         [Problem("filesystem", error.detail, f"{error.detail!r} {reason}",
                  f"create it, take the grant out, or write -{error.detail} to grant it only where it exists")]
@@ -93,4 +94,4 @@ def _is_granted(path: str, plan: Plan) -> bool:
         base = os.path.realpath(rule)
         if access & 1 and (real == base or real.startswith(base.rstrip("/") + "/")):  # LANDLOCK_ACCESS_FS_EXECUTE
             return True
-    return not plan.fs_rules
+    return not plan.handled_fs

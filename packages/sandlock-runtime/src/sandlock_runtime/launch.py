@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, EUSERS
+from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, EUSERS
 
 from sandlock_arch import native_name
 from sandlock_policy.data.landlock import FS_REFER, NEVER
 from sandlock_policy.plan import Context, Protection
 from sandlock_policy.resolve import DEFAULT_PATH, resolve
 from sandlock_policy.seccomp.filter import compile_filter
+from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
@@ -71,8 +72,12 @@ class Program:
 def make_context(policy: Policy, command: Command | None) -> tuple[Context, Program | None]:
     """Return what `policy` is resolved against for one run of `command`, and the command itself."""
     env = os.environ  # not a copy: decoding every variable costs more than resolving the policy
-    cwd = os.getcwd()
-    home = env.get("HOME", "")
+    try:
+        cwd = os.getcwd()
+    except OSError as error:
+        reason = f"the directory that you are in: {error.strerror}"
+        raise ConfinementError("cwd", reason, error.errno or 0, "change into one that exists") from error
+    home = os.path.realpath(env["HOME"]) if env.get("HOME") else ""  # as getcwd: no link hides that both are the same
     program = None
     if command is not None:
         search = policy.env.get("PATH") or env.get("PATH") or DEFAULT_PATH
@@ -87,7 +92,14 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
 
 
 def plan_for(policy: Policy, context: Context, features: HostFeatures) -> Plan:
-    """Resolve, with the errors of this package's callers in mind."""
+    """Resolve `policy` for one run, its working directory with links resolved: what a link stands for can be planted."""
+    if policy.cwd is not None and policy.cwd[:1] in ("/", "."):
+        policy = policy.replace(cwd=os.path.realpath(os.path.join(context.cwd, policy.cwd)))
+    elif policy.cwd is not None:
+        from sandlock_policy.paths import expand_path  # loaded by resolve anyway
+
+        path = expand_path(policy.cwd, cwd=context.cwd, home=context.home, variables=context.env)
+        policy = policy.replace(cwd=os.path.realpath(path))
     return resolve(policy, features, context)
 
 
@@ -113,6 +125,8 @@ def launch(
 
     """
     started = time.monotonic()
+    for fd in keep:
+        os.fstat(fd)  # before anything is opened here: a number that is free now would become one of the launch's own
     context, program = make_context(policy, command)
     assert program is not None  # noqa: S101  # a command was given
     features = host_features()
@@ -161,6 +175,9 @@ def _start(
     env = plan.env
     rules = list(plan.fs_rules)
     writable = plan.writable_mounts
+    if writable:
+        optional = [path for path, _, must in rules if not must]
+        writable = tuple([path for path in writable if path not in optional or os.path.exists(path)])
     scratch = ""
     rulesets: list[int] = []
     spawned: Spawned | None = None
@@ -243,7 +260,7 @@ def child_ruleset(plan: Plan, rules: Sequence[tuple[str, int, bool]]) -> int:
             landlock.add_port(ruleset, port, access)
     except SyscallError as error:
         os.close(ruleset)
-        if error.call == "open" and error.errno in (ENOENT, EACCES):
+        if error.call == "open" and error.errno in (ENOENT, EACCES, ENOTDIR, ELOOP, ENAMETOOLONG):
             from sandlock_runtime.failure import missing_path  # lazy: good launches never need it
 
             raise missing_path(error) from error
