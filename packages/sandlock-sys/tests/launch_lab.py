@@ -28,7 +28,7 @@ Launcher = Callable[[SpawnRequest], Spawned]
 
 @contextmanager
 def new_request(argv: Sequence[str | bytes], *, scoped: bool = True, **fields: Any) -> Iterator[SpawnRequest]:
-    """A request for `argv`, looked for in /usr/bin and /bin, in the domain of the signal scope unless `scoped` is off."""
+    """A request for `argv`, looked for in /usr/bin and /bin, in the domain of the signal scope if `scoped`."""
     words = [os.fsencode(word) for word in argv]
     folders = [b""] if b"/" in words[0] else [b"/usr/bin/", b"/bin/"]
     request = SpawnRequest(words, [folder + words[0] for folder in folders], [PATH])

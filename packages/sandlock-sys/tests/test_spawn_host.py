@@ -59,7 +59,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "walking": {"scoped": False},
     "own memory": {"flags": NO_THP},
     "fixed addresses": {"flags": NO_ASLR},
-    "limits": {"limits": [(resource.RLIMIT_NOFILE, 50, 60), (resource.RLIMIT_CORE, 0, 0)], "affinity": [0], "cwd": b"/"},
+    "limits": {
+        "limits": [(resource.RLIMIT_NOFILE, 50, 60), (resource.RLIMIT_CORE, 0, 0)],
+        "affinity": [0],
+        "cwd": b"/",
+    },
     "parked": {"park": True},
     "parked with own memory": {"park": True, "flags": NO_THP},
 }
@@ -194,16 +198,18 @@ def test_signals_that_arrive_during_launches_run_their_handlers_in_the_host() ->
     assert set(got) == {os.getpid()}
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """What the handler raises, as Ctrl-C raises KeyboardInterrupt."""
 
 
 def test_a_handler_that_raises_during_a_launch_leaves_nothing() -> None:
     """The signal is held back during the launch, so it raises at the very moment when that returns."""
     mark = new_mark()
+    armed = False
 
     def interrupt(*_: object) -> None:
-        raise Interruption
+        if armed:
+            raise InterruptionError
 
     before = signal.signal(signal.SIGALRM, interrupt)
     interrupted = 0
@@ -212,15 +218,17 @@ def test_a_handler_that_raises_during_a_launch_leaves_nothing() -> None:
             with new_request(["sleep", "600", mark]) as request:
                 spawned = None
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 0.00015 + turn % 20 * 0.00002)
-                    spawned = spawn(request)
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except Interruption:
+                    try:
+                        armed = True
+                        signal.setitimer(signal.ITIMER_REAL, 0.00015 + turn % 20 * 0.00002)
+                        spawned = spawn(request)
+                    finally:
+                        armed = False
+                except InterruptionError:
                     interrupted += 1
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                    if spawned is not None:
-                        spawned.guard.close()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if spawned is not None:
+                    spawned.guard.close()
     finally:
         signal.signal(signal.SIGALRM, before)
     assert interrupted > 10, "the signals came at another time"

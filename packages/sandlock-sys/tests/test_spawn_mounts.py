@@ -30,7 +30,9 @@ def mounts(*writable: Path, user: bool = os.geteuid() != 0) -> dict[str, Any]:
 def refusals(*commands: str, **fields: Any) -> list[str]:
     """For each shell command "ok", or the last words of its error."""
     script = "\n".join(f"( {command} ) 2>&1 && echo ok" for command in commands)
-    return [line.rpartition(": ")[2] for line in output_of(["sh", "-c", f"{script}\ntrue"], **fields).decode().splitlines()]
+    return [
+        line.rpartition(": ")[2] for line in output_of(["sh", "-c", f"{script}\ntrue"], **fields).decode().splitlines()
+    ]
 
 
 @BOTH
@@ -67,8 +69,8 @@ int main(int count, char **paths)
 {
     for (int index = 1; index < count; index++) {
         int fd = open(paths[index], O_RDONLY);
-        int results[] = {fchmod(fd, 0700) ? errno : 0, futimens(fd, 0) ? errno : 0, fchown(fd, -1, getgid()) ? errno : 0,
-                         fsetxattr(fd, "user.x", "y", 1, 0) ? errno : 0};
+        int results[] = {fchmod(fd, 0700) ? errno : 0, futimens(fd, 0) ? errno : 0,
+                         fchown(fd, -1, getgid()) ? errno : 0, fsetxattr(fd, "user.x", "y", 1, 0) ? errno : 0};
         printf("%d %d %d %d\n", results[0], results[1], results[2], results[3]);
     }
     return 0;
@@ -127,7 +129,10 @@ def test_the_hosts_mounts_are_as_they_were(tree: Tree) -> None:
 
 
 def test_a_missing_grant_is_named(tree: Tree) -> None:
-    with new_request(["true"], **mounts(tree.work, tree.root / "missing")) as request, pytest.raises(SpawnError) as caught:
+    with (
+        new_request(["true"], **mounts(tree.work, tree.root / "missing")) as request,
+        pytest.raises(SpawnError) as caught,
+    ):
         spawn(request)
     assert (caught.value.step, caught.value.errno, caught.value.index) == ("mount", errno.ENOENT, 1)
     assert caught.value.detail == str(tree.root / "missing")
@@ -143,7 +148,9 @@ def test_more_grants_than_there_is_room_for_are_refused(tree: Tree) -> None:
 
 @pytest.mark.needs("ordinary_user")
 def test_the_user_is_the_same_inside_and_has_no_capability(tree: Tree) -> None:
-    words = output_of(["sh", "-c", "id -u; id -g; cat /proc/self/uid_map; grep Cap /proc/self/status"], **mounts(tree.work))
+    words = output_of(
+        ["sh", "-c", "id -u; id -g; cat /proc/self/uid_map; grep Cap /proc/self/status"], **mounts(tree.work)
+    )
     uid, gid, *rest = words.decode().split()
     assert (int(uid), int(gid)) == (os.getuid(), os.getgid())
     assert [int(word) for word in rest[:3]] == [os.getuid(), os.getuid(), 1]

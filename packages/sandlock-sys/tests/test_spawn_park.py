@@ -9,6 +9,7 @@ import signal
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launch_lab import alive_with, fields_of, has_ended, launched, new_mark, new_request, wait_until
@@ -27,14 +28,14 @@ ALLOW = struct.pack("=HBBI", 6, 0, 0, Action.ALLOW)
 def test_a_parked_child_is_confined_and_has_not_executed(flags: int, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     with launched(["touch", str(touched)], park=True, flags=flags, filter=ALLOW) as spawned:
-        assert spawned.parked
+        assert wait_until(lambda: spawned.parked, 0)
         status = fields_of(Path(f"/proc/{spawned.pid}/status").read_bytes())
         assert (status["NoNewPrivs"], int(status["CapEff"], 16), status["Seccomp"]) == ("1", 0, "2")
         time.sleep(0.05)
         assert not touched.exists()
         assert not has_ended(spawned, 0)
         spawned.go()
-        assert not spawned.parked
+        assert not wait_until(lambda: spawned.parked, 0)
         report = spawned.guard.report()
         assert report is not None
         assert report.status == 0
@@ -96,7 +97,7 @@ def test_a_parked_child_that_is_killed_from_outside_is_told_by_the_report(flags:
 @pytest.mark.needs("seccomp", level=2)
 @BOTH
 def test_the_listener_can_be_taken_while_parked_and_is_gone_after(flags: int) -> None:
-    fields = {"filter": ALLOW, "filter_flags": FilterFlag.NEW_LISTENER, "park": True, "flags": flags}
+    fields: dict[str, Any] = {"filter": ALLOW, "filter_flags": FilterFlag.NEW_LISTENER, "park": True, "flags": flags}
     reader, writer = os.pipe()
     try:
         with launched(["ls", "-l", "/proc/self/fd"], stdio=(0, writer, 2), **fields) as spawned:
@@ -123,7 +124,12 @@ def test_a_listener_may_have_any_place_among_kept_fds(flags: int) -> None:
     keep = [os.dup2(null, number) for number in (40, 41, 60)]
     os.close(null)
     try:
-        fields = {"filter": ALLOW, "filter_flags": FilterFlag.NEW_LISTENER, "park": True, "flags": flags}
+        fields: dict[str, Any] = {
+            "filter": ALLOW,
+            "filter_flags": FilterFlag.NEW_LISTENER,
+            "park": True,
+            "flags": flags,
+        }
         with launched(["true"], keep=keep, **fields) as spawned:
             names = {int(name) for name in os.listdir(f"/proc/{spawned.pid}/fd")}
             assert names == {0, 1, 2, *keep, spawned.listener}

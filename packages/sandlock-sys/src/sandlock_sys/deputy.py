@@ -10,7 +10,8 @@ The caller decides, the deputy acts: what it opens, creates or renames is checke
 as the child's own calls. A submission can also answer the notification that it was made for, with its result or with
 the fd that it opened (`Answer`), without another step of the caller's.
 
-Every method may be called by any thread. A call that blocks in the kernel holds up the ones behind it, and `close`.
+Every method may be called by any thread. Calls are made in the order of submission; one that blocks in the kernel holds
+up the ones behind it, and `close`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _SPAWN, _RESTRICT = 0x7FFFFFFF, 0x7FFFFFFE  # SL_DEPUTY_SPAWN, SL_DEPUTY_RESTRIC
 _ALIGNMENT = 16  # more than any structure of the kernel's wants
 _WORD = (1 << 64) - 1
 _LAST_NUMBER = 0xFFFF
+_LEAVING_S = 0.001  # between two looks whether all who waited have left
 
 
 class Answer(IntEnum):
@@ -111,10 +113,11 @@ class Deputy:
 
     def __init__(self) -> None:
         self._ring: CData | None = None
-        self._lock = threading.Condition()
+        # A plain lock: a signal handler that raises inside Condition.__enter__ would leave that one locked for ever.
+        self._lock = threading.RLock()
         self._free: list[int] = []
-        self._open: dict[Ticket, bool] = {}  # every ticket that is not collected, and whether somebody waits for it
-        self._waiting = 0
+        self._open: set[Ticket] = set()  # not collected
+        self._inside: set[Ticket] = set()  # somebody waits for it, and so looks at the ring
         self.thread_id = 0
         self.own_folder = False
 
@@ -145,10 +148,10 @@ class Deputy:
         if ring is None:
             return
         lib.sl_deputy_stop(ring)
-        with self._lock:
-            # Safety: whoever is inside `wait` counted itself while the ring was open; they all see their slot done.
-            self._lock.wait_for(lambda: not self._waiting)
-            self._open.clear()
+        # Safety: whoever is inside `wait` told so while the ring was open; they all see their slot done now and leave.
+        while self._inside:
+            time.sleep(_LEAVING_S)
+        self._open.clear()
         lib.sl_deputy_free(ring)
 
     def __enter__(self) -> Self:
@@ -211,34 +214,36 @@ class Deputy:
             raise ValueError(f"{number} is no system call number")
         if answer is not Answer.COMPLETE and self.listener < 0:
             raise ValueError("there is no listener to answer to: set `listener` first")
-        return self._submit(number, arguments, answer, notification, fd_flags)
+        with self._lock:
+            ring, ticket = self._prepare(number, arguments, answer, notification, fd_flags)
+            lib.sl_deputy_submit(ring, ticket.index)
+        return ticket
 
-    def _submit(
+    def _prepare(
         self,
         number: int,
         arguments: tuple[int | bytes | bytearray, ...],
         answer: Answer = Answer.COMPLETE,
         notification: int = 0,
         fd_flags: int = 0,
-    ) -> Ticket:
+    ) -> tuple[CData, Ticket]:
+        """Fill a slot; under the lock."""
         words, content, buffers, mask = _lay_out(arguments)
-        with self._lock:
-            ring = self._running()
-            if not self._free:
-                raise RingFullError
-            index = self._free.pop()
-            slot = ring.slots[index]
-            # Safety: the slot was free, so the deputy does not look at it before the submit below, and the pointers
-            # that it makes of the offsets lead into the ring, which lives until `close` has joined the thread.
-            slot.arguments = words
-            ffi.buffer(slot.buffer, BUFFER_BYTES)[: len(content)] = content
-            slot.number, slot.buffer_mask = number, mask
-            slot.answer, slot.notification, slot.fd_flags = answer, notification, fd_flags
-            slot.result = slot.answered = 0
-            ticket = Ticket(index, buffers)
-            self._open[ticket] = False
-            lib.sl_deputy_submit(ring, index)
-        return ticket
+        ring = self._running()
+        if not self._free:
+            raise RingFullError
+        index = self._free.pop()
+        slot = ring.slots[index]
+        # Safety: the slot was free, so the deputy does not look at it before it is submitted, and the pointers that
+        # it makes of the offsets lead into the ring, which lives until `close` has joined the thread.
+        slot.arguments = words
+        ffi.buffer(slot.buffer, BUFFER_BYTES)[: len(content)] = content
+        slot.number, slot.buffer_mask = number, mask
+        slot.answer, slot.notification, slot.fd_flags = answer, notification, fd_flags
+        slot.result = slot.answered = slot.state = 0
+        ticket = Ticket(index, buffers)
+        self._open.add(ticket)
+        return ring, ticket
 
     def wait(self, ticket: Ticket, timeout_s: float | None = None) -> Completion:
         """Wait for a submission and collect it.
@@ -249,13 +254,17 @@ class Deputy:
 
         """
         deadline_ns = -1 if timeout_s is None else time.monotonic_ns() + max(int(timeout_s * 1e9), 0)
-        ring = self._enter(ticket)
+        with self._lock:
+            ring = self._running()
+            if ticket not in self._open or ticket in self._inside:
+                raise ValueError("the submission was collected already, or somebody else waits for it")
+            self._inside.add(ticket)
         try:
             if restarting(lib.sl_deputy_wait, ring, ticket.index, deadline_ns) == -ETIMEDOUT:
                 raise TimeoutError(f"the deputy is not done after {timeout_s} s")
             return self._take(ring, ticket)
         finally:
-            self._leave(ticket)
+            self._inside.discard(ticket)
 
     def collect(self) -> list[tuple[Ticket, Completion]]:
         """Return what has completed and nobody waits for, each once; empties the eventfd first."""
@@ -265,27 +274,10 @@ class Deputy:
                 os.eventfd_read(ring.completions)
             done = [
                 ticket
-                for ticket, waited in self._open.items()
-                if not waited and restarting(lib.sl_deputy_wait, ring, ticket.index, 0) == 0
+                for ticket in self._open - self._inside
+                if restarting(lib.sl_deputy_wait, ring, ticket.index, 0) == 0
             ]
             return [(ticket, self._take(ring, ticket)) for ticket in done]
-
-    def _enter(self, ticket: Ticket) -> CData:
-        """Count the caller among those who look at the ring, and return that."""
-        with self._lock:
-            ring = self._running()
-            if self._open.get(ticket, True):
-                raise ValueError("the submission was collected already, or somebody else waits for it")
-            self._open[ticket] = True
-            self._waiting += 1
-        return ring
-
-    def _leave(self, ticket: Ticket) -> None:
-        with self._lock:
-            if ticket in self._open:
-                self._open[ticket] = False
-            self._waiting -= 1
-            self._lock.notify_all()
 
     def _take(self, ring: CData, ticket: Ticket) -> Completion:
         slot = ring.slots[ticket.index]
@@ -293,7 +285,7 @@ class Deputy:
         buffers = tuple(bytes(memory[at : at + size]) for at, size in ticket.buffers)
         done = Completion(slot.result, slot.answered, buffers)
         with self._lock:
-            del self._open[ticket]
+            self._open.discard(ticket)
             self._free.append(ticket.index)
         return done
 
@@ -304,7 +296,10 @@ class Deputy:
             SyscallError: as `landlock.restrict_self`.
 
         """
-        done = self.wait(self._submit(_RESTRICT, (ruleset, flags)))
+        with self._lock:
+            ring, ticket = self._prepare(_RESTRICT, (ruleset, flags))
+            lib.sl_deputy_submit(ring, ticket.index)
+        done = self.wait(ticket)
         check("landlock_restrict_self", done.result, f"fd {ruleset}, flags {flags:#x}, in the deputy")
 
     def spawn(self, request: SpawnRequest) -> Spawned:
@@ -317,23 +312,18 @@ class Deputy:
         return spawn(request, self._launch)
 
     def _launch(self, memory: CData) -> int:
-        with self._lock:
-            ticket = self._submit(_SPAWN, (address(memory),))
-            ring = self._enter(ticket)
-        interruption: KeyboardInterrupt | None = None
-        while True:
-            # Safety: the deputy works in `memory`, which the caller frees, so nothing may lead out of here before it
-            # is done, a KeyboardInterrupt neither.
-            try:
-                if lib.sl_deputy_wait(ring, ticket.index, -1) == 0:
-                    break
-            except KeyboardInterrupt as error:
-                interruption = error
-        result = self._take(ring, ticket).result
-        self._leave(ticket)
-        if interruption is not None:
-            raise interruption
-        return result
+        ticket: Ticket | None = None
+        try:
+            with self._lock:
+                ring, ticket = self._prepare(_SPAWN, (address(memory),))
+                self._inside.add(ticket)
+            # Safety: the deputy works in `memory`, which the caller frees. Submission and wait are one call into C, so
+            # that nothing that a signal handler raises can lead out of here in between.
+            lib.sl_deputy_call(ring, ticket.index)
+            return self._take(ring, ticket).result
+        finally:
+            if ticket is not None:
+                self._inside.discard(ticket)
 
     def _running(self) -> CData:
         ring = self._ring

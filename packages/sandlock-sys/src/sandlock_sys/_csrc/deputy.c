@@ -22,7 +22,7 @@
 #include "raw.h"
 #include "spawn.h"
 
-enum { FREE, SUBMITTED, TAKEN, DONE };
+enum { FREE, SUBMITTED, DONE };
 enum { STACK_BYTES = 128 * 1024 }; /* with room for the thread-local storage of every library in the host */
 
 #ifndef __NR_landlock_restrict_self
@@ -127,21 +127,14 @@ static void *run(void *argument)
     deputy->own_folder = RAW(__NR_unshare, CLONE_FS) == 0; /* chdir and umask for the child must not be the host's */
     __atomic_store_n(&deputy->thread_id, (int32_t)RAW(__NR_gettid), __ATOMIC_RELEASE);
     RAW(__NR_futex, &deputy->thread_id, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX);
-    while (!__atomic_load_n(&deputy->stop, __ATOMIC_ACQUIRE)) {
+    for (;;) {
         uint32_t bell = __atomic_load_n(&deputy->bell, __ATOMIC_ACQUIRE);
-        int worked = 0;
-        for (uint32_t count = 0; count < SL_DEPUTY_SLOTS; count++) {
-            struct sl_deputy_slot *slot = &deputy->slots[(deputy->next + count) % SL_DEPUTY_SLOTS];
-            uint32_t expected = SUBMITTED;
-            if (!__atomic_compare_exchange_n(&slot->state, &expected, TAKEN, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-                continue;
-            deputy->next = (deputy->next + count + 1) % SL_DEPUTY_SLOTS; /* the next one first: nobody starves */
-            execute(deputy, slot);
-            worked = 1;
-            break;
-        }
-        if (!worked)
+        if (__atomic_load_n(&deputy->stop, __ATOMIC_ACQUIRE))
+            break; /* looked at after the bell, whose last ring stands for no submission */
+        if (deputy->taken == bell)
             RAW(__NR_futex, &deputy->bell, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, bell, 0);
+        else
+            execute(deputy, &deputy->slots[deputy->queue[deputy->taken++ % SL_DEPUTY_SLOTS]]);
     }
     return NULL;
 }
@@ -184,11 +177,46 @@ long sl_deputy_start(struct sl_deputy **started)
     return 0;
 }
 
-void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index)
+static void lock(struct sl_deputy *deputy)
 {
-    __atomic_store_n(&deputy->slots[index].state, SUBMITTED, __ATOMIC_RELEASE);
+    while (__atomic_exchange_n(&deputy->locked, 1, __ATOMIC_ACQUIRE))
+        RAW(__NR_sched_yield);
+}
+
+static void unlock(struct sl_deputy *deputy)
+{
+    __atomic_store_n(&deputy->locked, 0, __ATOMIC_RELEASE);
+}
+
+/* Under the lock; the bell rings once more than there are submissions when the deputy is to stop. */
+static void ring_bell(struct sl_deputy *deputy)
+{
     __atomic_add_fetch(&deputy->bell, 1, __ATOMIC_ACQ_REL);
     RAW(__NR_futex, &deputy->bell, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+}
+
+void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index)
+{
+    struct sl_deputy_slot *slot = &deputy->slots[index];
+    lock(deputy);
+    uint32_t stopped = deputy->stop;
+    slot->state = SUBMITTED;
+    if (!stopped) {
+        deputy->queue[deputy->bell % SL_DEPUTY_SLOTS] = index;
+        ring_bell(deputy);
+    }
+    unlock(deputy);
+    if (stopped) {
+        slot->result = -ECANCELED;
+        complete(deputy, slot);
+    }
+}
+
+void sl_deputy_call(struct sl_deputy *deputy, uint32_t index)
+{
+    sl_deputy_submit(deputy, index);
+    while (sl_deputy_wait(deputy, index, -1))
+        continue;
 }
 
 long sl_deputy_wait(struct sl_deputy *deputy, uint32_t index, int64_t deadline_ns)
@@ -207,14 +235,14 @@ long sl_deputy_wait(struct sl_deputy *deputy, uint32_t index, int64_t deadline_n
 void sl_deputy_stop(struct sl_deputy *deputy)
 {
     struct ring *ring = (struct ring *)deputy;
+    lock(deputy);
     __atomic_store_n(&deputy->stop, 1, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&deputy->bell, 1, __ATOMIC_ACQ_REL);
-    RAW(__NR_futex, &deputy->bell, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1);
+    uint32_t bell = deputy->bell;
+    ring_bell(deputy);
+    unlock(deputy);
     pthread_join(ring->thread, NULL);
-    for (uint32_t index = 0; index < SL_DEPUTY_SLOTS; index++) {
-        struct sl_deputy_slot *slot = &deputy->slots[index];
-        if (slot->state != SUBMITTED)
-            continue;
+    for (; deputy->taken != bell; deputy->taken++) {
+        struct sl_deputy_slot *slot = &deputy->slots[deputy->queue[deputy->taken % SL_DEPUTY_SLOTS]];
         slot->result = -ECANCELED;
         complete(deputy, slot);
     }

@@ -28,31 +28,37 @@ struct sl_deputy_slot {
     uint32_t answer;         /* enum sl_deputy_answer */
     uint32_t buffer_mask;    /* bit N: arguments[N] is an offset into `buffer`, made an address here */
     uint32_t fd_flags;       /* O_CLOEXEC or 0, for the injected fd */
-    uint32_t state;          /* futex: 0 free, 1 submitted, 2 taken, 3 done */
+    uint32_t state;          /* futex: 0 free, 1 submitted, 2 done */
     uint32_t reserved;
     char buffer[SL_DEPUTY_BYTES];
 };
 
 struct sl_deputy {
     struct sl_deputy_slot slots[SL_DEPUTY_SLOTS];
-    uint32_t bell;           /* futex: counts submissions */
+    uint32_t queue[SL_DEPUTY_SLOTS]; /* of slots, in the order of submission; no more than all are in it */
+    uint32_t bell;           /* futex: counts submissions, so the next goes to queue[bell % SL_DEPUTY_SLOTS] */
+    uint32_t taken;          /* the deputy's own count */
+    uint32_t locked;         /* by who submits, or stops: a few instructions long */
     uint32_t stop;
     int32_t completions;     /* eventfd that the loop reads */
     int32_t listener;        /* for answers, or -1 */
     int32_t thread_id;       /* futex: 0 until the thread runs */
     int32_t own_folder;      /* the thread has a working directory and a umask of its own (0 where unshare is refused) */
-    uint32_t next;           /* the slot the deputy looks at first */
 };
 
 /* Start the deputy of one sandbox: a thread of this process, every signal blocked. 0, or -errno. */
 long sl_deputy_start(struct sl_deputy **started);
 
-/* Submit slot `index`, which the caller has filled; it belongs to the deputy until its state is 3. */
+/* Submit slot `index`, which the caller has filled; it belongs to the deputy until its state is 2. Calls are made in
+ * the order of submission. A deputy that was stopped does nothing: the slot is done at once, with -ECANCELED. */
 void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index);
 
 /* Wait until slot `index` is done, at most until CLOCK_MONOTONIC says `deadline_ns` (-1: no bound).
  * 0, or -ETIMEDOUT, or -EINTR so that the caller can run its signal handlers. */
 long sl_deputy_wait(struct sl_deputy *deputy, uint32_t index, int64_t deadline_ns);
+
+/* Submit slot `index` and wait until it is done, whatever signals come: for what the deputy must not be left alone with. */
+void sl_deputy_call(struct sl_deputy *deputy, uint32_t index);
 
 /* End the thread, after the call that it is in. What was submitted and not begun is done with -ECANCELED, unanswered. */
 void sl_deputy_stop(struct sl_deputy *deputy);
