@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, EUSERS
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from sandlock_arch import native_name
 from sandlock_policy.data.landlock import FS_REFER, NEVER
@@ -228,10 +229,20 @@ def _guard_ruleset(plan: Plan) -> int:
     into another directory (landlock(7)), so this one handles it, and grants it everywhere; the child's decides.
     """
     refer = plan.handled_fs & FS_REFER
-    ruleset = landlock.create_ruleset(refer, 0, _SCOPE_SIGNAL)
+    ruleset = _above_streams(landlock.create_ruleset(refer, 0, _SCOPE_SIGNAL))
     if refer:
         landlock.add_paths(ruleset, [(b"/", refer)])
     return ruleset
+
+
+def _above_streams(fd: int) -> int:
+    """Return `fd`, moved above 2 where the caller lacks a stream: the child's own would be put in its place."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl(fd, F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def _without_metadata(plan: Plan) -> Plan:
@@ -250,7 +261,7 @@ def _without_metadata(plan: Plan) -> Plan:
 
 def child_ruleset(plan: Plan, rules: Sequence[tuple[str, int, bool]]) -> int:
     """Return the caller's fd of a Landlock ruleset with the plan's masks and ports, and `rules` for files."""
-    ruleset = landlock.create_ruleset(plan.handled_fs, plan.handled_net, plan.scoped)
+    ruleset = _above_streams(landlock.create_ruleset(plan.handled_fs, plan.handled_net, plan.scoped))
     try:
         landlock.add_paths(
             ruleset,

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Life", "Patience"]
 
-_SIGTERM, _SIGCONT, _SIGSTOP = 15, 18, 19  # the same numbers on every architecture here; `signal` itself takes 6 ms to import
+# The same numbers on every architecture here; `signal` itself takes 6 ms to import.
+_SIGTERM, _SIGCONT, _SIGSTOP = 15, 18, 19
 _UNKILLABLE_S = 60.0  # a process in an uninterruptible kernel wait outlives its SIGKILL; nobody waits for it for ever
 _CHUNK = 1 << 16  # a pipe's default capacity
 
