@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import ENOENT
+from errno import ENOENT, ENOTDIR
 
 from sandlock_runtime.errors import ConfinementError
 
@@ -43,6 +43,9 @@ def remove_scratch(path: str) -> None:
         os.rmdir(path)
     except OSError as error:
         if error.errno == ENOENT:
+            return
+        if error.errno == ENOTDIR:  # a program that may write in the folder above put something else in its place
+            os.unlink(path)
             return
     else:
         return
