@@ -46,11 +46,13 @@ def confine(policy: Policy) -> tuple[Protection, ...]:
     context, _ = make_context(policy, None)
     plan = plan_for(policy.replace(namespaces="off"), context, host_features())
     program = compile_filter(native(), plan.filter)
-    ruleset = child_ruleset(plan, plan.fs_rules)
+    ruleset = child_ruleset(plan, plan.fs_rules) if plan.handled_fs | plan.handled_net | plan.scoped else -1
     try:
         prctl.set_no_new_privs()
-        landlock.restrict_self(ruleset)
+        if ruleset >= 0:
+            landlock.restrict_self(ruleset)
     finally:
-        os.close(ruleset)
+        if ruleset >= 0:
+            os.close(ruleset)
     seccomp.set_mode_filter(program)
     return plan.protections
