@@ -76,7 +76,7 @@ def test_the_marks_of_presets_stand_for_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "cwd", ["/", "/etc", "/etc/ssh", "/home", "/proc/self", "/sys", "/dev", "/run/user/1", "/var/log"]
+    "cwd", ["/", "/etc", "/etc/ssh", "/home", "/home/me", "/proc/self", "/sys", "/dev", "/run/user/1", "/var/log"]
 )
 def test_a_place_of_the_system_is_not_granted_for_being_the_cwd(cwd: str) -> None:
     here = Context(cwd, "/home/me", ENV, 1000, 1000)
@@ -84,9 +84,7 @@ def test_a_place_of_the_system_is_not_granted_for_being_the_cwd(cwd: str) -> Non
     assert resolve(Policy(fs_readable=["."]), NEW, here).fs_rules == ((cwd, landlock.READ, True),)
 
 
-@pytest.mark.parametrize(
-    "cwd", ["/home/me", "/home/me/src", "/tmp/x", "/srv/app", "/var/tmp/x", "/homework", "/etcetera"]
-)
+@pytest.mark.parametrize("cwd", ["/home/me/src", "/tmp/x", "/srv/app", "/var/tmp/x", "/homework", "/etcetera"])
 def test_a_place_of_work_is(cwd: str) -> None:
     here = Context(cwd, "/home/me", ENV, 1000, 1000)
     assert resolve(Policy(fs_readable=["-${CWD}"]), NEW, here).fs_rules == ((cwd, landlock.READ, False),)
@@ -351,7 +349,7 @@ def test_a_caller_without_path_and_home_gets_the_usual_ones() -> None:
 def test_limits_go_into_the_plan() -> None:
     plan = plan_of(max_open_files=64, cpu_cores="0,2", max_cpu=50, timeout="10s", grace=1, no_huge_pages=True,
                    no_randomize_memory=True, private_tmp=True, cwd="sub")  # fmt: skip
-    assert plan.rlimits == ((4, 0, 0), (7, 64, 64))
+    assert plan.rlimits == ((4, 1, 1), (7, 64, 64))
     assert (plan.affinity, plan.max_cpu, plan.timeout_s, plan.grace_s) == ((0, 2), 50, 10.0, 1.0)
     assert (plan.no_huge_pages, plan.no_randomize_memory, plan.private_tmp) == (True, True, True)
     assert plan.cwd == "/work/sub"

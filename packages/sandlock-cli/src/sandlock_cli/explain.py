@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sandlock_cli.failure import printable
 from sandlock_policy.explain import explain as explain_plan
 from sandlock_policy.explain import explain_text
 from sandlock_policy.seccomp.filter import describe_filter
@@ -31,7 +32,7 @@ def explain(policy: Policy, command: list[str], *, as_json: bool) -> int:
         rows = [dict(zip(("what", "layer", "detail"), row, strict=True)) for row in explain_plan(plan)]
         print(json.dumps({"profile": policy.to_toml(), "rules": rows, "judged_calls": calls}))
         return 0
-    found = f"# The program is {program.path}\n" if program is not None and program.path else ""
+    found = f"# The program is {printable(program.path)}\n" if program is not None and program.path else ""
     profile = policy.to_toml() or "# nothing is granted\n"
     sys.stdout.write(
         f"# The policy, as a profile (sandlock run --profile-file FILE)\n{profile}\n"

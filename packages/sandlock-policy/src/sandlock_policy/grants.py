@@ -59,12 +59,13 @@ def shows_processes(rules: Mapping[str, tuple[int, bool]]) -> bool:
 def cwd_is_work(cwd: str, home: str) -> bool:
     """Tell whether `cwd` is a place of somebody's work, so that a preset may grant it unasked.
 
-    `/`, the directories that hold the home directories, and those of the system's own state are not: whoever starts
-    a sandbox there has not chosen them, and granting `/etc` to root would be granting the shadow file.
+    `/`, a home directory, the directories that hold it, and those of the system's own state are not: whoever starts
+    a sandbox there has not chosen them. Granting `~` would be granting keys and tokens, `/etc` to root the shadow file.
+    `cwd` has its links resolved, or a link that an earlier run planted would decide what it stands for.
     """
     if cwd == "/" or _is_below(cwd, _SYSTEM_STATE) or cwd in ("/home", "/var", "/mnt", "/media", "/srv"):
         return False
-    return not home.startswith(f"{cwd}/")
+    return not f"{home}/".startswith(f"{cwd}/")
 
 
 def _expand_all(

@@ -44,7 +44,9 @@ def program_folders(
         if path.startswith(_SYSTEM):
             continue
         folder = _prefix(path)
-        if path.startswith("/opt/") and path.count("/") >= 3:
+        # Not where a link leads: a project's `bin/tool` may have been planted to have another folder granted.
+        named = path == program or program.startswith((*_SYSTEM, "/opt/"))
+        if named and path.startswith("/opt/") and path.count("/") >= 3:
             found["/".join(path.split("/", 3)[:3])] = None
         if folder in found or folder == "/" or f"{home}/".startswith(f"{folder}/"):
             continue

@@ -179,7 +179,8 @@ def _decide_env(policy: Policy, context: Context) -> dict[str, str]:
 def _decide_rlimits(policy: Policy) -> tuple[tuple[int, int, int], ...]:
     limits = []
     if policy.no_coredump:
-        limits.append((_RLIMIT_CORE, 0, 0))
+        # 1, not 0: only this keeps a dump from a core_pattern that is a pipe, and no dump fits into a byte (core(5)).
+        limits.append((_RLIMIT_CORE, 1, 1))
     if policy.max_open_files is not None:
         limits.append((_RLIMIT_NOFILE, policy.max_open_files, policy.max_open_files))
     return tuple(limits)

@@ -175,7 +175,9 @@ some_fields: dict[str, st.SearchStrategy[Any]] = {
     "net_allow_bind": st.lists(st.one_of(st.integers(0, 65535), st.just("8000-8010,9000"))),
     "http_allow": st.lists(st.sampled_from(["GET a.org/*", "* *:8080/x"])),
     "env": st.dictionaries(names, st.one_of(st.none(), texts)),
-    "credentials": st.dictionaries(names.map(lambda name: name.replace("_", "x")), st.just("env:V")),
+    "credentials": st.dictionaries(
+        names.map(lambda name: name.replace("_", "x")), st.just("env:The_secret")
+    ),  # longer than any of `names`
     "clean_env": st.booleans(),
     "no_coredump": st.booleans(),
     "supervisor": st.booleans(),

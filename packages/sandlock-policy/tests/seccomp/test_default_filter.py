@@ -67,8 +67,8 @@ futex futex_waitv get_mempolicy get_robust_list getcpu getcwd getdents64 getegid
 getpeername getpgid getpid getppid getpriority getrandom getresgid getresuid getrusage getsid getsockname getsockopt
 gettid gettimeofday getuid getxattr inotify_add_watch inotify_init1 inotify_rm_watch io_setup io_submit io_getevents
 kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lgetxattr linkat listxattr lseek madvise mbind
-membarrier memfd_create mincore mkdirat mknodat mlock mmap mprotect mremap mseal msync munlock munmap nanosleep
-newfstatat openat openat2 pidfd_open pidfd_send_signal pipe2 pkey_alloc pkey_free pkey_mprotect ppoll pread64 preadv
+membarrier memfd_create mincore mkdirat mlock mmap mprotect mremap mseal msync munlock munmap nanosleep
+newfstatat pidfd_open pidfd_send_signal pipe2 pkey_alloc pkey_free pkey_mprotect ppoll pread64 preadv
 preadv2 pselect6 pwrite64 pwritev read readahead readlinkat readv recvfrom recvmmsg recvmsg restart_syscall rseq
 rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait
 sched_get_priority_max
@@ -79,7 +79,7 @@ tgkill timer_create timer_delete timer_gettime timer_settime timerfd_create time
 truncate umask uname unlinkat vmsplice wait4 waitid write writev map_shadow_stack
 """.split()
 ORDINARY_X86_64 = """
-access alarm arch_prctl creat dup2 epoll_create epoll_wait eventfd fork getdents getpgrp link lstat mkdir mknod open
+access alarm arch_prctl dup2 epoll_create epoll_wait eventfd fork getdents getpgrp link lstat mkdir
 pause pipe poll readlink rename rmdir select signalfd stat symlink time uretprobe uprobe unlink vfork
 """.split()
 
@@ -92,7 +92,9 @@ name_to_handle_at fanotify_init fanotify_mark ptrace process_vm_readv process_vm
 process_mrelease shmget shmat shmdt shmctl msgget msgsnd msgrcv msgctl semget semop semctl semtimedop mq_open mq_unlink
 mq_timedsend mq_timedreceive mq_notify mq_getsetattr add_key request_key keyctl
 """.split()
-DENIED_ENOSYS = "clone3 io_uring_setup io_uring_enter io_uring_register statmount listmount listns memfd_secret".split()
+DENIED_ENOSYS = (
+    "clone3 openat2 io_uring_setup io_uring_enter io_uring_register statmount listmount listns memfd_secret".split()
+)
 METADATA = """
 chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes futimesat utimensat setxattr lsetxattr
 fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr
@@ -122,7 +124,40 @@ def test_only_named_calls_look_at_their_arguments(arch: Architecture) -> None:
         *("clone", "fcntl", "ioctl", "ioprio_set", "migrate_pages", "move_pages", "personality", "prctl", "prlimit64"),
         *("renameat2", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler", "sendmmsg"),
         *("sendmsg", "sendto", "setpriority", "setsockopt", "socket", "socketpair", "unshare"),
+        *({"creat", "mknod", "open"} & arch.syscalls.keys()),
+        *("mknodat", "openat"),
     }
+
+
+# call -> position of its flags, or None, and of its mode
+MODES: dict[str, tuple[int | None, int]] = {
+    "chmod": (None, 1), "fchmod": (None, 1), "fchmodat": (None, 2), "fchmodat2": (None, 2), "creat": (None, 1),
+    "mknod": (None, 1), "mknodat": (None, 2), "open": (1, 2), "openat": (2, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", MODES)
+def test_no_file_gets_a_setuid_or_setgid_bit(arch: Architecture, call: str) -> None:
+    number = arch.syscalls.get(call)
+    if number is None:
+        assert call in {"chmod", "creat", "mknod", "open"}, "only the calls of old are missing anywhere"
+        return
+    at_flags, at_mode = MODES[call]
+
+    def action(mode: int, flags: int) -> int:
+        arguments = [0] * 6
+        arguments[at_mode] = mode
+        if at_flags is not None:
+            arguments[at_flags] = flags
+        program = compile_filter(arch, FilterOptions(deny_metadata=False))
+        return simulate(program, nr=number, arch=arch.audit_arch, arguments=arguments).action
+
+    for creates in (0o100, 0o20200000):  # O_CREAT, O_TMPFILE
+        assert action(0o755, creates) == ALLOW
+        for mode in (0o4755, 0o2755, 0o6000, 0o4755 | 1 << 32):
+            assert action(mode, creates) == EPERM
+    if at_flags is not None:  # without O_CREAT there is no mode: the register holds anything
+        assert action(0o6755, 0o2) == ALLOW
 
 
 def _verdict(arch: Architecture, nr: int, arguments: tuple[int, ...]) -> Verdict:
@@ -167,7 +202,7 @@ def test_every_entry_has_a_reason() -> None:
 
 
 def test_the_filter_is_small(arch: Architecture) -> None:
-    assert verify(compile_filter(arch, FilterOptions())) < 260
+    assert verify(compile_filter(arch, FilterOptions())) < 280
     longest = max(_verdict(arch, nr, (7,) * 6).steps for nr in arch.syscalls.values())
     assert longest < 50
 

@@ -33,6 +33,8 @@ _UNSHARE_HARMLESS = 0x40600  # CLONE_FS 0x200, CLONE_FILES 0x400, CLONE_SYSVSEM 
 
 _NOT_ITSELF = (not_one_of(0, 0),)  # a pid that is not 0
 
+_CREATES = 0o100 | 0x400000  # O_CREAT, __O_TMPFILE: asm-generic/fcntl.h
+
 _IOCTL = "ioctl"
 _PRCTL = "prctl"
 
@@ -296,6 +298,7 @@ GROUPS: dict[str, Group] = {
         (
             # asm-generic/ioctls.h
             Rule(_IOCTL, (one_of(1, 0x5412),), DENY, "TIOCSTI: types into the terminal"),
+            Rule(_IOCTL, (one_of(1, 0x540A),), DENY, "TCXONC: stops the terminal's output"),
             Rule(_IOCTL, (one_of(1, 0x540C),), DENY, "TIOCEXCL: closes the terminal to its owner, for good"),
             Rule(_IOCTL, (one_of(1, 0x541C),), DENY, "TIOCLINUX: pastes on the console"),
             Rule(_IOCTL, (one_of(1, 0x541D),), DENY, "TIOCCONS: takes the console's output"),
@@ -364,6 +367,24 @@ GROUPS: dict[str, Group] = {
             Rule(_IOCTL, (one_of(1, 0x5000940F, 0x5000943F),), DENY, "BTRFS_IOC_SNAP_DESTROY"),
             Rule(_IOCTL, (one_of(1, 0x4008941A, 0x40089413),), DENY, "BTRFS_IOC_SUBVOL_SETFLAGS, DEFAULT_SUBVOL"),
         ),
+    ),
+    # Behind `metadata`, which refuses the same calls whatever their mode.
+    "setuid": Group(
+        "leaves a program behind that others run with the rights of who ran the sandbox",
+        {"openat2": "its mode is in memory that a filter cannot see"},
+        (
+            # S_ISUID | S_ISGID, linux/stat.h; of the open family only where O_CREAT or O_TMPFILE makes the mode count.
+            Rule("chmod", (has_bits(1, 0o6000),), DENY, "a mode with setuid or setgid"),
+            Rule("fchmod", (has_bits(1, 0o6000),), DENY, "a mode with setuid or setgid"),
+            Rule("fchmodat", (has_bits(2, 0o6000),), DENY, "a mode with setuid or setgid"),
+            Rule("fchmodat2", (has_bits(2, 0o6000),), DENY, "a mode with setuid or setgid"),
+            Rule("creat", (has_bits(1, 0o6000),), DENY, "a mode with setuid or setgid"),
+            Rule("open", (has_bits(1, _CREATES), has_bits(2, 0o6000)), DENY, "a mode with setuid or setgid"),
+            Rule("openat", (has_bits(2, _CREATES), has_bits(3, 0o6000)), DENY, "a mode with setuid or setgid"),
+            Rule("mknod", (has_bits(1, 0o6000),), DENY, "a mode with setuid or setgid"),
+            Rule("mknodat", (has_bits(2, 0o6000),), DENY, "a mode with setuid or setgid"),
+        ),
+        action=ABSENT,
     ),
 }
 

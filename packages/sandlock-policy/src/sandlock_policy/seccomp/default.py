@@ -36,7 +36,7 @@ def _rules(options: FilterOptions) -> Iterator[Rule]:
     for name in options.extra_deny:
         yield from _denied(name)
     lifted = set(options.extra_allow)
-    for group_name in (*ALWAYS, "metadata") if options.deny_metadata else ALWAYS:
+    for group_name in ("metadata", *ALWAYS) if options.deny_metadata else ALWAYS:
         if group_name not in lifted:
             yield from [rule for rule in _group_rules(group_name) if rule.syscall not in lifted]
     yield from UNIX_ALLOWED if options.unix_sockets else UNIX_REFUSED
