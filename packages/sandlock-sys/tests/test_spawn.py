@@ -176,32 +176,37 @@ def test_an_unlimited_limit_is_written_as_python_writes_it() -> None:
     assert core == b"unlimited\n" or hard != resource.RLIM_INFINITY
 
 
-@pytest.mark.parametrize("kind", ["missing", "not executable"])
-def test_without_its_guard_program_a_walking_launch_starts_nothing(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("scoped", [False, True])
+def test_without_its_guard_program_a_launch_starts_nothing(
+    scoped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guard = tmp_path / "guard"
-    if kind != "missing":
-        guard.write_bytes(Path(spawn_module.GUARD_PATH).read_bytes())
-    monkeypatch.setattr(spawn_module, "GUARD_PATH", str(guard))
+    monkeypatch.setattr(spawn_module, "GUARD_PATH", str(tmp_path / "missing"))
+    monkeypatch.setattr(spawn_module, "_program", None)
     touched = tmp_path / "touched"
-    with new_request(["touch", str(touched)], scoped=False) as request, pytest.raises(SpawnError) as caught:
+    with new_request(["touch", str(touched)], scoped=scoped) as request, pytest.raises(SpawnError) as caught:
         spawn(request)
-    assert caught.value.step == "guard-exec"
-    assert caught.value.errno == (errno.ENOENT if kind == "missing" else errno.EACCES)
+    assert (caught.value.step, caught.value.errno) == ("guard-exec", errno.ENOENT)
     assert not touched.exists()
 
 
 @pytest.mark.needs("landlock", level=6)
-def test_without_its_guard_program_a_scoped_sandbox_is_guarded_all_the_same(
+def test_pr_13_a_guard_program_that_is_replaced_inside_is_not_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its guard stays in the host's memory, where it was while the sandbox was young."""
-    monkeypatch.setattr(spawn_module, "GUARD_PATH", str(tmp_path / "missing"))
+    """The folder that sandlock is installed in may be below a write grant: a project with its environment in it."""
+    program, owned = tmp_path / "guard", tmp_path / "owned"
+    program.write_bytes(Path(spawn_module.GUARD_PATH).read_bytes())
+    program.chmod(0o755)
+    monkeypatch.setattr(spawn_module, "GUARD_PATH", str(program))
+    monkeypatch.setattr(spawn_module, "_program", None)
+    evil = f"#!/bin/sh\ntouch {owned}\n"
     mark = new_mark()
-    # The daemon is there after the first guard would have become the program.
-    assert output_of(["sh", "-c", f"setsid sleep 600 {mark} >/dev/null & sleep 0.1; echo done"]) == b"done\n"
+    inside = f"printf '%s' '{evil}' >{program}; (setsid sleep 600 {mark} >/dev/null &); sleep 0.2; echo done"
+    assert output_of(["sh", "-c", inside]) == b"done\n"
+    assert program.read_text() == evil  # the control: it was there to be executed, after the guard's 20 ms
+    assert not owned.exists()
     assert alive_with(mark) == []
+    os.close(spawn_module._program[0])  # type: ignore[index]  # the copy of this test's own program
 
 
 @pytest.mark.needs("ordinary_user")

@@ -9,6 +9,9 @@ of its own, no capability, stdio and the declared fds, and nothing else.
 
 from __future__ import annotations
 
+import os
+from errno import EINVAL
+from fcntl import F_ADD_SEALS, fcntl
 from os import fsdecode
 
 from sandlock_sys._buffers import NULL
@@ -30,6 +33,9 @@ GUARD_PATH = __file__.rpartition("/")[0] + "/_guard"
 NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
+_MEMFD_FLAGS = 0x1 | 0x2  # MFD_CLOEXEC | MFD_ALLOW_SEALING, linux/memfd.h, 3.17
+_MFD_EXEC = 0x10  # linux/memfd.h, 6.3
+_ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL | SHRINK | GROW | WRITE, linux/fcntl.h, 3.17
 _PARK, _OWN_MEMORY, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 6
 _PARKED = 1  # SL_PHASE_PARKED
 _GO, _END = 1, 2  # SL_VERDICT_*
@@ -237,7 +243,7 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
     memory.argv = _strings(request.argv, held)
     memory.envp = _strings(request.env, held)
     memory.candidates = _strings(request.candidates, held)
-    memory.guard_path = _string(GUARD_PATH.encode("utf-8", "surrogateescape"), held)
+    memory.guard_program = _guard_program()
     if request.cwd is not None:
         memory.cwd = _string(request.cwd, held)
     flags = request.flags | (_PARK if request.park else 0) | (0 if request.scoped else _UNSCOPED)
@@ -278,6 +284,48 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
         memory.filter_flags = request.filter_flags
     memory.ruleset = request.ruleset
     memory.guard_ruleset = request.guard_ruleset
+
+
+_program: tuple[int, int, int] | None = None  # fd, device, inode
+
+
+def _guard_program() -> int:
+    """Return the fd of a sealed copy of the guard program, made once for the process.
+
+    Safety: the guard executes it after the program inside has begun, which may have a write grant over the folder that
+    sandlock is installed in; a copy that nobody can write is not reached by that. The number may be another file's by
+    now, where the caller has closed all its fds since: so the copy is recognised by its inode.
+    """
+    global _program  # noqa: PLW0603  # one copy serves every launch
+    if _program is not None:
+        fd, device, inode = _program
+        try:
+            status = os.fstat(fd)
+        except OSError:  # EBADF: closed
+            status = None
+        if status is not None and (status.st_dev, status.st_ino) == (device, inode):
+            return fd
+    try:
+        with open(GUARD_PATH, "rb", buffering=0) as file:
+            program = file.readall()
+        fd = _sealed(program)
+    except OSError as error:
+        raise SpawnError("guard-exec", "open", error.errno or 0, GUARD_PATH) from error
+    status = os.fstat(fd)
+    _program = (fd, status.st_dev, status.st_ino)
+    return fd
+
+
+def _sealed(program: bytes) -> int:
+    try:
+        fd = os.memfd_create("sandlock-guard", _MEMFD_FLAGS | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != EINVAL:  # before 6.3 every memfd is executable, and nobody has to ask for it
+            raise
+        fd = os.memfd_create("sandlock-guard", _MEMFD_FLAGS)
+    os.write(fd, program)
+    fcntl(fd, F_ADD_SEALS, _ALL_SEALS)
+    return fd
 
 
 def _hold(value: CData, held: list[object]) -> CData:

@@ -43,10 +43,16 @@ class Holdings:
         )
 
 
+# Made at the first launch and kept by the process: the sealed copy of the guard program.
+_ONCE = "/memfd:sandlock-guard"
+
+
 def _fds() -> Iterator[tuple[int, str]]:
     for name in os.listdir("/proc/self/fd"):
         try:
-            yield int(name), os.readlink(f"/proc/self/fd/{name}")
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not target.startswith(_ONCE):
+                yield int(name), target
         except FileNotFoundError:  # the fd of the listing itself
             continue
 

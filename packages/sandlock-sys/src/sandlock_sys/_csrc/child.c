@@ -35,7 +35,8 @@ enum {
     SIGNAL_STOP = 19,
     SIGSET_BYTES = 8,
     SET_MASK = 2,               /* SIG_SETMASK */
-    ERR_ENOENT = 2, ERR_EACCES = 13, ERR_ENOTDIR = 20, ERR_EINVAL = 22, ERR_ESRCH = 3,
+    LIMIT_CORE = 4, /* RLIMIT_CORE */
+    ERR_EPERM = 1, ERR_ENOENT = 2, ERR_EACCES = 13, ERR_ENOTDIR = 20, ERR_EINVAL = 22, ERR_ESRCH = 3,
     FLAG_ADDR_NO_RANDOMIZE = 0x0040000, /* personality(2) */
     SET_FD_FLAGS = 2,           /* F_SETFD */
     FLAG_NEW_LISTENER = 1 << 3, /* SECCOMP_FILTER_FLAG_NEW_LISTENER, 5.0 */
@@ -113,6 +114,10 @@ static int limit(struct sl_spawn *spawn)
     for (uint32_t index = 0; index < spawn->n_limits; index++) {
         const struct sl_limit *wanted = &spawn->limits[index];
         long result = RAW(__NR_prlimit64, 0, wanted->resource, &wanted->soft, 0);
+        if (result == -ERR_EPERM && wanted->resource == LIMIT_CORE) {
+            const uint64_t none[2] = {0, 0}; /* the caller may not dump at all: less than that cannot be asked for */
+            result = RAW(__NR_prlimit64, 0, LIMIT_CORE, none, 0);
+        }
         if (result < 0) {
             sl_fail(spawn, SL_STEP_LIMIT, result, index);
             return -1;

@@ -23,15 +23,18 @@
 #endif
 
 enum {
-    GUARD_CONTROL = 0, /* the only fd that the guard keeps */
+    GUARD_CONTROL = 0, /* the control socket */
     GUARD_KILL = 9, GUARD_CHILD = 17, GUARD_SIGSET_BYTES = 8, /* SIGKILL, SIGCHLD */
     GUARD_BLOCK = 0, /* SIG_BLOCK */
     GUARD_NO_HANG = 1, GUARD_ANY_CHILD = 0x40000000, /* WNOHANG, __WALL */
     GUARD_STOPPED = 0x7f, /* WIFSTOPPED */
-    GUARD_EPERM = 1, GUARD_EINTR = 4, GUARD_ECHILD = 10, GUARD_EAGAIN = 11,
+    GUARD_REAPS = 64,
+    GUARD_EPERM = 1, GUARD_ESRCH = 3, GUARD_EINTR = 4, GUARD_ECHILD = 10, GUARD_EAGAIN = 11,
     GUARD_READABLE = 1, /* POLLIN */
     GUARD_DONT_WAIT = 0x40, GUARD_NO_SIGNAL = 0x4000, /* MSG_DONTWAIT, MSG_NOSIGNAL */
     GUARD_TICK_NS = 1000 * 1000,
+    GUARD_MONOTONIC = 1, /* CLOCK_MONOTONIC */
+    GUARD_PROGRAM = 1,   /* the fd of the guard program, until it is executed */
 };
 
 struct guard_timespec { int64_t seconds, nanoseconds; };
@@ -44,7 +47,6 @@ _Static_assert(sizeof(struct guard_usage) == 144, "struct rusage");
 struct guard {
     int child, host;
     int walks;          /* no signal scope: processes are found by walking /proc */
-    int proved;         /* kill(-1) reaches this sandbox only */
     int main_gone;
     int host_pidfd, signals;
     uint64_t floor_kib; /* the host's own peak at the launch: the kernel counts it for the first process as well */
@@ -62,15 +64,17 @@ static void guard_signal_all(struct guard *guard, int signal)
         RAW(__NR_kill, -1, signal); /* atomic: no fork slips through it */
 }
 
-static void guard_reap(struct guard *guard, int *alive)
+/* Reap what has ended; 1 when there may be more. One pass is bounded: orphans can be made to die faster than they are
+ * reaped, and the guard must hear its orders all the same. */
+static int guard_reap(struct guard *guard, int *alive)
 {
     struct guard_usage usage;
     int status;
-    for (;;) {
+    for (int count = 0; count < GUARD_REAPS; count++) {
         long pid = RAW(__NR_wait4, -1, &status, GUARD_NO_HANG | GUARD_ANY_CHILD, &usage);
         *alive = pid != -GUARD_ECHILD;
         if (pid <= 0)
-            return;
+            return 0;
         if ((status & 0xff) == GUARD_STOPPED)
             continue; /* a child that made the guard its tracer has stopped, not ended */
         struct sl_report *report = &guard->report;
@@ -84,6 +88,7 @@ static void guard_reap(struct guard *guard, int *alive)
             report->status = status;
         }
     }
+    return 1;
 }
 
 static void guard_drain(struct guard *guard)
@@ -96,11 +101,13 @@ static void guard_end(struct guard *guard)
 {
     int alive = 1;
     for (int ticks = 0;; ticks++) {
-        guard_reap(guard, &alive);
+        int more = guard_reap(guard, &alive);
         if (!alive)
             break; /* orphans come to the guard, so no child means no process at all */
         if (ticks == 0 || guard->walks)
             guard_signal_all(guard, GUARD_KILL);
+        if (more)
+            continue;
         struct guard_poll ready = {.fd = guard->signals, .events = GUARD_READABLE};
         struct guard_timespec tick = {0, GUARD_TICK_NS};
         RAW(__NR_ppoll, &ready, 1, &tick, 0, 0);
@@ -134,34 +141,36 @@ static int guard_prepare(struct guard *guard)
     guard->signals = (int)RAW(__NR_signalfd4, -1, &child, GUARD_SIGSET_BYTES, O_CLOEXEC | O_NONBLOCK);
     guard->host_pidfd = (int)RAW(__NR_pidfd_open, guard->host, 0);
     int host_there = RAW(__NR_getppid) == guard->host;
-    /* The proof: the host, of the same user, must be out of reach from this domain, or kill(-1) would not stop at it.
-     * The program does not ask again: its domain is the one it was proved for, and the host may be gone by now. */
-    if (!guard->proved && RAW(__NR_kill, guard->host, 0) != -GUARD_EPERM)
-        guard->walks = 1;
-    guard->proved = !guard->walks;
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     RAW(__NR_capset, &header, none);
     return guard->signals >= 0 && guard->host_pidfd >= 0 && host_there;
 }
 
-/* Serve until the end, which does not return, or until `patience` has passed with nothing to do. */
-static void guard_serve(struct guard *guard, const struct guard_timespec *patience)
+static int64_t guard_now_ns(void)
+{
+    struct guard_timespec now = {0, 0};
+    RAW(__NR_clock_gettime, GUARD_MONOTONIC, &now);
+    return now.seconds * 1000000000 + now.nanoseconds;
+}
+
+/* Serve until the end, which does not return, or until `until_ns` (monotonic; 0: for ever), whatever happens meanwhile. */
+static void guard_serve(struct guard *guard, int64_t until_ns)
 {
     for (;;) {
-        int alive;
-        guard_reap(guard, &alive);
+        int alive, more = guard_reap(guard, &alive);
         if (guard->main_gone || !alive)
             guard_end(guard);
+        int64_t left_ns = until_ns ? until_ns - guard_now_ns() : 0;
+        if (until_ns && left_ns <= 0)
+            return;
         struct guard_poll ready[] = {
             {GUARD_CONTROL, GUARD_READABLE, 0},
             {guard->host_pidfd, GUARD_READABLE, 0},
             {guard->signals, GUARD_READABLE, 0},
         };
-        struct guard_timespec left = patience ? *patience : (struct guard_timespec){0, 0};
-        long result = RAW(__NR_ppoll, ready, 3, patience ? &left : NULL, 0, 0);
-        if (result == 0)
-            return;
+        struct guard_timespec left = {0, more ? 0 : left_ns}; /* the young stage is shorter than a second */
+        long result = RAW(__NR_ppoll, ready, 3, until_ns || more ? &left : NULL, 0, 0);
         if ((result < 0 && result != -GUARD_EINTR) || ready[1].returned)
             guard_end(guard);
         if (ready[0].returned)

@@ -24,10 +24,10 @@ __attribute__((used)) void guard_start(long *stack)
     struct guard guard = {0};
     if (stack[0] != SL_GUARD_ARGUMENTS)
         RAW(__NR_exit_group, 64);
+    RAW(__NR_prctl, PR_SET_NAME, "sandlock-guard", 0, 0, 0); /* executed from an fd it would have the fd's name */
     guard.child = number(argv[1]);
     guard.host = number(argv[2]);
     guard.walks = argv[3][0] == 'w';
-    guard.proved = !guard.walks;
     guard.report.reaped = (uint32_t)number(argv[4]);
     guard.report.user_us = large(argv[5]);
     guard.report.system_us = large(argv[6]);
@@ -35,7 +35,7 @@ __attribute__((used)) void guard_start(long *stack)
     guard.floor_kib = large(argv[8]);
     if (!guard_prepare(&guard))
         guard_end(&guard);
-    guard_serve(&guard, NULL);
+    guard_serve(&guard, 0);
 }
 
 #if defined(__x86_64__)

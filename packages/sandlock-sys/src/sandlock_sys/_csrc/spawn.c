@@ -124,7 +124,31 @@ static void become_program(struct sl_spawn *spawn, const struct guard *guard)
     };
     _Static_assert(sizeof argv / sizeof *argv == SL_GUARD_ARGUMENTS + 1, "what guard_main.c takes");
     char *envp[] = {NULL};
-    RAW(__NR_execve, spawn->guard_path, argv, envp);
+    RAW(__NR_execveat, GUARD_PROGRAM, "", argv, envp, AT_EMPTY_PATH);
+}
+
+/* Before there is anything to kill: the host, of the same user, must be out of reach from this domain, or kill(-1) would
+ * not stop at it. 0 when the host is gone. The program does not ask again: its domain is the one this proved. */
+static int prove(struct guard *guard)
+{
+    long result = RAW(__NR_kill, guard->host, 0);
+    if (result != -GUARD_EPERM)
+        guard->walks = 1;
+    return result != -GUARD_ESRCH && RAW(__NR_getppid) == guard->host;
+}
+
+/* Keep the control socket and the guard program, and nothing else of the host's. */
+static long take_fds(struct sl_spawn *spawn)
+{
+    int control = spawn->control, program = spawn->guard_program;
+    long result = 0;
+    if (program == GUARD_CONTROL) /* the next line would close it */
+        result = program = (int)RAW(__NR_fcntl, program, F_DUPFD_CLOEXEC, GUARD_PROGRAM);
+    if (result >= 0 && control != GUARD_CONTROL)
+        result = RAW(__NR_dup3, control, GUARD_CONTROL, 0);
+    if (result >= 0 && program != GUARD_PROGRAM)
+        result = RAW(__NR_dup3, program, GUARD_PROGRAM, O_CLOEXEC);
+    return result < 0 ? result : RAW(__NR_close_range, GUARD_PROGRAM + 1, ~0U, 0);
 }
 
 static int guard_main(void *argument)
@@ -150,15 +174,13 @@ static int guard_main(void *argument)
         if (result < 0)
             finish_guard(spawn, SL_STEP_GUARD_LANDLOCK, result);
     }
-    if (guard.walks && (result = RAW(__NR_faccessat, AT_FDCWD, spawn->guard_path, X_OK)) < 0)
-        finish_guard(spawn, SL_STEP_GUARD_EXEC, result); /* told before the child starts: the exec comes after it */
+    if (!guard.walks && !prove(&guard))
+        finish_guard(spawn, SL_STEP_GUARD, -ERR_ESRCH); /* the host is gone, and nothing was started */
     result = clone_child(argument);
     if (result < 0)
         finish_guard(spawn, SL_STEP_CLONE, result);
     guard.child = spawn->child_pid = (int32_t)result;
-    result = RAW(__NR_dup3, spawn->control, GUARD_CONTROL, 0);
-    if (result >= 0)
-        result = RAW(__NR_close_range, 1, ~0U, 0);
+    result = take_fds(spawn);
     if (result < 0)
         finish_guard(spawn, SL_STEP_GUARD, result);
     struct guard_usage usage;
@@ -166,15 +188,13 @@ static int guard_main(void *argument)
         guard.floor_kib = (uint64_t)usage.peak_kib;
     if (!guard.walks) {
         int watching = guard_prepare(&guard);
-        struct guard_timespec young = {0, YOUNG_NS};
-        if (!guard.walks && !watching)
+        if (!watching)
             guard_end(&guard);
-        if (!guard.walks)
-            guard_serve(&guard, &young);
+        guard_serve(&guard, guard_now_ns() + YOUNG_NS);
     }
     become_program(spawn, &guard);
     if (!guard.walks)
-        guard_serve(&guard, NULL); /* the program is gone or may not be executed: go on as before */
+        guard_serve(&guard, 0); /* the program is gone or may not be executed: go on as before */
     finish_guard(spawn, SL_STEP_GUARD_EXEC, -ERR_ESRCH);
     return 127;
 }

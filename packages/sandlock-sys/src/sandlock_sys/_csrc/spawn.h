@@ -17,7 +17,6 @@ struct sl_spawn {
     char *const *argv;
     char *const *envp;
     const char *cwd;                /* NULL: the caller's */
-    const char *guard_path;         /* the guard program */
     const char *uid_map;            /* one line; with SL_SPAWN_USER_NS */
     const char *gid_map;
     const char *const *writable;    /* with SL_SPAWN_MOUNT_NS: all else becomes read-only; NULL ends */
@@ -35,6 +34,7 @@ struct sl_spawn {
     int32_t ruleset;                /* Landlock, the child's own; -1: none */
     int32_t guard_ruleset;          /* Landlock, the guard's and so everybody's; -1: none */
     int32_t control;                /* the guard's end of the control socket */
+    int32_t guard_program;          /* sealed copy of the guard program: its file may be below a write grant */
     int32_t host_pid;               /* set by sl_spawn: whom the guard watches */
 
     /* told: written by the kernel, the guard and the child */
