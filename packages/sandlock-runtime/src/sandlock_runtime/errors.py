@@ -77,7 +77,7 @@ class CommandNotFoundError(SandboxError, FileNotFoundError):
         """Name the command and the reason."""
         return f"{self.filename}: {self.strerror}"
 
-    def __reduce__(self) -> tuple[type[CommandNotFoundError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[CommandNotFoundError], tuple[object, ...]]:
         """Pickle what the constructor takes."""
         return type(self), (self.filename, self.strerror)
 
@@ -98,7 +98,7 @@ class CommandNotRunnableError(SandboxError, PermissionError):
         """Name the command and the reason."""
         return f"{self.filename}: {self.strerror}"
 
-    def __reduce__(self) -> tuple[type[CommandNotRunnableError], tuple[int, str, str]]:
+    def __reduce__(self) -> tuple[type[CommandNotRunnableError], tuple[object, ...]]:
         """Pickle what the constructor takes."""
         return type(self), (self.errno, self.filename, self.strerror)
 

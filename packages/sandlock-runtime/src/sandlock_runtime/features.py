@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["host_features", "namespace_refused", "override"]
 
 _ABI_VARIABLE = "SANDLOCK_LANDLOCK_ABI"  # a lower ABI than the kernel's, to see what an old one would do
-_UNKNOWN_RIGHT = (EINVAL, E2BIG, ENOMSG)  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
+_UNKNOWN_RIGHT = (
+    EINVAL,
+    E2BIG,
+    ENOMSG,
+)  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None
 

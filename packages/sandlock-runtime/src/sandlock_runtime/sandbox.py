@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Sandbox"]
 
 _SIGSTOP, _SIGCONT = 19, 18  # the same numbers on every architecture here
+MAX_OUTPUT = 256 << 20
 _LATER = ("policy_fn", "handlers", "init_fn", "work_fn")
 
 
@@ -74,7 +75,7 @@ class Sandbox:
         *,
         stdin: Stream = DEVNULL,
         input: bytes | None = None,  # noqa: A002  # the name that subprocess.run gave it
-        max_output: int | None = None,
+        max_output: int | None = MAX_OUTPUT,
         pass_fds: Sequence[int] = (),
     ) -> Result:
         """Run `cmd`, wait until nothing of it is left, and return what became of it.
@@ -85,7 +86,8 @@ class Sandbox:
                 None.
             stdin: a file, an fd, or DEVNULL; INHERIT for the caller's.
             input: bytes for its standard input, instead of `stdin`.
-            max_output: bytes to keep of stdout and of stderr each; the rest is counted and dropped.
+            max_output: bytes to keep of stdout and of stderr each; the rest is counted and dropped. None keeps all,
+                so the program decides how much of the caller's memory it takes.
             pass_fds: fds that stay open inside, at their numbers.
 
         Raises:

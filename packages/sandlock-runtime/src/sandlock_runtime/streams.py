@@ -30,20 +30,17 @@ _NULL = os.makedev(1, 3)  # admin-guide/devices.txt
 def exposes(fds: Iterable[int]) -> bool:
     """Tell whether the program could change mode, owner, times or attributes of a file through one of `fds`.
 
-    An fd keeps the mount that it was opened on, so the read-only mounts of the sandbox do not cover it. A file that is
-    open for writing is granted as such, and so is a terminal; pipes and sockets are no files that remain.
+    An fd keeps the mount that it was opened on, so the read-only mounts of the sandbox do not cover it, and a directory
+    reaches everything below and above it. A file that is open for writing is granted as such, and so is a terminal;
+    pipes and sockets are no files that remain. Whose file it is does not matter: a group may write it.
     """
     for fd in fds:
         if fd < 0:
             continue
-        status = os.fstat(fd)
-        mode, flags = status.st_mode, fcntl(fd, F_GETFL)
-        if status.st_uid != os.geteuid() or S_ISSOCK(mode) or S_ISFIFO(mode):
+        mode = os.fstat(fd).st_mode
+        if S_ISSOCK(mode) or S_ISFIFO(mode) or os.isatty(fd):
             continue
-        if S_ISCHR(mode):
-            if not os.isatty(fd):
-                return True
-        elif not S_ISREG(mode) or flags & (os.O_ACCMODE | os.O_PATH) in (os.O_RDONLY, os.O_PATH):
+        if not S_ISREG(mode) or fcntl(fd, F_GETFL) & (os.O_ACCMODE | os.O_PATH) in (os.O_RDONLY, os.O_PATH):
             return True
     return False
 
