@@ -34,7 +34,7 @@ def errno_of(call: Callable[[], Any]) -> int:
 
 def test_files_are_those_of_the_grants(tree: Tree) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: (tree.read / "data.txt").read_text(),
+        (tree.read / "data.txt").read_text,
         lambda: (tree.work / "new").write_text("x"),
         lambda: (tree.read / "new").write_text("x"),
         tree.canary.path.read_text,

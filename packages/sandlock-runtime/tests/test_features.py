@@ -85,7 +85,9 @@ def test_a_refusal_under_override_ends_with_it() -> None:
 
 
 @pytest.mark.needs("landlock", level=3)
-@pytest.mark.parametrize(("said", "abi"), [("0", 0), ("1", 1), ("2", 2), ("99", None), ("-1", None), ("x", None), ("", None)])
+@pytest.mark.parametrize(
+    ("said", "abi"), [("0", 0), ("1", 1), ("2", 2), ("99", None), ("-1", None), ("x", None), ("", None)]
+)
 def test_the_environment_may_force_a_lower_abi(said: str, abi: int | None) -> None:
     code = "from sandlock_runtime import host_features as f\nprint(f().landlock_abi, f().landlock_fs)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SANDLOCK_LANDLOCK_ABI": said}
@@ -96,7 +98,8 @@ def test_the_environment_may_force_a_lower_abi(said: str, abi: int | None) -> No
 
 @pytest.mark.needs("landlock", level=6)
 @pytest.mark.parametrize(
-    ("kind", "missing"), [("fs", FS_RIGHTS["truncate"][0]), ("net", NET_RIGHTS["bind_tcp"][0]), ("scope", SCOPES["signal"][0])]
+    ("kind", "missing"),
+    [("fs", FS_RIGHTS["truncate"][0]), ("net", NET_RIGHTS["bind_tcp"][0]), ("scope", SCOPES["signal"][0])],
 )
 def test_each_right_is_tried_where_the_abi_promises_too_much(
     kind: str, missing: int, monkeypatch: pytest.MonkeyPatch

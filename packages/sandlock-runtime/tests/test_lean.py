@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-import _cffi_backend  # type: ignore[import-not-found]  # an extension module of cffi, without types
+import _cffi_backend  # type: ignore[import-untyped]  # an extension module of cffi, without types
 import pytest
 from runtime_lab import SYSTEM
 
@@ -16,11 +16,12 @@ import sandlock_runtime
 import sandlock_sys
 
 HEAVY = {
-    "argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json", "logging",
-    "pathlib", "re", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "tomllib", "typing", "warnings",
+    "argparse", "asyncio", "collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json",
+    "logging", "pathlib", "re", "shutil", "signal", "socket", "subprocess", "tempfile", "threading",
+    "tomllib", "typing", "warnings",
 }  # fmt: skip
 
-RUN = f"from sandlock_runtime import Sandbox\nresult = Sandbox(fs_readable={SYSTEM!r}).run(['true'])\nassert result.success"
+RUN = f"from sandlock_runtime import Sandbox\nassert Sandbox(fs_readable={SYSTEM!r}).run(['true']).success"
 PRESET = (
     "from sandlock_policy import preset\nfrom sandlock_runtime.sandbox import Sandbox\n"
     "assert Sandbox(preset('default')).run(['true']).success"
@@ -30,7 +31,14 @@ POPEN = f"from sandlock_runtime import Sandbox\nSandbox(fs_readable={SYSTEM!r}).
 
 @pytest.mark.parametrize(
     "code",
-    ["import sandlock_runtime", "import sandlock_runtime.launch", "import sandlock_runtime.sandbox", RUN, PRESET, POPEN],
+    [
+        "import sandlock_runtime",
+        "import sandlock_runtime.launch",
+        "import sandlock_runtime.sandbox",
+        RUN,
+        PRESET,
+        POPEN,
+    ],
     ids=["package", "launch", "sandbox", "a run", "a run of the preset", "popen"],
 )
 def test_the_run_path_loads_no_heavy_module(code: str) -> None:

@@ -12,10 +12,16 @@ from sandlock_runtime import PIPE
 pytestmark = pytest.mark.usefixtures("leaks")
 
 MIB = 1 << 20
-BOTH = "import os, threading\nblock = bytes(1 << 16)\n" + (
-    "def fill(fd):\n    for _ in range(1024): os.write(fd, block)\n"
-    "other = threading.Thread(target=fill, args=(2,)); other.start(); fill(1); other.join()"
-)
+BOTH = """
+import os, threading
+def fill(fd):
+    for _ in range(1024):
+        os.write(fd, bytes(1 << 16))
+other = threading.Thread(target=fill, args=(2,))
+other.start()
+fill(1)
+other.join()
+"""
 
 
 def test_64_mib_on_both_streams_come_back_whole() -> None:
@@ -66,7 +72,9 @@ def test_a_program_that_closes_its_output_early_is_waited_for() -> None:
 
 
 def test_a_daemon_that_holds_the_pipe_does_not_hold_the_caller() -> None:
-    result = box().run(["sh", "-c", "setsid sh -c 'while :; do echo x; sleep 0.01; done' & sleep 0.2; echo end"], timeout=30)
+    result = box().run(
+        ["sh", "-c", "setsid sh -c 'while :; do echo x; sleep 0.01; done' & sleep 0.2; echo end"], timeout=30
+    )
     assert result.reason == "EXITED" and b"end\n" in result.stdout and b"x\n" in result.stdout
     assert result.usage.wall_s < 10
 

@@ -89,8 +89,9 @@ def test_a_field_that_is_not_enforced_yet_refuses_by_name(fields: dict[str, Any]
 
 @pytest.mark.parametrize("name", ["policy_fn", "handlers", "init_fn", "work_fn"])
 def test_an_argument_that_is_not_served_yet_refuses_by_name(name: str) -> None:
+    arguments: dict[str, Any] = {name: [print]}
     with pytest.raises(PolicyError, match=name):
-        Sandbox(**{name: [print]})  # type: ignore[misc]  # no field of a policy
+        Sandbox(**arguments)
     Sandbox(handlers=(), policy_fn=None)  # type: ignore[call-arg]  # what programs for the other SDK write
 
 
@@ -296,7 +297,7 @@ def test_a_block_without_a_program_is_fine() -> None:
 def test_passed_fds_keep_their_numbers_and_no_other_fd_does(start: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     other = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    os.set_inheritable(other, True)  # noqa: FBT003 - the signature of os
+    os.set_inheritable(other, True)
     code = f"import os; os.write({writer}, str(sorted(map(int, os.listdir('/proc/self/fd')))).encode())"
     sandbox = box(fs_readable=["/proc"])
     try:

@@ -33,7 +33,9 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_program_finds_it_by_name_writes_there_and_it_goes(base: Path) -> None:
-    result = box(private_tmp=True).run(["sh", "-c", "echo $TMPDIR; stat -c %a $TMPDIR; echo in > $TMPDIR/f; cat $TMPDIR/f"])
+    result = box(private_tmp=True).run(
+        ["sh", "-c", "echo $TMPDIR; stat -c %a $TMPDIR; echo in > $TMPDIR/f; cat $TMPDIR/f"]
+    )
     path, mode, content = result.stdout.decode().split()
     assert re.fullmatch(re.escape(str(base)) + "/sandlock-[0-9a-f]{16}", path)
     assert (mode, content) == ("700", "in")
@@ -42,7 +44,9 @@ def test_the_program_finds_it_by_name_writes_there_and_it_goes(base: Path) -> No
 
 def test_its_neighbours_are_out_of_reach(base: Path) -> None:
     (base / "other").write_text("secret")
-    result = box(private_tmp=True).run(["sh", "-c", "cat $TMPDIR/../other; echo x > $TMPDIR/../new; rmdir $TMPDIR; ls $TMPDIR"])
+    result = box(private_tmp=True).run(
+        ["sh", "-c", "cat $TMPDIR/../other; echo x > $TMPDIR/../new; rmdir $TMPDIR; ls $TMPDIR"]
+    )
     assert result.success and b"secret" not in result.stdout
     assert [path.name for path in base.iterdir()] == ["other"]
 
@@ -73,7 +77,7 @@ def test_a_name_that_exists_is_never_taken(tmp_path: Path) -> None:
     os.symlink("/etc", path)
     with pytest.raises(ConfinementError):
         make_scratch(path)
-    assert name_scratch("/") .startswith("/sandlock-") and name_scratch("/x/") != name_scratch("/x/")
+    assert name_scratch("/").startswith("/sandlock-") and name_scratch("/x/") != name_scratch("/x/")
 
 
 def test_what_is_gone_already_is_no_error(tmp_path: Path) -> None:
@@ -83,7 +87,10 @@ def test_what_is_gone_already_is_no_error(tmp_path: Path) -> None:
 DEEP = "import os\nfor _ in range({depth}):\n os.mkdir('d'); os.chdir('d')\nopen('leaf', 'w').close()"
 CLOSED = "for n in a b c; do mkdir -p $n/$n/$n; touch $n/$n/f; chmod 0 $n/$n/f $n/$n/$n $n/$n $n; done; chmod 0 ."
 MANY = "import os\nfor n in range(10000): open(str(n), 'w').close()"
-NAMES = "import os\nfor n in (b'-rf', b'\\xff\\xfe', b' ', b'a\\nb', b'*', b'.x'): os.mkdir(n); open(n + b'/f', 'w').close()"
+NAMES = (
+    "import os\nfor n in (b'-rf', b'\\xff\\xfe', b' ', b'a\\nb', b'*', b'.x'):\n"
+    " os.mkdir(n); open(n + b'/f', 'w').close()"
+)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +115,8 @@ def test_links_out_of_it_are_removed_and_their_targets_are_not_touched(base: Pat
     (folder / "kept").write_text("kept")
     before = folder.stat()
     code = (
-        f"cd $TMPDIR; ln -s {folder} link; ln -s {tree.canary.path} file; mkdir d; ln -s {folder} d/link; ln -s . d/self;"
-        "ln -s .. d/up; ln -s / root; chmod 0 d; ls -l"
+        f"cd $TMPDIR; ln -s {folder} link; ln -s {tree.canary.path} file; mkdir d; ln -s {folder} d/link;"
+        "ln -s . d/self; ln -s .. d/up; ln -s / root; chmod 0 d; ls -l"
     )
     result = box(private_tmp=True).run(["sh", "-c", code])
     assert b"link -> " in result.stdout, result.stderr

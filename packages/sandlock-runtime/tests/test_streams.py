@@ -56,9 +56,10 @@ def test_a_bad_fd_is_told_and_nothing_is_left() -> None:
 def test_devnull_is_opened_inside() -> None:
     """An fd of the host's would let root's program change the mode of the node."""
     before = os.stat("/dev/null")
-    code = "import os\nfor n in (0, 1):\n try: os.fchmod(n, 0o600)\n except OSError as e: os.write(2, str(e.errno).encode())"
+    attempt = "try: os.fchmod(n, 0o600)\n except OSError as e: os.write(2, b'%d' % e.errno)"
+    code = f"import os\nfor n in (0, 1):\n {attempt}"
     with box().popen([*PYTHON, code], stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE) as process:
-        assert process.communicate()[1] in (b"11", b"3030", b"11" * 2)
+        assert process.communicate()[1] in (b"11", b"3030")
     after = os.stat("/dev/null")
     assert (after.st_mode, after.st_ctime_ns) == (before.st_mode, before.st_ctime_ns)
     with open("/dev/null", "r+b") as null:

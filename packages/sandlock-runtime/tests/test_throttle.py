@@ -62,7 +62,9 @@ def test_the_timeout_reaches_a_tree_that_is_held_back() -> None:
 def test_cpu_of_children_and_of_those_waited_for_counts() -> None:
     code = "import time, os\nif not os.fork():\n while time.process_time() < 0.3: pass\n os._exit(0)\n"
     sandbox = box()
-    with sandbox.popen([*PYTHON, code + "os.wait()\nprint('waited', flush=True)\ntime.sleep(60)"], stdout=PIPE) as process:
+    with sandbox.popen(
+        [*PYTHON, code + "os.wait()\nprint('waited', flush=True)\ntime.sleep(60)"], stdout=PIPE
+    ) as process:
         assert line_of(process.stdout) == "waited"
         assert 0.2 < tree_cpu_s(process.pid) < 3
     assert tree_cpu_s(process.pid) == 0.0
