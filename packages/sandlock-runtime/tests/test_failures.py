@@ -152,6 +152,12 @@ def test_a_step_that_the_kernel_refuses_is_named(fields: dict[str, Any], step: s
     assert isinstance(error.__cause__, SyscallError) and error.__cause__.errno == number
 
 
+def test_a_directory_named_by_a_variable_that_is_not_set_is_told_with_all_faults() -> None:
+    with pytest.raises(PolicyError) as caught:
+        box(cwd="${SANDLOCK_NOT_SET}/x", max_memory="1G").run(["true"])
+    assert {problem.field for problem in caught.value.problems} == {"program.cwd", "limits.memory"}
+
+
 @pytest.mark.needs("ordinary_user")
 def test_a_limit_above_the_hard_limit_is_named() -> None:
     with pytest.raises(ConfinementError, match="hard limit") as caught:

@@ -9,6 +9,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from sandlock_arch import native_name
 from sandlock_policy.data.landlock import FS_REFER, NEVER
+from sandlock_policy.errors import RuleError
 from sandlock_policy.plan import Context, Protection
 from sandlock_policy.resolve import DEFAULT_PATH, resolve
 from sandlock_policy.seccomp.filter import compile_filter
@@ -93,13 +94,16 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
 
 
 def plan_for(policy: Policy, context: Context, features: HostFeatures) -> Plan:
-    """Resolve `policy` for one run, its working directory with links resolved: what a link stands for can be planted."""
+    """Resolve `policy` for one run, its working directory without links: what a link stands for can be planted."""
     if policy.cwd is not None and policy.cwd[:1] in ("/", "."):
         policy = policy.replace(cwd=os.path.realpath(os.path.join(context.cwd, policy.cwd)))
     elif policy.cwd is not None:
         from sandlock_policy.paths import expand_path  # loaded by resolve anyway
 
-        path = expand_path(policy.cwd, cwd=context.cwd, home=context.home, variables=context.env)
+        try:
+            path = expand_path(policy.cwd, cwd=context.cwd, home=context.home, variables=context.env)
+        except RuleError:
+            return resolve(policy, features, context)  # which tells it with all other faults
         policy = policy.replace(cwd=os.path.realpath(path))
     return resolve(policy, features, context)
 
