@@ -42,7 +42,7 @@ def status_of(report: Report | None) -> int:
 @pytest.mark.parametrize("end", ["kill", "close", "main ends", "control socket closed"])
 def test_pr_05_daemons_end_with_the_sandbox(scoped: bool, after: float, end: str, outsider: Outsider) -> None:
     mark = new_mark()
-    wait = "while :; do sleep 0.01; done" if end != "main ends" else f"sleep {0.02 + after}; exit 3"
+    wait = "trap 'exit 3' TERM; while :; do sleep 0.01; done"
     with launched(daemon(mark, wait), scoped=scoped) as spawned:
         assert wait_until(lambda: len(alive_with(mark)) >= 2)
         time.sleep(after)
@@ -52,6 +52,7 @@ def test_pr_05_daemons_end_with_the_sandbox(scoped: bool, after: float, end: str
         elif end == "close":
             spawned.guard.close()
         elif end == "main ends":
+            spawned.guard.signal_main(signal.SIGTERM)
             assert status_of(spawned.guard.report()) == 3
         else:
             os.close(spawned.guard._control)
