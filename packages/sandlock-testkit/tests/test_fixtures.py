@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,9 @@ def test_a_tree_has_its_three_parts(tree: Tree) -> None:
 
 def test_an_outsider_lives_and_its_death_is_seen(pytester: pytest.Pytester, outsider: Outsider) -> None:
     assert outsider.alive()
-    assert outsider.secret.encode() in Path(f"/proc/{outsider.pid}/environ").read_bytes()
+    deadline = time.monotonic() + 5
+    while outsider.secret.encode() not in Path(f"/proc/{outsider.pid}/environ").read_bytes():
+        assert time.monotonic() < deadline  # the kernel fills it in while the outsider executes
     for sign in (signal.SIGKILL, signal.SIGSTOP):
         body = f"def test_it(outsider):\n    os.kill(outsider.pid, {int(sign)}); time.sleep(0.2)"
         counts, text = run(pytester, body)

@@ -174,9 +174,12 @@ def _start(
     *,
     park: bool,
 ) -> Life:
-    request = SpawnRequest(program.argv, program.candidates)
     if plan.writable_mounts is not None and exposes([*streams.child, *keep]):
         plan = _without_metadata(plan)
+    request = _request(program, plan)
+    request.stdio = streams.child
+    request.keep = keep
+    request.park = park
     env = plan.env
     rules = list(plan.fs_rules)
     writable = plan.writable_mounts
@@ -195,14 +198,6 @@ def _start(
             if writable is not None:
                 writable = (*writable, scratch)
         request.env = [os.fsencode(f"{name}={value}") for name, value in env.items()]
-        request.cwd = os.fsencode(plan.cwd)
-        request.stdio = streams.child
-        request.keep = keep
-        request.limits = plan.rlimits
-        request.affinity = plan.affinity or ()
-        request.filter = compile_filter(native_name(), plan.filter)
-        request.flags = (NO_ASLR if plan.no_randomize_memory else 0) | (NO_THP if plan.no_huge_pages else 0)
-        request.park = park
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
             request.id_map = None if features.privileged else (context.uid, context.gid)
@@ -224,6 +219,16 @@ def _start(
     finally:
         for fd in rulesets:
             os.close(fd)
+
+
+def _request(program: Program, plan: Plan) -> SpawnRequest:
+    request = SpawnRequest(program.argv, program.candidates)
+    request.cwd = os.fsencode(plan.cwd)
+    request.limits = plan.rlimits
+    request.affinity = plan.affinity or ()
+    request.filter = compile_filter(native_name(), plan.filter)
+    request.flags = (NO_ASLR if plan.no_randomize_memory else 0) | (NO_THP if plan.no_huge_pages else 0)
+    return request
 
 
 def _guard_ruleset(plan: Plan) -> int:

@@ -72,7 +72,7 @@ static int guard_reap(struct guard *guard, int *alive)
     int status;
     for (int count = 0; count < GUARD_REAPS; count++) {
         long pid = RAW(__NR_wait4, -1, &status, GUARD_NO_HANG | GUARD_ANY_CHILD, &usage);
-        *alive = pid != -GUARD_ECHILD;
+        *alive = pid >= 0 || pid == -GUARD_EINTR; /* no child is left, or an outer filter forbids to ask: then end */
         if (pid <= 0)
             return 0;
         if ((status & 0xff) == GUARD_STOPPED)
@@ -102,10 +102,14 @@ static void guard_end(struct guard *guard)
     int alive = 1;
     for (int ticks = 0;; ticks++) {
         int more = guard_reap(guard, &alive);
-        if (!alive)
+        if (!alive && guard->main_gone)
             break; /* orphans come to the guard, so no child means no process at all */
         if (ticks == 0 || guard->walks)
             guard_signal_all(guard, GUARD_KILL);
+        if (!alive) {
+            RAW(__NR_exit_group, 1); /* killed, unseen: no report, and the host says that the guard was lost */
+            return;
+        }
         if (more)
             continue;
         struct guard_poll ready = {.fd = guard->signals, .events = GUARD_READABLE};
