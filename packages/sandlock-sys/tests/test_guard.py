@@ -53,7 +53,8 @@ def test_pr_05_daemons_end_with_the_sandbox(scoped: bool, after: float, end: str
             spawned.guard.close()
         elif end == "main ends":
             spawned.guard.signal_main(signal.SIGTERM)
-            assert status_of(spawned.guard.report()) == 3
+            # By its trap, or before the shell has come to set it.
+            assert status_of(spawned.guard.report()) in {3, -signal.SIGTERM}
         else:
             os.close(spawned.guard._control)
             spawned.guard._control = -1
