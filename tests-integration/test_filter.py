@@ -218,6 +218,7 @@ def test_sec_19_the_mount_interfaces_are_refused(
         assert inside != bare, "the filter answers, before the kernel looks at the arguments"
 
 
+QUEUE = f"sandlock-{os.getuid()}-{os.getpid()}"
 FORBIDDEN: dict[str, tuple[str | bytes | int, ...]] = {
     "perf_event_open": ("#128", -1, -1, -1, 0),
     "bpf": (0, "#128", 8),
@@ -267,7 +268,7 @@ FORBIDDEN: dict[str, tuple[str | bytes | int, ...]] = {
     "shmat": (-1, 0, 0),
     "msgsnd": (-1, "#16", 1, 0),
     "semop": (-1, "#16", 1),
-    "mq_open": ("sandlock-test", 0o102, 0o600, 0),
+    "mq_open": (QUEUE, 0o102, 0o600, 0),
     "mq_unlink": ("sandlock-none",),
     "lookup_dcookie": (0, 0, 0),
     "personality": (0x0040000,),
@@ -291,12 +292,13 @@ def test_pr_12_ll_21_fs_11_calls_that_nobody_inside_needs_are_refused(box: Box, 
         assert bare_errno == 0, "bare, the ordinary user may"
 
 
-def test_ll_21_nothing_was_left_by_the_controls() -> None:
-    """The controls above made keys of their own; named queues stay until somebody unlinks them."""
-    libc_mq = number("mq_unlink")
-    assert libc_mq is not None
-    if os.path.exists("/dev/mqueue/sandlock-test"):
-        Path("/dev/mqueue/sandlock-test").unlink()
+def test_ll_21_the_control_of_mq_open_leaves_no_queue(box: Box) -> None:
+    """A queue stays until somebody unlinks it, and another user's of the same name could not be opened."""
+    unlink = number("mq_unlink")
+    assert unlink is not None
+    words = call("it", unlink, QUEUE)
+    box.bare_lines("invoke", *words)
+    assert box.bare_lines("invoke", *words)["it"].errno == errno.ENOENT
 
 
 def test_sec_05_prctl_options_that_weaken_are_refused(box: Box) -> None:

@@ -76,7 +76,14 @@ def _run(work: Path, folder: str, account: pwd.struct_passwd, options: list[str]
         os.chown(temporary, account.pw_uid, account.pw_gid)
         report = Path(temporary, "report.xml")
         command = [sys.executable, "-m", "pytest", "-c", str(work / "pyproject.toml"), "--rootdir", str(work)]
-        command += ["-p", "no:cacheprovider", f"--junitxml={report}", "-o", f"junit_suite_name={label}"]
+        command += [
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            f"--basetemp={temporary}/t",
+            "-o",
+            f"junit_suite_name={label}",
+        ]
         done = subprocess.run(
             [*_as(account), *command, str(work / folder), *options],
             cwd=work,
