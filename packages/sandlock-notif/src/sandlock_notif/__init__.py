@@ -1,0 +1,3 @@
+"""The asyncio supervisor of seccomp user notifications, and the handlers of sandlock."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""HTTP access control for sandboxes: rules, certificates, credentials."""
+
+__all__: list[str] = []
