@@ -1,0 +1,3 @@
+"""Capturing: stop every thread, write down what it is, read its memory, let it run on."""
+
+__all__: list[str] = []
