@@ -84,6 +84,8 @@ class _Lib:
     def sl_notif_exchange(
         self, listener: int, notification: int, value: int, error: int, flags: int, request: CData, wait_ns: int, /
     ) -> int: ...
+    # syncfs
+    def sl_syncfs(self, fd: int, /) -> int: ...
     # rename
     def sl_renameat2(
         self, from_directory: int, source: _Constant, to_directory: int, target: _Constant, flags: int, /
