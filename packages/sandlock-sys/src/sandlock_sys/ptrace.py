@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from signal import SIGTRAP
 from struct import Struct
 
-from sandlock_sys._buffers import NULL, writable
+from sandlock_sys._buffers import NULL, readable, writable
+from sandlock_sys._buffers import address as address_of
 from sandlock_sys._call import check, restarting
 from sandlock_sys._ffi import lib
 
@@ -35,6 +36,7 @@ __all__ = [
     "interrupt",
     "listen",
     "peek",
+    "peek_signals",
     "poke",
     "seize",
     "set_options",
@@ -62,6 +64,7 @@ _SETREGSET = 0x4205  # 2.6.34
 _SEIZE = 0x4206  # 3.4
 _INTERRUPT = 0x4207  # 3.4
 _LISTEN = 0x4208  # 3.4
+_PEEKSIGINFO = 0x4209  # 3.10
 _GETSIGMASK = 0x420A  # 3.11
 _SETSIGMASK = 0x420B  # 3.11
 _GET_SYSCALL_INFO = 0x420E  # 5.3
@@ -75,6 +78,9 @@ _FIRST_REGSET_SIZE = 4096
 _SYSCALL_INFO = Struct("=BxxxIQQ")  # the head of struct ptrace_syscall_info
 _SYSCALL_INFO_SIZE = 88
 _RSEQ = Struct("=QIIII")  # struct ptrace_rseq_configuration
+_PEEK = Struct("=QIi")  # struct ptrace_peeksiginfo_args
+_PEEK_SHARED = 1  # PTRACE_PEEKSIGINFO_SHARED
+_PEEK_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +289,27 @@ def set_regset(tid: int, kind: int, registers: bytes) -> None:
     taken = check("ptrace PTRACE_SETREGSET", result, f"tid {tid}, regset {kind:#x}")
     if taken != len(registers):
         raise ValueError(f"regset {kind:#x} of tid {tid} has {taken} bytes, not {len(registers)}")
+
+
+def peek_signals(tid: int, *, shared: bool) -> tuple[bytes, ...]:
+    """Return the siginfo_t (128 bytes each) of the signals that wait, in order, and leave them waiting (3.10).
+
+    Arguments:
+        tid: the stopped thread.
+        shared: those sent to its whole process; else those sent to the thread.
+
+    """
+    found: list[bytes] = []
+    while True:
+        arguments = _PEEK.pack(len(found), _PEEK_SHARED if shared else 0, _PEEK_AT_ONCE)
+        memory = bytearray(_PEEK_AT_ONCE * _SIGINFO_SIZE)
+        # Safety: `arguments` lives until the call is over; the kernel reads 16 bytes of it.
+        where = address_of(readable(arguments))
+        result = lib.sl_ptrace_buffer(_PEEKSIGINFO, tid, where, writable(memory))
+        count = check("ptrace PTRACE_PEEKSIGINFO", result, f"tid {tid}")
+        found += [bytes(memory[at * _SIGINFO_SIZE : (at + 1) * _SIGINFO_SIZE]) for at in range(count)]
+        if count < _PEEK_AT_ONCE:
+            return tuple(found)
 
 
 def get_syscall_info(tid: int) -> SyscallInfo:
