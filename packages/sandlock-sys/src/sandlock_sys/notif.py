@@ -7,7 +7,7 @@ Every function may run in any thread; none of them keeps state.
 from __future__ import annotations
 
 import enum
-from errno import EINTR, ENOENT
+from errno import EINTR, ENOENT, EPIPE
 from os import O_CLOEXEC
 from struct import Struct
 
@@ -16,7 +16,7 @@ from sandlock_sys._call import check, refusal, restarting
 from sandlock_sys._ffi import lib
 from sandlock_sys.errors import SyscallError
 
-__all__ = ["Received", "Request", "add_fd", "id_valid", "receive", "send", "set_flags"]
+__all__ = ["Received", "Request", "add_fd", "exchange", "id_valid", "next_request", "receive", "send", "set_flags"]
 
 _REQUEST = Struct("=QIIiIQ6Q")  # struct seccomp_notif, linux/seccomp.h, 5.0
 _SETFD = 1  # SECCOMP_ADDFD_FLAG_SETFD, linux/seccomp.h, 5.9
@@ -33,6 +33,10 @@ class Received(enum.Enum):
     which poll(2) tells by POLLHUP. Go on."""
     INTERRUPTED = enum.auto()
     """A signal came while waiting. Go on."""
+    NOTHING = enum.auto()
+    """No task waits for an answer now."""
+    HUNG_UP = enum.auto()
+    """No task has the filter any more, and none ever will."""
 
 
 class Request:
@@ -100,6 +104,43 @@ def receive(listener: int, into: Request) -> Received:
     if error == EINTR:
         return Received.INTERRUPTED
     raise SyscallError("ioctl SECCOMP_IOCTL_NOTIF_RECV", error, f"fd {listener}")
+
+
+def next_request(listener: int, into: Request, wait_ns: int = 0) -> Received:
+    """Put the next notification `into` the buffer, waiting for it at most `wait_ns` nanoseconds.
+
+    Returns NOTIFICATION, NOTHING (also when a signal came, or the task was gone) or HUNG_UP.
+
+    Raises:
+        SyscallError: the kernel refused.
+
+    """
+    return _received(lib.sl_notif_next(listener, into._pointer, wait_ns), listener)
+
+
+def exchange(
+    listener: int, notification: int, value: int, error: int, flags: int, into: Request, wait_ns: int
+) -> Received:
+    """Answer a notification and take the next one, in one step out of the interpreter: `send`, then `next_request`.
+
+    That the task no longer waits for the answer is not told.
+
+    Raises:
+        SyscallError: as both; after a refused answer nothing was taken.
+
+    """
+    result = lib.sl_notif_exchange(listener, notification, value, -error, flags, into._pointer, wait_ns)
+    return _received(result, listener)
+
+
+def _received(result: int, listener: int) -> Received:
+    if result == 1:
+        return Received.NOTIFICATION
+    if result == 0:
+        return Received.NOTHING
+    if result == -EPIPE:
+        return Received.HUNG_UP
+    raise SyscallError("ioctl SECCOMP_IOCTL_NOTIF_RECV", -result, f"fd {listener}")
 
 
 def send(listener: int, notification: int, value: int = 0, error: int = 0, flags: int = 0) -> bool:

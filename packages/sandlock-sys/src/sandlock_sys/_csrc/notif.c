@@ -1,7 +1,10 @@
 #include "notif.h"
 
+#include <errno.h>
 #include <linux/ioctl.h>
+#include <poll.h>
 #include <string.h>
+#include <time.h>
 
 #include "raw.h"
 
@@ -76,4 +79,32 @@ long sl_notif_add_fd(int listener, uint64_t id, uint32_t flags, int source, uint
 long sl_notif_set_flags(int listener, uint64_t flags)
 {
     return RAW(__NR_ioctl, listener, NOTIF_SET_FLAGS, flags); /* the flags are the argument, not behind a pointer */
+}
+
+long sl_notif_next(int listener, void *request, int64_t wait_ns)
+{
+    struct pollfd watch = {listener, POLLIN, 0};
+    struct timespec limit = {wait_ns / 1000000000, wait_ns % 1000000000};
+    long ready = RAW(__NR_ppoll, &watch, 1, &limit, 0, 8);
+    if (ready <= 0)
+        return ready == -EINTR ? 0 : ready;
+    if (!(watch.revents & POLLIN))
+        return -EPIPE; /* no task has the filter any more */
+    long result = sl_notif_receive(listener, request);
+    /* The task may have been killed meanwhile: then there is nothing yet, and the caller looks again. */
+    return result == -ENOENT || result == -EINTR ? 0 : result < 0 ? result : 1;
+}
+
+long sl_notif_exchange(int listener, uint64_t id, int64_t value, int32_t error, uint32_t flags, void *request,
+                       int64_t wait_ns)
+{
+    long result;
+    do
+        result = sl_notif_send(listener, id, value, error, flags);
+    while (result == -EINTR); /* another thread holds the listener's lock and a signal came: nothing was sent */
+    if (result < 0 && result != -ENOENT) {
+        memset(request, 0, SL_NOTIF_REQUEST_SIZE);
+        return result;
+    }
+    return sl_notif_next(listener, request, wait_ns);
 }

@@ -1,0 +1,1 @@
+"""Pure generators of virtual files: state in, bytes out."""

@@ -1,0 +1,131 @@
+"""Deputies on the loop: system calls inside the sandbox's Landlock domain, awaited.
+
+A call that blocks in the kernel (a dead file server, a lease) holds its deputy up. Then a further one takes over, up to
+a bound, so that the loop and the other processes of the sandbox never wait for one file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sandlock_notif.errors import NotifError
+from sandlock_sys.deputy import SLOTS, Answer, Deputy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlock_sys.deputy import Completion, Ticket
+
+__all__ = ["Deputies"]
+
+_BUSY_S = 0.02  # a deputy that is not back after this is taken for blocked
+_LIMIT = 8  # blocked deputies per sandbox; each is a thread with a small stack
+
+
+class _Worker:
+    """One deputy and what it was given."""
+
+    def __init__(self, deputy: Deputy) -> None:
+        self.deputy = deputy
+        self.waiting: dict[Ticket, asyncio.Future[Completion]] = {}
+        self.since = 0.0
+
+
+class Deputies:
+    """The deputies of one sandbox. Made and used in the loop's thread.
+
+    Arguments:
+        loop: that collects what is done.
+        listener: the listener's fd, for calls that answer a notification by themselves; -1 for none.
+        confine: called with each new deputy before its first call, to put it into the sandbox's domain; a deputy that
+            cannot be confined is not used.
+
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, listener: int, confine: Callable[[Deputy], None]) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._confine = confine
+        self._workers: list[_Worker] = []
+        self._room = asyncio.Condition()
+        self.closed = False
+
+    async def call(
+        self,
+        number: int,
+        *arguments: int | bytes | bytearray,
+        answer: Answer = Answer.COMPLETE,
+        notification: int = 0,
+        fd_flags: int = 0,
+    ) -> Completion:
+        """Make a system call in the domain and return what became of it; see `Deputy.submit`.
+
+        Raises:
+            NotifError: all deputies are blocked, or the sandbox is being closed.
+
+        """
+        worker = self._choose()
+        ticket = worker.deputy.submit(
+            number, *arguments, answer=answer, notification=notification, fd_flags=fd_flags
+        )  # fmt: skip
+        future: asyncio.Future[Completion] = self._loop.create_future()
+        if not worker.waiting:
+            worker.since = self._loop.time()
+        worker.waiting[ticket] = future
+        # Cancelled while the deputy works: the call is made all the same, and `_collect` drops its result.
+        return await future
+
+    def _choose(self) -> _Worker:
+        if self.closed:
+            raise NotifError("the sandbox is being closed")
+        now = self._loop.time()
+        fit = [w for w in self._workers if not w.waiting or now - w.since < _BUSY_S]
+        best = min(fit, key=lambda w: len(w.waiting), default=None)
+        if best is not None and len(best.waiting) < SLOTS // 2:
+            return best
+        if len(self._workers) >= _LIMIT:
+            raise NotifError(f"all {_LIMIT} deputies are blocked")
+        return self._start()
+
+    def _start(self) -> _Worker:
+        deputy = Deputy()
+        deputy.start()
+        try:
+            self._confine(deputy)
+            deputy.listener = self._listener
+        except BaseException:
+            deputy.close()
+            raise
+        worker = _Worker(deputy)
+        self._workers.append(worker)
+        self._loop.add_reader(deputy.fileno(), self._collect, worker)
+        return worker
+
+    def adopt(self, deputy: Deputy) -> None:
+        """Take over a deputy that runs and is confined already, the one that launched the child say."""
+        deputy.listener = self._listener
+        worker = _Worker(deputy)
+        self._workers.append(worker)
+        self._loop.add_reader(deputy.fileno(), self._collect, worker)
+
+    def _collect(self, worker: _Worker) -> None:
+        for ticket, completion in worker.deputy.collect():
+            future = worker.waiting.pop(ticket, None)
+            if future is not None and not future.done():
+                future.set_result(completion)
+        worker.since = self._loop.time()
+
+    async def close(self) -> None:
+        """End all deputies, after the calls that they are in; what waits gets NotifError. Twice is fine."""
+        self.closed = True
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            with suppress(ValueError):
+                self._loop.remove_reader(worker.deputy.fileno())
+            for future in worker.waiting.values():
+                if not future.done():
+                    future.set_exception(NotifError("the sandbox is being closed"))
+        # A blocked deputy is joined in a thread of its own, or a dead file server would hold the loop.
+        await asyncio.gather(*[asyncio.to_thread(worker.deputy.close) for worker in workers])

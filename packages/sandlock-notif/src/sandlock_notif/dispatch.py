@@ -1,0 +1,144 @@
+"""Who answers which call: handler tables, and what is compiled from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from sandlock_notif.action import Action
+from sandlock_notif.request import Request
+from sandlock_policy.seccomp.opcodes import RET_USER_NOTIF
+from sandlock_policy.seccomp.rules import ANY_BIT, ONE_OF, Condition, Rule
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sandlock_arch import Architecture
+    from sandlock_notif.deputies import Deputies
+    from sandlock_notif.events import Sink
+    from sandlock_notif.processes import Processes
+
+__all__ = ["Dispatch", "Handle", "HandlerTable", "Outcome", "Services", "Trap", "filter_rules", "holds"]
+
+Outcome: TypeAlias = Action | Awaitable[Action | None] | None
+Handle: TypeAlias = Callable[[Request], Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """One system call that a handler wants to be asked about.
+
+    Attributes:
+        syscall: its name; passed over on architectures that lack it.
+        handle: returns the action, or None to leave the call to the next handler, or an awaitable of either, which
+            becomes a task. Raises `Refusal` to deny. When every handler leaves it, the kernel runs the call.
+        reason: why it must be trapped, for docs/syscalls.md.
+        conditions: tests of arguments that the filter makes, so that other uses of the call cost nothing.
+        cost: what an answer takes: "answer", "memory" (reads or writes the child's), "deputy", "task".
+
+    """
+
+    syscall: str
+    handle: Handle
+    reason: str
+    conditions: tuple[Condition, ...] = ()
+    cost: str = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What handlers work with, once the child exists.
+
+    Attributes:
+        loop: the supervisor's event loop; handlers run in its thread.
+        arch: the child's architecture.
+        processes: the index of the sandbox's processes.
+        deputies: who makes system calls inside the sandbox's domain; None where no handler asked for them.
+        report: takes events.
+        pid: the first process, parked before its exec.
+
+    """
+
+    loop: asyncio.AbstractEventLoop
+    arch: Architecture
+    processes: Processes
+    deputies: Deputies | None
+    report: Sink
+    pid: int
+
+
+class HandlerTable(ABC):
+    """One domain of served calls, with the state that is its own.
+
+    Made before the launch, because the filter is compiled from its traps; attached when the child is parked; closed
+    when no process of the sandbox is left. State of one process belongs into `Process.state`, which ends with it.
+    """
+
+    name: str
+    """The domain, for documents and events."""
+
+    @abstractmethod
+    def traps(self) -> Sequence[Trap]:
+        """Return what it wants to be asked about; the same at every call."""
+
+    def attach(self, services: Services) -> None:
+        """Take what the work needs. The child has not executed its program yet, so memory may be read and changed."""
+        _ = services
+
+    async def close(self) -> None:  # noqa: B027  # most domains hold nothing
+        """Free what the domain holds."""
+
+
+class Dispatch:
+    """The handlers of every trapped number of one architecture, in the order of the tables: first answer wins."""
+
+    def __init__(self, arch: Architecture, tables: Iterable[HandlerTable]) -> None:
+        traps: dict[int, list[Trap]] = {}
+        for table in tables:
+            for trap in table.traps():
+                number = arch.syscalls.get(trap.syscall)
+                if number is not None:
+                    traps.setdefault(number, []).append(trap)
+        self.arch = arch
+        self.handlers: dict[int, tuple[Handle, ...]] = {number: _handles(found) for number, found in traps.items()}
+        self.names = {number: found[0].syscall for number, found in traps.items()}
+
+
+def filter_rules(tables: Iterable[HandlerTable]) -> tuple[Rule, ...]:
+    """Return the filter's rules that send every trapped call to the supervisor."""
+    return tuple(
+        Rule(trap.syscall, trap.conditions, RET_USER_NOTIF, trap.reason) for table in tables for trap in table.traps()
+    )
+
+
+def holds(conditions: Sequence[Condition], args: Sequence[int]) -> bool:
+    """Tell whether every condition holds for these six arguments, as the filter would."""
+    return all(_holds(condition, args[condition.argument]) for condition in conditions)
+
+
+def _holds(condition: Condition, argument: int) -> bool:
+    value = argument & (0xFFFFFFFFFFFFFFFF if condition.wide else 0xFFFFFFFF)
+    if condition.kind == ONE_OF:
+        found = value & condition.mask in condition.values
+    elif condition.kind == ANY_BIT:
+        found = bool(value & condition.mask)
+    else:
+        low, high = condition.values
+        found = low <= value <= high
+    return found != condition.negate
+
+
+def _handles(traps: list[Trap]) -> tuple[Handle, ...]:
+    """Return the handlers, each asked only when its own conditions hold: another's may have trapped the call."""
+    if len({trap.conditions for trap in traps}) == 1:
+        return tuple(trap.handle for trap in traps)
+    return tuple(trap.handle if not trap.conditions else _guarded(trap) for trap in traps)
+
+
+def _guarded(trap: Trap) -> Handle:
+    def handle(request: Request) -> Outcome:
+        return trap.handle(request) if holds(trap.conditions, request.args) else None
+
+    return handle

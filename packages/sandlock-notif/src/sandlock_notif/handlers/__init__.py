@@ -1,0 +1,1 @@
+"""Handler tables, one file per domain."""

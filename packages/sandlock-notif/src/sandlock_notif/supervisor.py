@@ -1,0 +1,244 @@
+"""The supervisor of one sandbox: takes notifications, asks handlers, gives answers.
+
+    listener ──► Request ──► Dispatch[nr] ──► handlers, first answer wins ──► Action ──► listener
+
+One supervisor runs in one event loop; nothing in it blocks that loop. Every failure denies: a handler that raises, an
+answer that the kernel refuses, a number that nobody handles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from contextlib import suppress
+from errno import ENOSYS, EPERM
+from typing import TYPE_CHECKING
+
+from sandlock_notif.action import CONTINUE, Action, Delegate, Errno, Value
+from sandlock_notif.answering import Answerer
+from sandlock_notif.errors import Refusal, VanishedError
+from sandlock_notif.events import Event, Sink, ignore
+from sandlock_notif.processes import Processes
+from sandlock_notif.tasks import TaskPool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from sandlock_notif.deputies import Deputies
+    from sandlock_notif.dispatch import Dispatch, Handle
+    from sandlock_notif.listener import Listener
+    from sandlock_notif.request import Request
+
+__all__ = ["MAX_TASKS", "Supervisor"]
+
+MAX_TASKS = 256
+"""Calls of one sandbox that may wait for something (a connection, a callback, a deputy) at once."""
+_PER_PROCESS = 64  # of these, for one process
+_BURST = 64  # requests answered before the loop serves its other sandboxes
+_NEXT_NS = 30_000  # waiting this long for the child's next call is cheaper than a turn of the loop
+
+
+class Supervisor:
+    """Serves one listener.
+
+    Arguments:
+        listener: which the supervisor owns from now on.
+        dispatch: the handlers, compiled.
+        processes: the index of the sandbox's processes; made when None.
+        deputies: who makes delegated calls; without them `Delegate` denies.
+        sink: told what is denied and what fails.
+        patient: wait a moment for the next call before the loop turns: faster for one sandbox, and others in the same
+            loop wait as long.
+
+    Attributes:
+        served: notifications answered so far.
+
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        dispatch: Dispatch,
+        *,
+        processes: Processes | None = None,
+        deputies: Deputies | None = None,
+        sink: Sink = ignore,
+        patient: bool = True,
+    ) -> None:
+        self.listener = listener
+        self.dispatch = dispatch
+        self.processes = processes if processes is not None else Processes()
+        self.deputies = deputies
+        self.served = 0
+        self._sink = sink
+        self._wait_ns = _NEXT_NS if patient else 0
+        self._tasks = TaskPool(MAX_TASKS, _PER_PROCESS, self._task_failed)
+        self._answerer = Answerer(listener, self.processes, deputies, self._tell, self._delegate)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._done: asyncio.Future[None] | None = None
+
+    async def serve(self) -> None:
+        """Answer until no task has the filter any more, or until cancelled; then close.
+
+        Raises:
+            SyscallError: the listener itself failed. Everything that waited has been denied.
+
+        """
+        done = self.start()
+        try:
+            await done
+        finally:
+            await self.close()
+
+    def start(self) -> asyncio.Future[None]:
+        """Begin to answer in the running loop; `close` ends it. The future is done when no task has the filter."""
+        self._loop = asyncio.get_running_loop()
+        self._done = self._loop.create_future()
+        self._loop.add_reader(self.listener.fileno(), self._ready)
+        return self._done
+
+    async def close(self) -> None:
+        """Stop, deny what waits, and free everything; closing twice is fine."""
+        self._stop(None)
+        await self._tasks.close()
+        self._answerer.close()
+        if self.deputies is not None:
+            await self.deputies.close()
+        self.listener.close()
+        self.processes.close()
+
+    def report(self, event: Event) -> None:
+        """Tell the sink; one that raises changes no verdict."""
+        with suppress(Exception):
+            self._sink(event)
+
+    def _stop(self, error: OSError | None) -> None:
+        if self._loop is not None and self.listener.fileno() >= 0:
+            self._loop.remove_reader(self.listener.fileno())
+        if self._done is not None and not self._done.done():
+            if error is None:
+                self._done.set_result(None)
+            else:
+                self._done.set_exception(error)
+
+    def _ready(self) -> None:
+        """Serve a bounded number of requests; called by the loop when there is one."""
+        listener = self.listener
+        try:
+            request = listener.take()
+            left = _BURST
+            while request is not None:
+                left -= 1
+                if left > 0:
+                    request = self._serve(request)
+                else:  # without taking another one
+                    self._perform(request, self._decide(request))
+                    request = None
+        except OSError as error:
+            # No call may wait for ever for a listener that does not work: it is closed, and `serve` raises.
+            self.report(Event("fault", reason=f"the listener failed: {error}"))
+            self._stop(error)
+        if listener.hung_up:
+            self._stop(None)
+
+    def _serve(self, request: Request) -> Request | None:
+        """Answer one request and return the next one, if it is there."""
+        action = self._decide(request)
+        self.served += 1
+        listener = self.listener
+        if action is CONTINUE:
+            return listener.continue_and_take(request.id, self._wait_ns)
+        if type(action) is Value:
+            return listener.answer_and_take(request.id, action.value, 0, self._wait_ns)
+        if type(action) is Errno:
+            if action.reason:
+                self._tell("denied", request, action.number, action.reason)
+            return listener.answer_and_take(request.id, 0, action.number, self._wait_ns)
+        self._perform(request, action)
+        return listener.take()
+
+    def _decide(self, request: Request) -> Action | None:
+        """Ask the handlers; None when a task answers later."""
+        handlers = self.dispatch.handlers.get(request.nr)
+        if handlers is None or request.arch != self.dispatch.arch.audit_arch:
+            return Errno(ENOSYS, "a call that nobody handles")
+        return self._ask(request, handlers, 0)
+
+    def _ask(self, request: Request, handlers: tuple[Handle, ...], first: int) -> Action | None:
+        for index in range(first, len(handlers)):
+            try:
+                outcome: object = handlers[index](request)
+            except Refusal as refusal:
+                return Errno(refusal.errno, refusal.reason)
+            except VanishedError:
+                return Errno(EPERM)
+            except Exception as error:  # noqa: BLE001  # whatever a handler's bug raises, the call is denied
+                return self._fault(request, error)
+            if outcome is None:
+                continue
+            if isinstance(outcome, Action):
+                return outcome
+            if inspect.isawaitable(outcome):
+                self._later(request, outcome, handlers, index + 1)
+                return None
+            return self._fault(request, TypeError(f"a handler answered {outcome!r}, which is no action"))
+        return CONTINUE
+
+    def _later(
+        self, request: Request, outcome: Awaitable[object], handlers: tuple[Handle, ...], following: int
+    ) -> None:
+        """Make a task of the rest."""
+
+        def drop() -> None:
+            if inspect.iscoroutine(outcome):
+                outcome.close()
+            self._answerer.deny(request)
+
+        try:
+            owner = self.processes.of(request).pid
+        except VanishedError:
+            drop()
+            return
+        self._tasks.add(owner, lambda: self._finish(request, outcome, handlers, following), drop)
+
+    async def _finish(
+        self, request: Request, outcome: Awaitable[object], handlers: tuple[Handle, ...], following: int
+    ) -> None:
+        action: Action | None
+        try:
+            late = await outcome
+            if late is None:
+                action = self._ask(request, handlers, following)
+            elif isinstance(late, Action):
+                action = late
+            else:
+                action = self._fault(request, TypeError(f"a handler answered {late!r}, which is no action"))
+        except asyncio.CancelledError:
+            self._answerer.deny(request)
+            raise
+        except Refusal as refusal:
+            action = Errno(refusal.errno, refusal.reason)
+        except VanishedError:
+            action = Errno(EPERM)
+        except Exception as error:  # noqa: BLE001  # as above
+            action = self._fault(request, error)
+        self.served += 1
+        self._perform(request, action)
+
+    def _perform(self, request: Request, action: Action | None) -> None:
+        if action is not None:
+            self._answerer.perform(request, action)
+
+    def _delegate(self, request: Request, action: Delegate) -> None:
+        self._later(request, self._answerer.delegated(request, action), (), 0)
+
+    def _task_failed(self, error: BaseException) -> None:
+        self.report(Event("fault", reason=f"answering failed: {error!r}"))
+
+    def _fault(self, request: Request, error: BaseException) -> Errno:
+        self._tell("fault", request, EPERM, f"{type(error).__name__}: {error}")
+        return Errno(EPERM)
+
+    def _tell(self, kind: str, request: Request, errno: int, reason: str) -> None:
+        name = self.dispatch.names.get(request.nr, str(request.nr))
+        self.report(Event(kind, name, request.tid, errno, reason))
