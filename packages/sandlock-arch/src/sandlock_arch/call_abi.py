@@ -47,6 +47,15 @@ class CallAbi:
         rewinds_before_stop: the kernel has already put back program counter and `restart_register` when it reports a
             signal or group stop out of an interrupted call (aarch64 and riscv64 do so before get_signal(), x86_64 after
             it, so there the tracer sees the restart code).
+        instruction_alignment: bytes; every instruction starts at a multiple of it.
+        signal_restorer: struct kernel_sigaction has a member sa_restorer (arch headers that define SA_RESTORER).
+        clobbered_regsets: NT_* types of the register sets, other than the general one, that a system call destroys.
+        never_restarted: names of the calls that the kernel ends with EINTR itself when a stop interrupts them, so that
+            the program sees it (signal(7)); where the tracer finds the call's number in `restart_source`, it can have
+            them restarted as if they were ERESTARTNOHAND. Empty where it cannot tell.
+        number_load: the bytes of the instruction that a libc loads a call's number with, right before
+            `syscall_instruction`, up to its 32-bit immediate: tells which call it was after restart_syscall(2) took its
+            place. b"" where the number register keeps the number anyway.
 
     """
 
@@ -64,6 +73,11 @@ class CallAbi:
     restart_register: str
     restart_source: str | None
     rewinds_before_stop: bool
+    instruction_alignment: int
+    signal_restorer: bool
+    clobbered_regsets: tuple[int, ...] = ()
+    never_restarted: frozenset[str] = frozenset()
+    number_load: bytes = b""
 
 
 def error_of(result: int) -> int:

@@ -120,14 +120,16 @@ class ThreadState:
     Attributes:
         tid: its thread id, in its own pid namespace.
         name: up to 15 bytes (PR_SET_NAME).
-        registers: the general set first, then those of the architecture's table that this thread has, in its order.
-            They are as the program would see them: an interrupted system call has been rewound, or turned into the
-            error that a signal handler would have made of it, as `restart` tells.
-        restart: what was done about an interrupted system call: "" none was; "again" it will be made again;
-            "restart_syscall" the kernel held the rest of a time-out, which ended at `deadline_ns`.
+        registers: the general set first, then those of the architecture's table that this thread has, in its order,
+            as a tracer sees them at a stop before signal delivery: out of an interrupted system call they hold the
+            restart code (x86_64), or are rewound already (aarch64, riscv64).
+        restart: what is to become of an interrupted system call: "" there was none, or it has its result; "again" the
+            kernel makes it again, or ends it with EINTR for a signal handler, by the registers alone; "time_left" it
+            sleeps on for what is left of its time (`deadline_ns`); "lost" it ends with EINTR, because the kernel held
+            what it was.
         syscall: number of the interrupted system call, -1 for none.
-        deadline_ns: CLOCK_MONOTONIC at which an interrupted time-out ends, in the kernel's time of the capture;
-            0 for none or unknown.
+        deadline_ns: CLOCK_MONOTONIC of the capture at which an interrupted time-out ends; 0 for none or unknown (then
+            the whole time-out begins again).
         signal_mask: blocked signals, bit N-1 for signal N. When a call that had replaced it (sigsuspend, ppoll,
             pselect, epoll_pwait) was interrupted, the mask of before the call.
         pending: siginfo_t (128 bytes each) of the signals that wait for this thread, in order.

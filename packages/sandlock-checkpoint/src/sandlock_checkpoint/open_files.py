@@ -31,6 +31,7 @@ __all__ = [
     "SocketPair",
     "Target",
     "TimerFile",
+    "UnconnectedSocket",
 ]
 
 
@@ -103,6 +104,28 @@ class SocketEnd:
 
     pair: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnconnectedSocket:
+    """A socket without a peer, taken on by name: one that listens, or is at most bound. Restore makes it anew.
+
+    Attributes:
+        family: AF_*.
+        type: SOCK_*.
+        protocol: IPPROTO_*.
+        address: the sockaddr it is bound to, as bytes; b"" when it is not.
+        backlog: of listen(2), -1 when it does not listen.
+        options: integer options to set again before it is bound: (level, option, value).
+
+    """
+
+    family: int
+    type: int
+    protocol: int
+    address: bytes
+    backlog: int
+    options: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +207,7 @@ Target = (
     | MemoryFile
     | PipeEnd
     | SocketEnd
+    | UnconnectedSocket
     | EventFile
     | TimerFile
     | SignalFile

@@ -22,4 +22,8 @@ ABI = CallAbi(
     restart_register="x0",
     restart_source=None,  # orig_x0 is not in user_pt_regs
     rewinds_before_stop=True,
+    instruction_alignment=4,
+    signal_restorer=True,  # defined for the 32-bit ABI, so the member is there
+    # NT_ARM_SVE: Documentation/arch/arm64/sve.rst, section 3; a call also leaves streaming mode (sme.rst, section 3).
+    clobbered_regsets=(0x405,),
 )

@@ -22,4 +22,8 @@ ABI = CallAbi(
     restart_register="a0",
     restart_source=None,  # orig_a0 is not in user_regs_struct
     rewinds_before_stop=True,
+    instruction_alignment=2,  # of compressed instructions
+    signal_restorer=False,
+    # NT_RISCV_VECTOR: Documentation/arch/riscv/vector.rst, section 3.
+    clobbered_regsets=(0x901,),
 )

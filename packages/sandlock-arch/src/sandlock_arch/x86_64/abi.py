@@ -21,4 +21,10 @@ ABI = CallAbi(
     restart_register="rax",
     restart_source="orig_rax",
     rewinds_before_stop=False,
+    instruction_alignment=1,
+    signal_restorer=True,
+    never_restarted=frozenset(
+        "epoll_wait epoll_pwait epoll_pwait2 rt_sigtimedwait semop semtimedop io_getevents io_pgetevents".split()
+    ),
+    number_load=b"\xb8",  # mov eax, imm32
 )

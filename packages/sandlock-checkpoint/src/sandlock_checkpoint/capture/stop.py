@@ -1,0 +1,156 @@
+"""Stop every thread of a process, and let every one of them go again whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+from errno import EPERM, ESRCH
+
+from sandlock_arch import Architecture
+from sandlock_checkpoint.errors import CaptureError, InjectionError
+from sandlock_checkpoint.inject import Injector, Scratch, find_entry
+from sandlock_checkpoint.model import Leave
+from sandlock_checkpoint.tracing import (
+    TRACE_SYSCALLS,
+    TraceeGoneError,
+    TraceeStuckError,
+    wait_event_stop,
+)
+from sandlock_sys import ptrace
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.proc import list_tasks, read_maps, read_status
+
+__all__ = ["StoppedProcess", "requeue", "stop_process"]
+
+
+@dataclass
+class StoppedProcess:
+    """A process all of whose threads are stopped.
+
+    Attributes:
+        pid: process id, as the caller sees it.
+        tids: its threads, the main thread first, then in increasing order.
+        entry: address of an instruction in it that enters the kernel.
+        group_signal: the signal that had stopped the process before (SIGSTOP, SIGTSTP, ...), 0 for none.
+
+    """
+
+    pid: int
+    tids: list[int] = field(default_factory=list)
+    entry: int = 0
+    group_signal: int = 0
+
+    def injector(self, architecture: Architecture, tid: int | None = None) -> Injector:
+        """Return an injector for thread `tid`, the main thread by default."""
+        return Injector(self.pid if tid is None else tid, architecture, self.entry)
+
+    def release(self, leave: Leave = Leave.RUNNING) -> None:
+        """Detach from every thread, which runs on, stops or ends as `leave` says; never raises for one that is gone."""
+        tids, self.tids = self.tids, []
+        if not tids:
+            return
+        if leave is Leave.KILLED:
+            _signal(self.pid, signal.SIGKILL)
+        elif leave is Leave.STOPPED:
+            # Sent while all are still held: it acts before any of them runs an instruction.
+            _signal(self.pid, signal.SIGSTOP)
+        for tid in tids:
+            # ESRCH: it ended, or was killed, meanwhile; either way there is nothing left to let go.
+            try:
+                ptrace.detach(tid)
+            except SyscallError as error:
+                if error.errno != ESRCH:
+                    raise
+
+
+def stop_process(pid: int, architecture: Architecture, timeout_s: float) -> StoppedProcess:
+    """Stop every thread of the process; threads that are made meanwhile are found until none is new.
+
+    Raises:
+        CaptureError: it may not be traced, is traced already, is gone, or a thread does not stop; nothing stays stopped.
+
+    """
+    stopped = StoppedProcess(pid)
+    try:
+        _stop_threads(stopped, architecture, timeout_s)
+    except BaseException as error:
+        stopped.release()
+        if isinstance(error, TraceeGoneError | TraceeStuckError | SyscallError | InjectionError):
+            raise CaptureError(pid, str(error)) from error
+        raise
+    return stopped
+
+
+def _stop_threads(stopped: StoppedProcess, architecture: Architecture, timeout_s: float) -> None:
+    pid = stopped.pid
+    seen: set[int] = set()
+    held: dict[int, list[tuple[int, bytes]]] = {}
+    while new := [tid for tid in list_tasks(pid) if tid not in seen]:
+        seized = []
+        for tid in new:
+            seen.add(tid)
+            if _seize(pid, tid):
+                stopped.tids.append(tid)
+                seized.append(tid)
+                ptrace.interrupt(tid)
+        for tid in seized:
+            try:
+                change, held[tid] = wait_event_stop(tid, timeout_s)
+            except TraceeGoneError:
+                stopped.tids.remove(tid)  # a thread that was ending; the process goes on without it
+                continue
+            if change.signal != signal.SIGTRAP:
+                stopped.group_signal = change.signal
+    if pid not in stopped.tids:
+        raise CaptureError(pid, "its main thread has ended" if stopped.tids else "it has ended")
+    stopped.tids.sort(key=lambda tid: (tid != pid, tid))
+    stopped.entry = find_entry(pid, architecture, read_maps(pid))
+    for tid, signals in held.items():
+        if signals:
+            requeue(stopped.injector(architecture, tid), pid, signals)
+
+
+def _seize(pid: int, tid: int) -> bool:
+    """Become the tracer of a thread; False when it has ended meanwhile."""
+    try:
+        ptrace.seize(tid, TRACE_SYSCALLS)
+    except SyscallError as error:
+        if error.errno == ESRCH:
+            return False
+        if error.errno == EPERM:
+            raise CaptureError(pid, _refusal(pid, tid)) from error
+        raise
+    return True
+
+
+def _refusal(pid: int, tid: int) -> str:
+    with contextlib.suppress(SyscallError):
+        status = read_status(pid, tid)
+        if status.state in {"Z", "X"}:
+            return f"its thread {tid} has ended and not been waited for"
+        if status.tracer_pid:
+            return f"process {status.tracer_pid} traces its thread {tid} already"
+    return (
+        f"thread {tid} may not be traced: it belongs to another user, is not dumpable, or the host forbids it "
+        "(kernel.yama.ptrace_scope)"
+    )
+
+
+def requeue(injector: Injector, pid: int, signals: list[tuple[int, bytes]]) -> None:
+    """Send signals that a tracer has held back to the thread again, with the siginfo_t they had.
+
+    The thread sends them to itself, since only to itself may a process say who the sender was; they wait behind the
+    mask that the injector sets, and are delivered when it lets go.
+    """
+    with injector, Scratch(injector, pid, os.sysconf("SC_PAGE_SIZE")) as scratch:
+        own_pid, own_tid = injector.call("getpid"), injector.call("gettid")
+        for number, info in signals:
+            injector.call("rt_tgsigqueueinfo", own_pid, own_tid, number, scratch.write(info))
+
+
+def _signal(pid: int, number: int) -> None:
+    # Safety: the process is traced by this thread, and not waited for: its number cannot have been given to another.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
