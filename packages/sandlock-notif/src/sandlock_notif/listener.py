@@ -6,7 +6,6 @@ import os
 from errno import EINVAL, EPERM
 from typing import TYPE_CHECKING, Self
 
-from sandlock_notif.request import Request
 from sandlock_sys import notif
 from sandlock_sys.constants.seccomp import ListenerFlag, ResponseFlag
 from sandlock_sys.errors import SyscallError
@@ -14,9 +13,9 @@ from sandlock_sys.errors import SyscallError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Listener"]
+__all__ = ["CONTINUE_FLAG", "Listener"]
 
-_CONTINUE = int(ResponseFlag.CONTINUE)
+CONTINUE_FLAG = int(ResponseFlag.CONTINUE)
 
 
 class Listener:
@@ -24,14 +23,13 @@ class Listener:
 
     Attributes:
         synchronous: the kernel hands the CPU over with each answer (6.6). Asked for, and known to have worked.
-        hung_up: no task has the filter any more.
+        exchange: takes notifications, and answers the simple ones while it takes the next.
 
     """
 
     def __init__(self, fd: int, *, synchronous: bool = True) -> None:
         self._fd = fd
-        self._buffer = notif.Request()
-        self.hung_up = False
+        self.exchange = notif.Exchange(fd)
         self.synchronous = False
         if synchronous:
             try:
@@ -45,25 +43,13 @@ class Listener:
         """The listener's fd, borrowed; -1 once closed."""
         return self._fd
 
-    def take(self, wait_ns: int = 0) -> Request | None:
-        """Return the next request, waiting at most `wait_ns` nanoseconds; None when there is none."""
-        return self._taken(notif.next_request(self._fd, self._buffer, wait_ns))
-
-    def answer_and_take(self, notification: int, value: int, error: int, wait_ns: int) -> Request | None:
-        """Answer with a value, or a positive errno, and return the next request as `take` does."""
-        return self._taken(notif.exchange(self._fd, notification, value, error, 0, self._buffer, wait_ns))
-
-    def continue_and_take(self, notification: int, wait_ns: int) -> Request | None:
-        """Let the kernel run the call, and return the next request as `take` does."""
-        return self._taken(notif.exchange(self._fd, notification, 0, 0, _CONTINUE, self._buffer, wait_ns))
-
     def answer(self, notification: int, value: int = 0, error: int = 0) -> bool:
         """Answer with a value, or a positive errno; False when the task no longer waits."""
         return notif.send(self._fd, notification, value, error)
 
     def let_continue(self, notification: int) -> bool:
         """Let the kernel run the call; False when the task no longer waits."""
-        return notif.send(self._fd, notification, flags=_CONTINUE)
+        return notif.send(self._fd, notification, flags=CONTINUE_FLAG)
 
     def inject(self, notification: int, fd: int, *, target: int | None, close_on_exec: bool) -> int | None:
         """Answer with a copy of `fd`; return its number there, or None when the task no longer waits.
@@ -98,13 +84,6 @@ class Listener:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def _taken(self, received: notif.Received) -> Request | None:
-        if received is notif.Received.NOTIFICATION:
-            return Request(self, self._buffer.fields())
-        if received is notif.Received.HUNG_UP:
-            self.hung_up = True
-        return None
 
     def __enter__(self) -> Self:
         return self

@@ -21,24 +21,38 @@ class Request:
         tid: the calling thread, in this process's pid namespace. It belongs to the caller while the request lives.
         nr: the system call's number.
         arch: AUDIT_ARCH_* of the ABI that it came in by.
-        instruction_pointer: the address after the system call instruction.
-        args: six arguments, unsigned 64-bit.
         listener: where it came from.
-        copies: `{(address, length or None for a string): bytes}`; see `memory`.
 
     """
 
-    __slots__ = ("arch", "args", "copies", "id", "instruction_pointer", "listener", "nr", "tid")
+    __slots__ = ("_copies", "_fields", "arch", "id", "listener", "nr", "tid")
 
     def __init__(self, listener: Listener, fields: tuple[int, ...]) -> None:
-        self.id, self.tid, _, self.nr, self.arch, self.instruction_pointer = fields[:6]
-        self.args = fields[6:]
+        self.id, self.tid, _, self.nr, self.arch = fields[:5]
         self.listener = listener
-        self.copies: dict[tuple[int, int | None], bytes] = {}
+        self._fields = fields
+        self._copies: dict[tuple[int, int | None], bytes] | None = None
+
+    @property
+    def instruction_pointer(self) -> int:
+        """The address after the system call instruction."""
+        return self._fields[5]
+
+    @property
+    def args(self) -> tuple[int, ...]:
+        """Six arguments, unsigned 64-bit."""
+        return self._fields[6:]
+
+    @property
+    def copies(self) -> dict[tuple[int, int | None], bytes]:
+        """What was read of the child's memory: `{(address, length, or None for a string): bytes}`; see `memory`."""
+        if self._copies is None:
+            self._copies = {}
+        return self._copies
 
     def int_arg(self, index: int) -> int:
         """Return an argument as the kernel reads a C int: the low 32 bits, signed."""
-        low = self.args[index] & 0xFFFFFFFF
+        low = self._fields[6 + index] & 0xFFFFFFFF
         return low - (1 << 32) if low & 0x80000000 else low
 
     def waits(self) -> bool:

@@ -14,11 +14,13 @@ from contextlib import suppress
 from errno import ENOSYS, EPERM
 from typing import TYPE_CHECKING
 
-from sandlock_notif.action import CONTINUE, Action, Delegate, Errno, Value
+from sandlock_notif.action import CONTINUE, Action, Continue, Delegate, Errno, Value
 from sandlock_notif.answering import Answerer
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.events import Event, Sink, ignore
+from sandlock_notif.listener import CONTINUE_FLAG
 from sandlock_notif.processes import Processes
+from sandlock_notif.request import Request
 from sandlock_notif.tasks import TaskPool
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from sandlock_notif.deputies import Deputies
     from sandlock_notif.dispatch import Dispatch, Handle
     from sandlock_notif.listener import Listener
-    from sandlock_notif.request import Request
 
 __all__ = ["MAX_TASKS", "Supervisor"]
 
@@ -35,6 +36,7 @@ MAX_TASKS = 256
 """Calls of one sandbox that may wait for something (a connection, a callback, a deputy) at once."""
 _PER_PROCESS = 64  # of these, for one process
 _BURST = 64  # requests answered before the loop serves its other sandboxes
+_SIMPLE = (Continue, Value, Errno)  # answered in the step that takes the next request
 _NEXT_NS = 30_000  # waiting this long for the child's next call is cheaper than a turn of the loop
 
 
@@ -71,6 +73,8 @@ class Supervisor:
         self.deputies = deputies
         self.served = 0
         self._sink = sink
+        self._handlers = dispatch.handlers
+        self._audit_arch = dispatch.arch.audit_arch
         self._wait_ns = _NEXT_NS if patient else 0
         self._tasks = TaskPool(MAX_TASKS, _PER_PROCESS, self._task_failed)
         self._answerer = Answerer(listener, self.processes, deputies, self._tell, self._delegate)
@@ -123,46 +127,42 @@ class Supervisor:
 
     def _ready(self) -> None:
         """Serve a bounded number of requests; called by the loop when there is one."""
-        listener = self.listener
+        exchange = self.listener.exchange
         try:
-            request = listener.take()
+            fields = exchange.take()
             left = _BURST
-            while request is not None:
+            while fields is not None and left:
                 left -= 1
-                if left > 0:
-                    request = self._serve(request)
-                else:  # without taking another one
-                    self._perform(request, self._decide(request))
-                    request = None
+                # With the burst ends the waiting: nothing may be taken that is not served.
+                fields = self._serve(Request(self.listener, fields), last=not left)
         except OSError as error:
             # No call may wait for ever for a listener that does not work: it is closed, and `serve` raises.
             self.report(Event("fault", reason=f"the listener failed: {error}"))
             self._stop(error)
-        if listener.hung_up:
+        if exchange.hung_up:
             self._stop(None)
 
-    def _serve(self, request: Request) -> Request | None:
-        """Answer one request and return the next one, if it is there."""
-        action = self._decide(request)
+    def _serve(self, request: Request, *, last: bool) -> tuple[int, ...] | None:
+        """Answer one request, and unless it is the `last` return the next one if it is there."""
+        handlers = self._handlers.get(request.nr)
+        if handlers is None or request.arch != self._audit_arch:
+            action: Action | None = Errno(ENOSYS, "a call that nobody handles")
+        else:
+            action = self._ask(request, handlers, 0)
         self.served += 1
-        listener = self.listener
+        exchange = self.listener.exchange
+        if last or type(action) not in _SIMPLE:
+            if action is not None:
+                self._answerer.perform(request, action)
+            return None if last else exchange.take()
         if action is CONTINUE:
-            return listener.continue_and_take(request.id, self._wait_ns)
+            return exchange.answer_and_take(request.id, 0, 0, CONTINUE_FLAG, self._wait_ns)
         if type(action) is Value:
-            return listener.answer_and_take(request.id, action.value, 0, self._wait_ns)
-        if type(action) is Errno:
-            if action.reason:
-                self._tell("denied", request, action.number, action.reason)
-            return listener.answer_and_take(request.id, 0, action.number, self._wait_ns)
-        self._perform(request, action)
-        return listener.take()
-
-    def _decide(self, request: Request) -> Action | None:
-        """Ask the handlers; None when a task answers later."""
-        handlers = self.dispatch.handlers.get(request.nr)
-        if handlers is None or request.arch != self.dispatch.arch.audit_arch:
-            return Errno(ENOSYS, "a call that nobody handles")
-        return self._ask(request, handlers, 0)
+            return exchange.answer_and_take(request.id, action.value, 0, 0, self._wait_ns)
+        assert type(action) is Errno  # noqa: S101  # the last one of _SIMPLE
+        if action.reason:
+            self._tell("denied", request, action.number, action.reason)
+        return exchange.answer_and_take(request.id, 0, action.number, 0, self._wait_ns)
 
     def _ask(self, request: Request, handlers: tuple[Handle, ...], first: int) -> Action | None:
         for index in range(first, len(handlers)):
@@ -174,6 +174,8 @@ class Supervisor:
                 return Errno(EPERM)
             except Exception as error:  # noqa: BLE001  # whatever a handler's bug raises, the call is denied
                 return self._fault(request, error)
+            if outcome is CONTINUE:
+                return CONTINUE
             if outcome is None:
                 continue
             if isinstance(outcome, Action):
@@ -223,9 +225,6 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001  # as above
             action = self._fault(request, error)
         self.served += 1
-        self._perform(request, action)
-
-    def _perform(self, request: Request, action: Action | None) -> None:
         if action is not None:
             self._answerer.perform(request, action)
 

@@ -16,9 +16,10 @@ from sandlock_sys._call import check, refusal, restarting
 from sandlock_sys._ffi import lib
 from sandlock_sys.errors import SyscallError
 
-__all__ = ["Received", "Request", "add_fd", "exchange", "id_valid", "next_request", "receive", "send", "set_flags"]
+__all__ = ["Exchange", "Received", "Request", "add_fd", "id_valid", "receive", "send", "set_flags"]
 
 _REQUEST = Struct("=QIIiIQ6Q")  # struct seccomp_notif, linux/seccomp.h, 5.0
+_FIELDS = _REQUEST.unpack_from
 _SETFD = 1  # SECCOMP_ADDFD_FLAG_SETFD, linux/seccomp.h, 5.9
 _SEND = 2  # SECCOMP_ADDFD_FLAG_SEND, linux/seccomp.h, 5.14
 
@@ -33,10 +34,6 @@ class Received(enum.Enum):
     which poll(2) tells by POLLHUP. Go on."""
     INTERRUPTED = enum.auto()
     """A signal came while waiting. Go on."""
-    NOTHING = enum.auto()
-    """No task waits for an answer now."""
-    HUNG_UP = enum.auto()
-    """No task has the filter any more, and none ever will."""
 
 
 class Request:
@@ -106,41 +103,54 @@ def receive(listener: int, into: Request) -> Received:
     raise SyscallError("ioctl SECCOMP_IOCTL_NOTIF_RECV", error, f"fd {listener}")
 
 
-def next_request(listener: int, into: Request, wait_ns: int = 0) -> Received:
-    """Put the next notification `into` the buffer, waiting for it at most `wait_ns` nanoseconds.
+class Exchange:
+    """Answers and takes requests of one listener in one step out of the interpreter each; for one thread at a time.
 
-    Returns NOTIFICATION, NOTHING (also when a signal came, or the task was gone) or HUNG_UP.
-
-    Raises:
-        SyscallError: the kernel refused.
+    Attributes:
+        hung_up: no task has the filter any more, and none ever will.
 
     """
-    return _received(lib.sl_notif_next(listener, into._pointer, wait_ns), listener)
 
+    __slots__ = ("_listener", "_memory", "_pointer", "hung_up")
 
-def exchange(
-    listener: int, notification: int, value: int, error: int, flags: int, into: Request, wait_ns: int
-) -> Received:
-    """Answer a notification and take the next one, in one step out of the interpreter: `send`, then `next_request`.
+    def __init__(self, listener: int) -> None:
+        self._listener = listener
+        self._memory = bytearray(_REQUEST.size)
+        self._pointer = writable(self._memory)
+        self.hung_up = False
 
-    That the task no longer waits for the answer is not told.
+    def take(self, wait_ns: int = 0) -> tuple[int, ...] | None:
+        """Return the next notification as `Request.fields` does, waiting for it at most `wait_ns` nanoseconds.
 
-    Raises:
-        SyscallError: as both; after a refused answer nothing was taken.
+        None when there is none, when a signal came, or when the task was gone.
 
-    """
-    result = lib.sl_notif_exchange(listener, notification, value, -error, flags, into._pointer, wait_ns)
-    return _received(result, listener)
+        Raises:
+            SyscallError: the kernel refused.
 
+        """
+        result = lib.sl_notif_next(self._listener, self._pointer, wait_ns)
+        return _FIELDS(self._memory) if result == 1 else self._nothing(result)
 
-def _received(result: int, listener: int) -> Received:
-    if result == 1:
-        return Received.NOTIFICATION
-    if result == 0:
-        return Received.NOTHING
-    if result == -EPIPE:
-        return Received.HUNG_UP
-    raise SyscallError("ioctl SECCOMP_IOCTL_NOTIF_RECV", -result, f"fd {listener}")
+    def answer_and_take(
+        self, notification: int, value: int, error: int, flags: int, wait_ns: int
+    ) -> tuple[int, ...] | None:
+        """Answer as `send` does, and return the next notification as `take` does.
+
+        That the task no longer waits for the answer is not told.
+
+        Raises:
+            SyscallError: as both; after a refused answer nothing was taken.
+
+        """
+        result = lib.sl_notif_exchange(self._listener, notification, value, -error, flags, self._pointer, wait_ns)
+        return _FIELDS(self._memory) if result == 1 else self._nothing(result)
+
+    def _nothing(self, result: int) -> tuple[int, ...] | None:
+        if result == -EPIPE:
+            self.hung_up = True
+        elif result < 0:
+            raise SyscallError("ioctl SECCOMP_IOCTL_NOTIF_RECV", -result, f"fd {self._listener}")
+        return None
 
 
 def send(listener: int, notification: int, value: int = 0, error: int = 0, flags: int = 0) -> bool:
