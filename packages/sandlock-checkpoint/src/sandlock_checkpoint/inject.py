@@ -14,12 +14,15 @@ What the thread may be doing when it is stopped, and why none of it is disturbed
 * *Signals.* All are blocked while our calls run, and the mask is put back. When a call had replaced the mask for its
   own time (sigsuspend, ppoll), ptrace shows and replaces the one of before, which is what the call restores anyway.
   SIGSTOP cannot be blocked: one that comes meanwhile is held back and given back at the end.
+* *A restartable sequence* (rseq(2)). The kernel finds the program counter outside the sequence while ours runs and takes
+  the sequence for left; its pointer is put back, so that it is restarted as after any other preemption.
 * *A seccomp filter* judges our calls as if they were the program's; one that it refuses is an error, and whatever it
   does otherwise (a supervisor that answers, a kill) happens to the process.
 """
 
 from __future__ import annotations
 
+from errno import EIO
 from types import TracebackType
 from typing import Self
 
@@ -37,7 +40,7 @@ from sandlock_sys import procmem, ptrace
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import Mapping
 
-__all__ = ["Injector", "Scratch", "find_entry"]
+__all__ = ["Injector", "Scratch", "find_entry", "sequence_of"]
 
 _PRSTATUS = 1  # NT_PRSTATUS
 _ALL_BLOCKED = (1 << 64) - 1
@@ -46,6 +49,7 @@ _TIMEOUT_S = 10.0
 _ANONYMOUS = 0x20  # MAP_ANONYMOUS
 _PRIVATE = 0x02  # MAP_PRIVATE
 _READ_WRITE = 3  # PROT_READ | PROT_WRITE
+_SEQUENCE = 8  # offset of rseq_cs in struct rseq, linux/rseq.h, 4.18
 
 
 def find_entry(pid: int, architecture: Architecture, mappings: tuple[Mapping, ...]) -> int:
@@ -74,6 +78,23 @@ def find_entry(pid: int, architecture: Architecture, mappings: tuple[Mapping, ..
     raise InjectionError(pid, "any system call", "no executable memory holds an instruction that enters the kernel")
 
 
+def sequence_of(tid: int) -> tuple[int, bytes] | None:
+    """Return where a stopped thread keeps the pointer to its restartable sequence, and the pointer; None for none."""
+    try:
+        rseq = ptrace.get_rseq_configuration(tid)
+    except SyscallError as error:
+        if error.errno == EIO:  # a kernel without rseq, or before 5.13
+            return None
+        raise
+    if not rseq.pointer:
+        return None
+    try:
+        value = procmem.read(tid, rseq.pointer + _SEQUENCE, 8)
+    except SyscallError:  # the program has unmapped its area; the kernel kills it for that, we need not
+        return None
+    return (rseq.pointer + _SEQUENCE, value) if any(value) else None
+
+
 class Injector:
     """Runs system calls in one stopped thread; leaving the `with` block puts everything back.
 
@@ -95,6 +116,7 @@ class Injector:
         self._general = b""
         self._others: list[tuple[int, bytes]] = []
         self._mask = 0
+        self._sequence: tuple[int, bytes] | None = None
         self._began = False  # the thread stands at the end of a call of ours, not at its event stop
 
     def __enter__(self) -> Self:
@@ -104,6 +126,7 @@ class Injector:
                 self._others.append((note, ptrace.get_regset(self.tid, note)))
             except SyscallError:  # EINVAL, ENODEV, ENODATA: this machine or thread has none to lose
                 continue
+        self._sequence = sequence_of(self.tid)
         self._mask = ptrace.get_signal_mask(self.tid)
         ptrace.set_signal_mask(self.tid, _ALL_BLOCKED)
         return self
@@ -163,6 +186,8 @@ class Injector:
             ptrace.set_regset(self.tid, note, data)
         ptrace.set_regset(self.tid, _PRSTATUS, self._general)
         ptrace.set_signal_mask(self.tid, self._mask)
+        if self._sequence is not None:
+            procmem.write(self.tid, *self._sequence)
 
     def _point(self, number: int, arguments: tuple[int, ...]) -> None:
         abi, layout = self._architecture.abi, self._architecture.registers

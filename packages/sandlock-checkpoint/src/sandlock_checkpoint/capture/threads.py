@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
+from errno import EIO
 
 from sandlock_arch import Architecture
 from sandlock_arch.call_abi import error_of
@@ -19,9 +21,9 @@ from sandlock_checkpoint.model import (
 )
 from sandlock_sys import ptrace
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.proc import read_status
+from sandlock_sys.proc import Status, read_status
 
-__all__ = ["describe_thread", "mend_interrupted", "read_registers"]
+__all__ = ["Snapshot", "describe_thread", "mend_interrupted", "read_registers", "take_snapshot"]
 
 _PRSTATUS = 1  # NT_PRSTATUS
 _ABSENT = {19, 22, 61}  # ENODEV, EINVAL, ENODATA: this machine or thread has no such set
@@ -66,47 +68,67 @@ def mend_interrupted(pid: int, tid: int, architecture: Architecture) -> Interrup
     return interrupted
 
 
-def describe_thread(
-    pid: int, interrupted: Interrupted, injector: Injector, scratch: Scratch, architecture: Architecture, now_ns: int
-) -> ThreadState:
-    """Return everything about the thread of `injector`, which must not have been entered yet.
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What ptrace alone tells of a stopped thread, taken before anything is injected into it."""
+
+    tid: int
+    interrupted: Interrupted
+    registers: tuple[Registers, ...]
+    mask: int
+    pending: tuple[bytes, ...]
+    rseq: Rseq
+    status: Status
+
+
+def take_snapshot(pid: int, tid: int, interrupted: Interrupted, architecture: Architecture) -> Snapshot:
+    """Return the snapshot of thread `tid`; `interrupted` is what `mend_interrupted` said about it."""
+    rseq = Rseq(0, 0, 0, 0)
+    try:
+        known = ptrace.get_rseq_configuration(tid)
+    except SyscallError as error:
+        if error.errno != EIO:  # no rseq in this kernel, or before 5.13
+            raise
+    else:
+        rseq = Rseq(known.pointer, known.size, known.signature, known.flags)
+    return Snapshot(
+        tid=tid,
+        interrupted=interrupted,
+        registers=read_registers(tid, architecture),
+        mask=ptrace.get_signal_mask(tid),
+        pending=ptrace.peek_signals(tid, shared=False),
+        rseq=rseq,
+        status=read_status(pid, tid),
+    )
+
+
+def describe_thread(snapshot: Snapshot, injector: Injector, scratch: Scratch, now_ns: int) -> ThreadState:
+    """Return everything about a thread.
 
     Arguments:
-        pid: its process.
-        interrupted: what `mend_interrupted` said about it.
-        injector: of this thread.
+        snapshot: of the thread.
+        injector: of the thread, entered.
         scratch: memory of its process, at least a page; what is in it is overwritten.
-        architecture: its own.
         now_ns: CLOCK_MONOTONIC of the capture.
 
     """
-    tid = injector.tid
-    registers = read_registers(tid, architecture)
-    mask = ptrace.get_signal_mask(tid)
-    pending = ptrace.peek_signals(tid, shared=False)
-    rseq = ptrace.get_rseq_configuration(tid)
-    status = read_status(pid, tid)
-    with injector:
-        stack = _signal_stack(injector, scratch)
-        robust = _robust_list(injector, scratch)
-        tid_address = _pointer(injector, scratch, _GET_TID_ADDRESS)
-        death = _pointer(injector, scratch, _GET_PARENT_DEATH_SIGNAL, 4)
-        slack = injector.attempt("prctl", _GET_TIMER_SLACK)
+    slack = injector.attempt("prctl", _GET_TIMER_SLACK)
+    interrupted = snapshot.interrupted
     return ThreadState(
-        tid=status.ns_pid[-1] if status.ns_pid else tid,
-        name=status.name,
-        registers=registers,
+        tid=snapshot.status.ns_pid[-1] if snapshot.status.ns_pid else snapshot.tid,
+        name=snapshot.status.name,
+        registers=snapshot.registers,
         restart=interrupted.restart,
         syscall=interrupted.syscall,
         deadline_ns=now_ns + interrupted.left_ns if interrupted.left_ns else 0,
-        signal_mask=mask,
-        pending=pending,
-        signal_stack=stack,
-        robust_list=robust,
-        rseq=Rseq(rseq.pointer, rseq.size, rseq.signature, rseq.flags),
-        tid_address=tid_address,
-        scheduling=_scheduling(tid),
-        parent_death_signal=death,
+        signal_mask=snapshot.mask,
+        pending=snapshot.pending,
+        signal_stack=_signal_stack(injector, scratch),
+        robust_list=_robust_list(injector, scratch),
+        rseq=snapshot.rseq,
+        tid_address=_pointer(injector, scratch, _GET_TID_ADDRESS),
+        scheduling=_scheduling(snapshot.tid),
+        parent_death_signal=_pointer(injector, scratch, _GET_PARENT_DEATH_SIGNAL, 4),
         timer_slack_ns=0 if error_of(slack) else slack,
     )
 
