@@ -109,6 +109,7 @@ class Branch:
         with self._lock:
             if self._store.closed:
                 raise BranchError(f"the branch {self.path} is closed")
+            self._tree.trim()
             yield self._tree
 
     # What it is.
@@ -251,7 +252,7 @@ class Branch:
             removal.rmdir(tree, split(path))
 
     def rename(self, source: bytes, target: bytes, flags: int = 0) -> None:
-        """Move a file or directory, as renameat2(2): flags 0, RENAME_NOREPLACE (1) or RENAME_EXCHANGE (2), else EINVAL."""
+        """Move a file or directory, as renameat2(2): 0, RENAME_NOREPLACE (1) or RENAME_EXCHANGE (2), else EINVAL."""
         with self._using() as tree:
             renaming.rename(tree, split(source), split(target), flags)
 

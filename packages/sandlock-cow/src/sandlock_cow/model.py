@@ -74,15 +74,23 @@ class Found:
 class OpenAt:
     """The last step of an open, ready to be made by anybody: `os.open(name, flags, mode, dir_fd=directory)`.
 
-    Everything before it (copy-up, making the directory, quota) is done. `directory` is borrowed until the next call on
-    the branch. `flags` has O_NOFOLLOW and O_CLOEXEC set and, when the file was made already, no O_CREAT and O_EXCL.
+    Everything before it (copy-up, making the directory, quota) is done.
+
+    Attributes:
+        directory: real directory, an O_PATH fd borrowed until the next call on the branch.
+        name: one component, or b"." for the directory itself.
+        flags: those asked for, with O_NOFOLLOW and O_CLOEXEC, without O_CREAT and O_EXCL.
+        mode: for O_TMPFILE, else 0.
+        fd: -1; or, when the file had to be made, the fd of it, open as asked for, that the caller owns: then no step is
+            left. (A new file may have a mode that forbids a second open.)
+
     """
 
     directory: int
     name: bytes
     flags: int
     mode: int
-    created: bool
+    fd: int = -1
 
 
 @dataclass(frozen=True, slots=True)

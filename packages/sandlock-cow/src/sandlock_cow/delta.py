@@ -1,0 +1,217 @@
+"""What differs between the real tree and the branch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandlock_cow import metadata, overlay
+from sandlock_cow.late import late_mark
+from sandlock_cow.model import Change, Entry, Kind
+from sandlock_cow.walking import open_below, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandlock_cow.tree import Tree
+
+__all__ = ["Delta", "changes", "deltas", "describe", "public"]
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One path that may differ: attributes of both sides, None where that side has nothing.
+
+    Attributes:
+        path: inside the branch.
+        before: in the real tree.
+        after: in the branch.
+        same: whether a look at both sides found no difference (a directory that was only passed through).
+
+    """
+
+    path: bytes
+    before: os.stat_result | None
+    after: os.stat_result | None
+    same: bool = False
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether a directory is there afterwards."""
+        return self.after is not None and stat.S_ISDIR(self.after.st_mode)
+
+    @property
+    def was_directory(self) -> bool:
+        """Whether a directory was there before."""
+        return self.before is not None and stat.S_ISDIR(self.before.st_mode)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A directory of either side still to be compared."""
+
+    path: bytes
+    upper: bool  # the branch has an upper part
+    lower: bool  # the real tree has it
+    merged: bool  # what the upper part does not mention is unchanged, not removed
+
+
+def deltas(tree: Tree, *, digests: bool = True) -> Iterator[Delta]:
+    """Every path that the upper layer says something about, parents before what is in them.
+
+    Unchanged directories that hold changes are told too, with `same`.
+    """
+    pending = [_Pair(b"", upper=True, lower=True, merged=True)]
+    yield Delta(b"", os.fstat(tree.lower), os.fstat(tree.upper), _same_directory(tree.lower, tree.upper))
+    while pending:
+        pair = pending.pop()
+        upper = open_below(tree.upper, pair.path) if pair.upper else -1
+        lower = open_below(tree.lower, pair.path) if pair.lower else -1
+        try:
+            found = list(_compare(pair, upper, lower, digests=digests))
+        finally:
+            for fd in (upper, lower):
+                if fd >= 0:
+                    os.close(fd)
+        for _, below in reversed(found):
+            if below is not None:
+                pending.append(below)
+        yield from (delta for delta, _ in found)
+
+
+def _compare(pair: _Pair, upper: int, lower: int, *, digests: bool) -> Iterator[tuple[Delta, _Pair | None]]:
+    ours = dict(scan(upper)) if upper >= 0 else {}
+    theirs = dict(scan(lower)) if lower >= 0 and not pair.merged else {}
+    for name in sorted({*ours, *theirs}):
+        path = pair.path + b"/" + name if pair.path else name
+        before = theirs.get(name) if not pair.merged else _look(lower, name)
+        if before is not None and overlay.is_whiteout_mode(before):
+            before = None
+        after = ours.get(name)
+        if after is not None and overlay.is_whiteout(upper, name, after):
+            after = None
+        if before is None and after is None:
+            continue
+        delta = Delta(path, before, after, _same(upper, lower, name, before, after, digests=digests))
+        below = None
+        if delta.is_directory:
+            merged = pair.merged and delta.was_directory and not _opaque(upper, name)
+            below = _Pair(path, upper=True, lower=delta.was_directory, merged=merged)
+        elif delta.was_directory:
+            below = _Pair(path, upper=False, lower=True, merged=False)
+        yield delta, below
+
+
+def _look(directory: int, name: bytes) -> os.stat_result | None:
+    if directory < 0:
+        return None
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _opaque(directory: int, name: bytes) -> bool:
+    fd = open_below(directory, name)
+    try:
+        return overlay.is_opaque(fd)
+    finally:
+        os.close(fd)
+
+
+def _same(
+    upper: int,
+    lower: int,
+    name: bytes,
+    before: os.stat_result | None,
+    after: os.stat_result | None,
+    *,
+    digests: bool,
+) -> bool:
+    """Whether the copy in the upper layer is still what it was copied from."""
+    if before is None or after is None:
+        return False
+    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
+        return False
+    kind = stat.S_IFMT(before.st_mode)
+    if kind == stat.S_IFDIR:
+        first, second = open_below(lower, name), open_below(upper, name)
+        try:
+            return _same_directory(first, second)
+        finally:
+            os.close(first)
+            os.close(second)
+    if before.st_mtime_ns != after.st_mtime_ns:
+        return False
+    if kind == stat.S_IFLNK:
+        return os.readlink(name, dir_fd=lower) == os.readlink(name, dir_fd=upper)
+    if kind != stat.S_IFREG:
+        return True
+    if before.st_size != after.st_size or _xattrs(lower, name) != _xattrs(upper, name, upper=True):
+        return False
+    return not digests or _digest(lower, name) == _digest(upper, name)
+
+
+def _same_directory(lower: int, upper: int) -> bool:
+    before, after = os.fstat(lower), os.fstat(upper)
+    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
+        return False
+    return _xattrs(lower, b".") == _xattrs(upper, b".", upper=True)
+
+
+def _xattrs(directory: int, name: bytes, *, upper: bool = False) -> dict[bytes, bytes]:
+    """What a program sees of them."""
+    return metadata.program_xattrs(b"/proc/self/fd/%d/%s" % (directory, name), follow=False, upper=upper)
+
+
+def _digest(directory: int, name: bytes) -> str:
+    fd = os.open(name, _READ, dir_fd=directory)
+    try:
+        digest = hashlib.sha256()
+        while data := os.read(fd, _BUFFER):
+            digest.update(data)
+        return digest.hexdigest()
+    finally:
+        os.close(fd)
+
+
+def describe(root: int, path: bytes, found: os.stat_result | None, *, digests: bool) -> Entry | None:
+    """The public description of one side."""
+    if found is None:
+        return None
+    kind = Kind.of(found.st_mode)
+    mode = stat.S_IMODE(found.st_mode)
+    if kind not in (Kind.FILE, Kind.SYMLINK):
+        return Entry(kind, mode)
+    above, _, name = path.rpartition(b"/")
+    directory = open_below(root, above)
+    try:
+        if kind is Kind.SYMLINK:
+            return Entry(kind, mode, target=os.fsdecode(os.readlink(name, dir_fd=directory)))
+        return Entry(kind, mode, found.st_size, _digest(directory, name) if digests else "")
+    finally:
+        os.close(directory)
+
+
+def changes(tree: Tree, *, digests: bool = True) -> tuple[Change, ...]:
+    """The public list, sorted by path."""
+    return tuple(
+        sorted((public(tree, delta, digests=digests) for delta in deltas(tree, digests=digests) if not delta.same),
+               key=lambda change: os.fsencode(change.path))
+    )  # fmt: skip
+
+
+def public(tree: Tree, delta: Delta, *, digests: bool) -> Change:
+    """The public form of one delta."""
+    return Change(
+        os.fsdecode(delta.path),
+        describe(tree.lower, delta.path, delta.before, digests=digests),
+        describe(tree.upper, delta.path, delta.after, digests=digests),
+        late_mark(delta.path, delta.after),
+    )

@@ -1,0 +1,39 @@
+"""Which names in the real tree are one file. Read once, when a file with several names is first copied up."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from sandlock_cow.walking import walk
+
+if TYPE_CHECKING:
+    import os
+
+    from sandlock_cow.paths import Parts
+
+__all__ = ["HardLinks"]
+
+
+class HardLinks:
+    """The names of each inode that has several below `lower` (a borrowed fd)."""
+
+    def __init__(self, lower: int) -> None:
+        self._lower = lower
+        self._names: dict[tuple[int, int], list[bytes]] | None = None
+
+    def others(self, found: os.stat_result, parts: Parts) -> list[Parts]:
+        """The other names of the file with these attributes, when the tree was read: look at them before use."""
+        if self._names is None:
+            self._names = self._read()
+        own = b"/".join(parts)
+        names = self._names.get((found.st_dev, found.st_ino), [])
+        return [tuple(name.split(b"/")) for name in names if name != own]
+
+    def _read(self) -> dict[tuple[int, int], list[bytes]]:
+        names: dict[tuple[int, int], list[bytes]] = {}
+        for path, _, listed in walk(self._lower):
+            for name, found in listed:
+                if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
+                    names.setdefault((found.st_dev, found.st_ino), []).append(path + b"/" + name if path else name)
+        return names
