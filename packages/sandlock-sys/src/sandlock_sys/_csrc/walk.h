@@ -1,0 +1,65 @@
+#ifndef SANDLOCK_WALK_H
+#define SANDLOCK_WALK_H
+
+#include <stdint.h>
+
+/* Where a walk along a path ended. */
+enum sl_walk_outcome {
+    SL_WALK_END = 0,    /* at the last component */
+    SL_WALK_ABSENT = 1, /* the last component is not there; its directory is */
+    SL_WALK_LINK = 2,   /* at a symlink that has to be followed */
+    SL_WALK_MARK = 3,   /* at an object whose identity is marked */
+    SL_WALK_UP = 4,     /* before `..`, with SL_WALK_STOP_UP */
+    SL_WALK_ERROR = 5,  /* `error` says why; EAGAIN with SL_WALK_CACHED: the kernel would have to ask a disk */
+};
+
+enum {
+    SL_WALK_NO_FOLLOW = 1,   /* a symlink as the last component is the end */
+    SL_WALK_JUDGED = 2,      /* the start has been looked at: its mark does not stop */
+    SL_WALK_CACHED = 4,      /* never wait for a file system */
+    SL_WALK_STOP_UP = 8,     /* `..` is the caller's */
+    SL_WALK_PARENT = 16,     /* the last component names what will be made or removed: `.` and `..` and slashes after
+                                it are left in place, a symlink is not followed */
+};
+
+/* An identity; tables of them are sorted by device, then inode. */
+struct sl_walk_mark {
+    uint64_t device;
+    uint64_t inode;
+};
+
+struct sl_walk {
+    int32_t directory;  /* O_PATH, the caller's: what holds the object; -1: the start itself does, or nothing is held */
+    int32_t object;     /* O_PATH, the caller's: the object; -1: none, or it is the start itself */
+    uint32_t outcome;   /* enum sl_walk_outcome */
+    int32_t error;      /* errno, with SL_WALK_ERROR */
+    uint32_t begin;       /* offset of the component that the walk ended at */
+    uint32_t end;         /* offset behind it; equal to `begin` when no component names the object */
+    uint64_t device;    /* identity of the object, when there is one */
+    uint64_t inode;
+    uint32_t mode;
+    uint32_t last;      /* nothing but slashes follows */
+};
+
+/* Walk from the directory `start` along `path` (`length` bytes, then a NUL), never through a symlink. The result goes
+ * into `walk`, a struct sl_walk. */
+long sl_walk(int start, const char *path, uint32_t length, uint32_t flags, const struct sl_walk_mark *marks,
+             uint32_t count, void *walk);
+
+/* Find what `path` leads to in one step of the kernel's, never through a symlink, with SL_WALK_CACHED and
+ * SL_WALK_NO_FOLLOW. What it went through is not looked at: `path` has to be one that cannot go through a marked object
+ * but at its end. ERROR with ELOOP where a symlink has to be followed. */
+long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_mark *marks, uint32_t count, void *walk);
+
+/* Go from the directory `start` up until an object is marked (its index), or the root (-ENOENT), at most 4096 steps. */
+long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count);
+
+/* What the object of an O_PATH fd is, as the kernel writes it. */
+long sl_inode_stat(int fd, void *buffer);                                        /* struct stat */
+long sl_inode_statx(int fd, uint32_t flags, uint32_t mask, void *buffer);       /* struct statx */
+long sl_inode_statfs(int fd, void *buffer);                                      /* struct statfs */
+long sl_inode_access(int fd, int mode, int flags);                               /* faccessat2, 5.8 */
+long sl_inode_readlink(int fd, void *buffer, uint32_t size);
+long sl_inode_getdents(int fd, void *buffer, uint32_t size);                     /* needs an open directory */
+
+#endif
