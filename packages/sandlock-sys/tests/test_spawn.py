@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from launch_lab import alive_with, deny, launched, new_mark, new_request, output_of
 
+from sandlock_sys import guard as guard_module
 from sandlock_sys import prctl, seccomp
-from sandlock_sys import spawn as spawn_module
 from sandlock_sys.spawn import NO_ASLR, NO_THP, SpawnError, spawn
 
 if TYPE_CHECKING:
@@ -180,8 +180,8 @@ def test_an_unlimited_limit_is_written_as_python_writes_it() -> None:
 def test_without_its_guard_program_a_launch_starts_nothing(
     scoped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spawn_module, "GUARD_PATH", str(tmp_path / "missing"))
-    monkeypatch.setattr(spawn_module, "_program", None)
+    monkeypatch.setattr(guard_module, "GUARD_PATH", str(tmp_path / "missing"))
+    monkeypatch.setattr(guard_module, "_program", None)
     touched = tmp_path / "touched"
     with new_request(["touch", str(touched)], scoped=scoped) as request, pytest.raises(SpawnError) as caught:
         spawn(request)
@@ -195,10 +195,10 @@ def test_pr_13_a_guard_program_that_is_replaced_inside_is_not_executed(
 ) -> None:
     """The folder that sandlock is installed in may be below a write grant: a project with its environment in it."""
     program, owned = tmp_path / "guard", tmp_path / "owned"
-    program.write_bytes(Path(spawn_module.GUARD_PATH).read_bytes())
+    program.write_bytes(Path(guard_module.GUARD_PATH).read_bytes())
     program.chmod(0o755)
-    monkeypatch.setattr(spawn_module, "GUARD_PATH", str(program))
-    monkeypatch.setattr(spawn_module, "_program", None)
+    monkeypatch.setattr(guard_module, "GUARD_PATH", str(program))
+    monkeypatch.setattr(guard_module, "_program", None)
     evil = f"#!/bin/sh\ntouch {owned}\n"
     mark = new_mark()
     inside = f"printf '%s' '{evil}' >{program}; (setsid sleep 600 {mark} >/dev/null &); sleep 0.2; echo done"
@@ -206,7 +206,7 @@ def test_pr_13_a_guard_program_that_is_replaced_inside_is_not_executed(
     assert program.read_text() == evil  # the control: it was there to be executed, after the guard's 20 ms
     assert not owned.exists()
     assert alive_with(mark) == []
-    os.close(spawn_module._program[0])  # type: ignore[index]  # the copy of this test's own program
+    os.close(guard_module._program[0])  # type: ignore[index]  # the copy of this test's own program
 
 
 @pytest.mark.needs("ordinary_user")

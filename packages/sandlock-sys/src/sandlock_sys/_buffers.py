@@ -10,9 +10,11 @@ from sandlock_sys._ffi import ffi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandlock_sys._ffi import CData
 
-__all__ = ["NULL", "address", "own_memory", "readable", "writable"]
+__all__ = ["NULL", "address", "hold", "own_memory", "readable", "string", "strings", "writable"]
 
 NULL = ffi.NULL
 
@@ -42,3 +44,34 @@ def own_memory(address: int, length: int) -> bytes:
 def address(pointer: CData) -> int:
     """Return the address that `pointer` holds, for structures that carry addresses as integers."""
     return int(ffi.cast("uintptr_t", pointer))
+
+
+def hold(value: CData, held: list[object]) -> CData:
+    """Keep `value` alive as long as `held` lives; a pointer in a C structure keeps nothing alive."""
+    held.append(value)
+    return value
+
+
+def string(text: bytes, held: list[object]) -> CData:
+    """Return a C string that lives as long as `held`; ValueError for a NUL byte in it."""
+    if b"\0" in text:
+        raise ValueError(f"a NUL byte in {text!r}")
+    return hold(ffi.new("char[]", text), held)
+
+
+def strings(texts: Sequence[bytes], held: list[object]) -> CData:
+    """Return a NULL-terminated array of C strings, which are one after the other in one block of memory.
+
+    It lives as long as `held`; ValueError for a NUL byte in one of them.
+    """
+    block = b"\0".join(texts) + b"\0"
+    if block.count(b"\0") != max(len(texts), 1):
+        raise ValueError(f"a NUL byte in one of {list(texts)!r}")
+    memory = hold(ffi.from_buffer("char[]", block), held)
+    pointers = hold(ffi.new("char *[]", len(texts) + 1), held)
+    start = ffi.cast("char *", memory)
+    offset = 0
+    for index, text in enumerate(texts):
+        pointers[index] = start + offset
+        offset += len(text) + 1
+    return pointers

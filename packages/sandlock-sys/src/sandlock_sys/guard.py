@@ -8,7 +8,8 @@ the same effect.
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, ECHILD, ECONNRESET, EPIPE
+from errno import EAGAIN, ECHILD, ECONNRESET, EINVAL, EPIPE
+from fcntl import F_ADD_SEALS, fcntl
 from struct import Struct
 
 from sandlock_sys._buffers import NULL
@@ -20,11 +21,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
 
-__all__ = ["Guard", "Report", "give_memory", "take_memory"]
+__all__ = ["GUARD_PATH", "Guard", "Report", "give_memory", "guard_program", "take_memory"]
+
+GUARD_PATH = __file__.rpartition("/")[0] + "/_guard"
 
 _REPORT = Struct("=iIQQQ")  # struct sl_report
 _KILL, _SIGNAL_ALL, _SIGNAL_MAIN = 1, 2, 3  # SL_ORDER_*
 _SHUT_WR, _SHUT_RDWR = 1, 2  # shutdown(2)
+_MEMFD_FLAGS = 0x1 | 0x2  # MFD_CLOEXEC | MFD_ALLOW_SEALING, linux/memfd.h, 3.17
+_MFD_EXEC = 0x10  # linux/memfd.h, 6.3
+_ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL | SHRINK | GROW | WRITE, linux/fcntl.h, 3.17
 _SIGCONT = 18  # the same number on every architecture here; `signal` itself takes 6 ms to import
 
 
@@ -53,6 +59,45 @@ def give_memory(memory: CData) -> None:
         _spare.append((os.getpid(), memory))
     else:
         lib.sl_spawn_free(memory)
+
+
+_program: tuple[int, int, int] | None = None  # fd, device, inode
+
+
+def guard_program() -> int:
+    """Return the fd of a sealed copy of the guard program, made once for the process; OSError when it cannot be made.
+
+    Safety: the guard executes it after the program inside has begun, which may have a write grant over the folder that
+    sandlock is installed in; a copy that nobody can write is not reached by that. The number may be another file's by
+    now, where the caller has closed all its fds since: so the copy is recognised by its inode.
+    """
+    global _program  # noqa: PLW0603  # one copy serves every launch
+    if _program is not None:
+        fd, device, inode = _program
+        try:
+            status = os.fstat(fd)
+        except OSError:  # EBADF: closed
+            status = None
+        if status is not None and (status.st_dev, status.st_ino) == (device, inode):
+            return fd
+    with open(GUARD_PATH, "rb", buffering=0) as file:
+        program = file.readall()
+    fd = _sealed(program)
+    status = os.fstat(fd)
+    _program = (fd, status.st_dev, status.st_ino)
+    return fd
+
+
+def _sealed(program: bytes) -> int:
+    try:
+        fd = os.memfd_create("sandlock-guard", _MEMFD_FLAGS | _MFD_EXEC)
+    except OSError as error:
+        if error.errno != EINVAL:  # before 6.3 every memfd is executable, and nobody has to ask for it
+            raise
+        fd = os.memfd_create("sandlock-guard", _MEMFD_FLAGS)
+    os.write(fd, program)
+    fcntl(fd, F_ADD_SEALS, _ALL_SEALS)
+    return fd
 
 
 class Report:

@@ -9,16 +9,13 @@ of its own, no capability, stdio and the declared fds, and nothing else.
 
 from __future__ import annotations
 
-import os
-from errno import EINVAL
-from fcntl import F_ADD_SEALS, fcntl
 from os import fsdecode
 
-from sandlock_sys._buffers import NULL
+from sandlock_sys._buffers import NULL, hold, string, strings
 from sandlock_sys._call import check
 from sandlock_sys._ffi import ffi, lib
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.guard import Guard, give_memory, take_memory
+from sandlock_sys.guard import GUARD_PATH, Guard, give_memory, guard_program, take_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +23,11 @@ if TYPE_CHECKING:
 
     from sandlock_sys._ffi import CData
 
-__all__ = ["GUARD_PATH", "NO_ASLR", "NO_THP", "NULL_DEVICE", "SpawnError", "SpawnRequest", "Spawned", "spawn"]
-
-GUARD_PATH = __file__.rpartition("/")[0] + "/_guard"
+__all__ = ["NO_ASLR", "NO_THP", "NULL_DEVICE", "SpawnError", "SpawnRequest", "Spawned", "spawn"]
 
 NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
-_MEMFD_FLAGS = 0x1 | 0x2  # MFD_CLOEXEC | MFD_ALLOW_SEALING, linux/memfd.h, 3.17
-_MFD_EXEC = 0x10  # linux/memfd.h, 6.3
-_ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL | SHRINK | GROW | WRITE, linux/fcntl.h, 3.17
 _PARK, _OWN_MEMORY, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 6
 _PARKED = 1  # SL_PHASE_PARKED
 _GO, _END = 1, 2  # SL_VERDICT_*
@@ -55,6 +47,13 @@ _STEPS = (
     ("namespace", "unshare"),
     ("id-map", "write"),
     ("mount", "mount_setattr"),
+    ("hostname", "sethostname"),
+    ("root", "pivot_root"),
+    ("bind", "move_mount"),
+    ("init", "execve"),
+    ("proc", "mount"),
+    ("overlay", "move_mount"),
+    ("rule", "landlock_add_rule"),
     ("cwd", "chdir"),
     ("limit", "prlimit64"),
     ("affinity", "sched_setaffinity"),
@@ -105,6 +104,14 @@ class SpawnRequest:
         guard_ruleset: the Landlock ruleset fd of the domain around guard and child, or -1.
         scoped: that domain has the signal scope, so the guard may use kill(-1); else it walks /proc.
         writable: None, or the paths that stay writable in a mount namespace where all else becomes read-only.
+        pid_namespace: the child sees no process but its own tree, in a read-only /proc of its own; that tree ends with
+            an init of ours, so there is no `guard_ruleset` then.
+        hostname: None, or the host name inside, of at most 64 bytes.
+        root: None, or the folder that becomes the root; nothing outside it can be reached.
+        binds: `(host path, path inside, read only)`: trees of the host's at paths that exist in the new root.
+        overlays: `(path inside, content)`: read-only files laid over those that are there.
+        rules: `(path inside, Landlock rights)` added to `ruleset` when all this is done, for what only then is what it
+            will be: a rule of the host's for /proc, or for a file that an overlay covers, does not reach it.
         id_map: None, or (uid, gid) to map onto themselves in a user namespace, where making the mounts needs one.
         flags: NO_ASLR, NO_THP.
         park: stop, confined, before exec, until `Spawned.go()`.
@@ -112,8 +119,9 @@ class SpawnRequest:
     """
 
     __slots__ = (
-        "affinity", "argv", "candidates", "cwd", "env", "filter", "filter_flags", "flags", "guard_ruleset", "id_map",
-        "keep", "limits", "park", "ruleset", "scoped", "stdio", "writable",
+        "affinity", "argv", "binds", "candidates", "cwd", "env", "filter", "filter_flags", "flags", "guard_ruleset",
+        "hostname", "id_map", "keep", "limits", "overlays", "park", "pid_namespace", "root", "rules", "ruleset",
+        "scoped", "stdio", "writable",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] = ()) -> None:
@@ -131,6 +139,12 @@ class SpawnRequest:
         self.guard_ruleset = -1
         self.scoped = False
         self.writable: Sequence[bytes] | None = None
+        self.pid_namespace = False
+        self.hostname: bytes | None = None
+        self.root: bytes | None = None
+        self.binds: Sequence[tuple[bytes, bytes, bool]] = ()
+        self.overlays: Sequence[tuple[bytes, bytes]] = ()
+        self.rules: Sequence[tuple[bytes, int]] = ()
         self.id_map: tuple[int, int] | None = None
         self.flags = 0
         self.park = False
@@ -240,119 +254,66 @@ def _close_end(ends: CData, index: int) -> None:
 def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
     if not request.argv or not request.candidates:
         raise ValueError("argv and candidates need at least one string each")
-    memory.argv = _strings(request.argv, held)
-    memory.envp = _strings(request.env, held)
-    memory.candidates = _strings(request.candidates, held)
-    memory.guard_program = _guard_program()
+    memory.argv = strings(request.argv, held)
+    memory.envp = strings(request.env, held)
+    memory.candidates = strings(request.candidates, held)
+    try:
+        memory.guard_program = guard_program()
+    except OSError as error:
+        raise SpawnError("guard-exec", "open", error.errno or 0, str(error.filename or GUARD_PATH)) from error
     if request.cwd is not None:
-        memory.cwd = _string(request.cwd, held)
+        memory.cwd = string(request.cwd, held)
     flags = request.flags | (_PARK if request.park else 0) | (0 if request.scoped else _UNSCOPED)
     if request.flags & NO_THP:
         flags |= _OWN_MEMORY
-    if request.writable is not None:
-        flags |= _MOUNT_NS
-        memory.writable = _strings(request.writable, held)
-        if request.id_map is not None:
-            flags |= _USER_NS
-            uid, gid = request.id_map
-            memory.uid_map = _string(b"%d %d 1" % (uid, uid), held)
-            memory.gid_map = _string(b"%d %d 1" % (gid, gid), held)
-    memory.flags = flags
+    memory.flags = flags | _fill_namespaces(memory, request, held)
     if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio) if fd != NULL_DEVICE):
         raise ValueError(f"stdio {request.stdio}: an fd that is not in its place must be above 2")
     memory.stdio = list(request.stdio)
     if request.keep:
         keep = sorted(set(request.keep) - {0, 1, 2})
         memory.n_keep = len(keep)
-        memory.keep = _hold(ffi.new("int32_t[]", keep), held)
+        memory.keep = hold(ffi.new("int32_t[]", keep), held)
     if request.limits:
         memory.n_limits = len(request.limits)
         # RLIM_INFINITY is -1 in Python and all ones in the kernel.
         limits = [(resource, soft & _ALL_ONES, hard & _ALL_ONES) for resource, soft, hard in request.limits]
-        memory.limits = _hold(ffi.new("struct sl_limit[]", limits), held)
+        memory.limits = hold(ffi.new("struct sl_limit[]", limits), held)
     if request.affinity:
         words = [0] * (max(request.affinity) // 64 + 1)
         for cpu in request.affinity:
             words[cpu // 64] |= 1 << cpu % 64
         memory.affinity_bytes = 8 * len(words)
-        memory.affinity = _hold(ffi.new("uint64_t[]", words), held)
+        memory.affinity = hold(ffi.new("uint64_t[]", words), held)
     if len(request.filter) % 8 or len(request.filter) > 8 * _MAX_FILTER:
         raise ValueError(f"a filter of {len(request.filter)} bytes is no array of at most {_MAX_FILTER} instructions")
     if request.filter:
         memory.n_filter = len(request.filter) // 8
-        memory.filter = _hold(ffi.from_buffer("char[]", request.filter), held)
+        memory.filter = hold(ffi.from_buffer("char[]", request.filter), held)
         memory.filter_flags = request.filter_flags
     memory.ruleset = request.ruleset
     memory.guard_ruleset = request.guard_ruleset
 
 
-_program: tuple[int, int, int] | None = None  # fd, device, inode
+def _fill_namespaces(memory: CData, request: SpawnRequest, held: list[object]) -> int:
+    """Fill in what is to be seen of the machine; return the flags for it."""
+    flags = 0
+    if request.writable is not None:
+        flags |= _MOUNT_NS
+        memory.writable = strings(request.writable, held)
+    if request.pid_namespace or request.root is not None or request.binds or request.overlays or request.rules:
+        from sandlock_sys.spawn_view import fill_view  # lazy: most launches change nothing but what is writable
 
-
-def _guard_program() -> int:
-    """Return the fd of a sealed copy of the guard program, made once for the process.
-
-    Safety: the guard executes it after the program inside has begun, which may have a write grant over the folder that
-    sandlock is installed in; a copy that nobody can write is not reached by that. The number may be another file's by
-    now, where the caller has closed all its fds since: so the copy is recognised by its inode.
-    """
-    global _program  # noqa: PLW0603  # one copy serves every launch
-    if _program is not None:
-        fd, device, inode = _program
-        try:
-            status = os.fstat(fd)
-        except OSError:  # EBADF: closed
-            status = None
-        if status is not None and (status.st_dev, status.st_ino) == (device, inode):
-            return fd
-    try:
-        with open(GUARD_PATH, "rb", buffering=0) as file:
-            program = file.readall()
-        fd = _sealed(program)
-    except OSError as error:
-        raise SpawnError("guard-exec", "open", error.errno or 0, GUARD_PATH) from error
-    status = os.fstat(fd)
-    _program = (fd, status.st_dev, status.st_ino)
-    return fd
-
-
-def _sealed(program: bytes) -> int:
-    try:
-        fd = os.memfd_create("sandlock-guard", _MEMFD_FLAGS | _MFD_EXEC)
-    except OSError as error:
-        if error.errno != EINVAL:  # before 6.3 every memfd is executable, and nobody has to ask for it
-            raise
-        fd = os.memfd_create("sandlock-guard", _MEMFD_FLAGS)
-    os.write(fd, program)
-    fcntl(fd, F_ADD_SEALS, _ALL_SEALS)
-    return fd
-
-
-def _hold(value: CData, held: list[object]) -> CData:
-    """Keep `value` alive as long as the launch; a pointer in a C struct keeps nothing alive."""
-    held.append(value)
-    return value
-
-
-def _string(text: bytes, held: list[object]) -> CData:
-    if b"\0" in text:
-        raise ValueError(f"a NUL byte in {text!r}")
-    return _hold(ffi.new("char[]", text), held)
-
-
-def _strings(texts: Sequence[bytes], held: list[object]) -> CData:
-    """A NULL-terminated array of C strings, all in one block of memory."""
-    block = b"\0".join(texts) + b"\0"
-    if block.count(b"\0") != max(len(texts), 1):
-        raise ValueError(f"a NUL byte in one of {list(texts)!r}")
-    memory = _hold(ffi.from_buffer("char[]", block), held)
-    pointers = _hold(ffi.new("char *[]", len(texts) + 1), held)
-    start = ffi.cast("char *", memory)
-    offset = 0
-    for index, text in enumerate(texts):
-        pointers[index] = start + offset
-        offset += len(text) + 1
-    return pointers
+        flags |= fill_view(memory, request, held)
+    if request.hostname is not None:
+        memory.hostname = string(request.hostname, held)
+        memory.hostname_bytes = len(request.hostname)
+    if request.id_map is not None and (flags & _MOUNT_NS or request.hostname is not None):
+        flags |= _USER_NS
+        uid, gid = request.id_map
+        memory.uid_map = string(b"%d %d 1" % (uid, uid), held)
+        memory.gid_map = string(b"%d %d 1" % (gid, gid), held)
+    return flags
 
 
 def _failure(memory: CData, request: SpawnRequest) -> SpawnError | None:
@@ -368,6 +329,10 @@ def _failure(memory: CData, request: SpawnRequest) -> SpawnError | None:
         detail = fsdecode(request.cwd or b"")
     elif step == "mount" and request.writable is not None and index < len(request.writable):
         detail = fsdecode(request.writable[index])
+    elif step in ("root", "bind", "overlay", "rule"):
+        from sandlock_sys.spawn_view import place_of  # loaded already: the request asked for it
+
+        detail = fsdecode(place_of(request, step, index))
     elif step == "limit":
         resource, soft, hard = request.limits[index]
         detail = f"resource {resource}, {soft}..{hard}"

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "raw.h"
+#include "view.h"
 
 #ifndef __NR_landlock_restrict_self
 #define __NR_landlock_restrict_self 446 /* 5.13, the same number everywhere */
@@ -26,7 +27,7 @@
 #define __NR_close_range 436 /* 5.9 */
 #endif
 
-_Static_assert(SL_STEP_EXEC == 21, "the names in spawn.py");
+_Static_assert(SL_STEP_EXEC == 28, "the names in spawn.py");
 
 enum {
     SIGNALS = 64,               /* _NSIG */
@@ -203,6 +204,9 @@ static int confine(struct sl_spawn *spawn)
     }
     if (close_undeclared(spawn))
         return -1;
+    /* In a pid namespace: until its init has executed, /proc/1 shows the host's command line. Not behind the filter, which
+     * may ask somebody for every call. */
+    sl_wait_cleared(&spawn->init_tid);
     if (spawn->n_filter) {
         struct sock_fprog program = {.len = (uint16_t)spawn->n_filter, .filter = (struct sock_filter *)spawn->filter};
         result = RAW(__NR_seccomp, SECCOMP_SET_MODE_FILTER, spawn->filter_flags, &program);
@@ -224,7 +228,7 @@ static int park(struct sl_spawn *spawn)
         RAW(__NR_futex, &spawn->go, FUTEX_WAIT, 0, 0);
     if (spawn->go == SL_VERDICT_GO)
         return 0;
-    RAW(__NR_kill, spawn->child_pid, SIGNAL_KILL); /* so that the report says "killed", not "exited" */
+    RAW(__NR_kill, RAW(__NR_getpid), SIGNAL_KILL); /* so that the report says "killed", not "exited" */
     return -1;
 }
 
@@ -238,7 +242,8 @@ static void mark_the_end(struct sl_spawn *spawn, struct robust_list_head *head, 
     head->list_op_pending = 0;
     node->next = &head->list;
     RAW(__NR_set_robust_list, head, sizeof *head);
-    __atomic_store_n(&spawn->child_tid, (int32_t)((uint32_t)spawn->child_pid | FUTEX_WAITERS), __ATOMIC_RELEASE);
+    /* The kernel compares with the number in the child's own pid namespace. */
+    __atomic_store_n(&spawn->child_tid, (int32_t)((uint32_t)RAW(__NR_getpid) | FUTEX_WAITERS), __ATOMIC_RELEASE);
 }
 
 static void execute(struct sl_spawn *spawn)
@@ -265,17 +270,18 @@ int sl_child_main(void *argument)
     struct robust_list_head head;
     struct robust_list node;
     reset_signals();
-    spawn->child_pid = (int32_t)RAW(__NR_getpid); /* the guard may still be inside its clone */
+    spawn->child_pid = spawn->child_tid; /* as the guard knows it, who may still be inside its clone */
     if (spawn->flags & SL_SPAWN_OWN_MEMORY)
         mark_the_end(spawn, &head, &node);
     long result = RAW(__NR_setsid);
     if (result >= 0)
         result = RAW(__NR_prctl, PR_SET_PDEATHSIG, SIGNAL_KILL, 0, 0, 0);
-    if (result >= 0 && RAW(__NR_getppid) != spawn->guard_pid)
+    /* In a pid namespace the guard has no number; its init, which watches the guard already, is what dies first there. */
+    if (result >= 0 && !(spawn->flags & SL_SPAWN_PID_NS) && RAW(__NR_getppid) != spawn->guard_pid)
         result = -ERR_ESRCH; /* the guard died before the line above could see it */
     if (result < 0)
         sl_fail(spawn, SL_STEP_SESSION, result, 0);
-    else if (!attach_stdio(spawn)) {
+    else if ((!(spawn->flags & SL_SPAWN_PID_NS) || !sl_finish_view(spawn)) && !attach_stdio(spawn)) {
         /* Before Landlock, so that a program can be started in a folder that it may not list. */
         result = spawn->cwd ? RAW(__NR_chdir, spawn->cwd) : 0;
         if (result < 0)

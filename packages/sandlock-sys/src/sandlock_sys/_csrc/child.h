@@ -10,4 +10,8 @@ int sl_child_main(void *argument);
 void sl_reset_signal(int number);
 void sl_fail(struct sl_spawn *spawn, uint32_t step, long result, uint32_t detail);
 
+
+/* Wait until the kernel has cleared the word of a process that executes or ends. */
+void sl_wait_cleared(int32_t *word);
+
 #endif

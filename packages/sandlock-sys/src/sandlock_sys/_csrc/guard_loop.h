@@ -24,7 +24,10 @@
 
 enum {
     GUARD_CONTROL = 0, /* the control socket */
-    GUARD_KILL = 9, GUARD_CHILD = 17, GUARD_SIGSET_BYTES = 8, /* SIGKILL, SIGCHLD */
+    GUARD_KILL = 9, GUARD_CHILD = 17, GUARD_STOP = 19, GUARD_SIGSET_BYTES = 8, /* SIGKILL, SIGCHLD, SIGSTOP */
+    /* SIGTTOU stands for SIGSTOP on the way through init, which must not stop itself. The kernel lets a waiting stop signal
+     * and a waiting SIGCONT cancel each other, so the last order wins. */
+    GUARD_STOP_ORDER = 22,
     GUARD_BLOCK = 0, /* SIG_BLOCK */
     GUARD_NO_HANG = 1, GUARD_ANY_CHILD = 0x40000000, /* WNOHANG, __WALL */
     GUARD_STOPPED = 0x7f, /* WIFSTOPPED */
@@ -44,9 +47,17 @@ struct guard_usage { struct guard_timeval user, system; int64_t peak_kib, rest[1
 
 _Static_assert(sizeof(struct guard_usage) == 144, "struct rusage");
 
+/* How all processes of the tree are reached. */
+enum guard_reach {
+    GUARD_SCOPE, /* kill(-1), which stops at the border of the Landlock domain */
+    GUARD_WALK,  /* no signal scope: they are found by walking /proc */
+    GUARD_INIT,  /* they live in a pid namespace, and end with its init */
+};
+
 struct guard {
     int child, host;
-    int walks;          /* no signal scope: processes are found by walking /proc */
+    int init;           /* with GUARD_INIT, until it is reaped; then 0 */
+    enum guard_reach reach;
     int main_gone;
     int host_pidfd, signals;
     uint64_t floor_kib; /* the host's own peak at the launch: the kernel counts it for the first process as well */
@@ -58,10 +69,12 @@ static void guard_walk(int signal);
 
 static void guard_signal_all(struct guard *guard, int signal)
 {
-    if (guard->walks)
+    if (guard->reach == GUARD_WALK)
         guard_walk(signal);
-    else
+    else if (guard->reach == GUARD_SCOPE)
         RAW(__NR_kill, -1, signal); /* atomic: no fork slips through it */
+    else if (guard->init) /* not yet reaped, so the pid is still its own; no scope here: never kill(-1) */
+        RAW(__NR_kill, guard->init, signal == GUARD_STOP ? GUARD_STOP_ORDER : signal);
 }
 
 /* Reap what has ended; 1 when there may be more. One pass is bounded: orphans can be made to die faster than they are
@@ -78,11 +91,13 @@ static int guard_reap(struct guard *guard, int *alive)
         if ((status & 0xff) == GUARD_STOPPED)
             continue; /* a child that made the guard its tracer has stopped, not ended */
         struct sl_report *report = &guard->report;
-        report->reaped++;
+        report->reaped += pid != guard->init;
         report->user_us += (uint64_t)(usage.user.seconds * 1000000 + usage.user.microseconds);
         report->system_us += (uint64_t)(usage.system.seconds * 1000000 + usage.system.microseconds);
         if ((uint64_t)usage.peak_kib > guard->floor_kib && (uint64_t)usage.peak_kib > report->peak_kib)
             report->peak_kib = (uint64_t)usage.peak_kib;
+        if (pid == guard->init)
+            guard->init = 0; /* the kernel has killed all others by now */
         if (pid == guard->child) {
             guard->main_gone = 1;
             report->status = status;
@@ -104,7 +119,7 @@ static void guard_end(struct guard *guard)
         int more = guard_reap(guard, &alive);
         if (!alive && guard->main_gone)
             break; /* orphans come to the guard, so no child means no process at all */
-        if (ticks == 0 || guard->walks)
+        if (ticks == 0 || guard->reach == GUARD_WALK)
             guard_signal_all(guard, GUARD_KILL);
         if (!alive) {
             RAW(__NR_exit_group, 1); /* killed, unseen: no report, and the host says that the guard was lost */

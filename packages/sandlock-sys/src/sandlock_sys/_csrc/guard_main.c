@@ -1,7 +1,9 @@
 /* The guard program: what the guard of a sandbox that lives on becomes; static, without a libc.
  *
- *   sandlock-guard CHILD-PID HOST-PID scope|walk REAPED USER-US SYSTEM-US PEAK-KIB FLOOR-KIB        fd 0: the control socket
+ *   sandlock-guard CHILD-PID HOST-PID INIT-PID|scope|walk REAPED USER-US SYSTEM-US PEAK-KIB FLOOR-KIB    fd 0: the control socket
+ *   sandlock-init                                                                      first process of a pid namespace
  */
+#include "guard_init.h"
 #include "guard_loop.h"
 #include "guard_walk.h"
 
@@ -22,12 +24,15 @@ __attribute__((used)) void guard_start(long *stack)
 {
     const char *const *argv = (const char *const *)(stack + 1);
     struct guard guard = {0};
+    if (stack[0] == 1)
+        serve_as_init();
     if (stack[0] != SL_GUARD_ARGUMENTS)
         RAW(__NR_exit_group, 64);
     RAW(__NR_prctl, PR_SET_NAME, "sandlock-guard", 0, 0, 0); /* executed from an fd it would have the fd's name */
     guard.child = number(argv[1]);
     guard.host = number(argv[2]);
-    guard.walks = argv[3][0] == 'w';
+    guard.init = number(argv[3]);
+    guard.reach = guard.init ? GUARD_INIT : argv[3][0] == 'w' ? GUARD_WALK : GUARD_SCOPE;
     guard.report.reaped = (uint32_t)number(argv[4]);
     guard.report.user_us = large(argv[5]);
     guard.report.system_us = large(argv[6]);

@@ -82,7 +82,8 @@ static long add_path(int ruleset, const char *path, uint64_t access, struct sl_l
     return result;
 }
 
-/* `paths` are `count` strings one after the other, each with its NUL; `accesses` are `count` uint64_t. */
+/* `paths` are `count` strings one after the other, each with its NUL; `accesses` are `count` uint64_t. Also called
+ * between clone and exec: no libc call. */
 long sl_landlock_add_paths(int ruleset, const char *paths, const void *accesses, size_t count,
                            struct sl_landlock_failure *failure)
 {
@@ -93,7 +94,8 @@ long sl_landlock_add_paths(int ruleset, const char *paths, const void *accesses,
         long result = add_path(ruleset, paths, access, failure);
         if (result < 0)
             return result;
-        paths += strlen(paths) + 1;
+        while (*paths++)
+            continue;
     }
     return 0;
 }

@@ -11,6 +11,7 @@
 
 #include "child.h"
 #include "raw.h"
+#include "view.h"
 
 #ifndef __NR_mount_setattr
 #define __NR_mount_setattr 442 /* 5.12 */
@@ -47,7 +48,9 @@ static long write_line(const char *path, const char *text)
 
 static int enter_namespaces(struct sl_spawn *spawn)
 {
-    unsigned long flags = CLONE_NEWNS | (spawn->flags & SL_SPAWN_USER_NS ? CLONE_NEWUSER : 0);
+    unsigned long flags = (spawn->flags & SL_SPAWN_MOUNT_NS ? CLONE_NEWNS : 0)
+                          | (spawn->flags & SL_SPAWN_USER_NS ? CLONE_NEWUSER : 0)
+                          | (spawn->flags & SL_SPAWN_PID_NS ? CLONE_NEWPID : 0) | (spawn->hostname ? CLONE_NEWUTS : 0);
     long result = RAW(__NR_unshare, flags);
     if (result < 0) {
         sl_fail(spawn, SL_STEP_NAMESPACE, result, 0);
@@ -67,6 +70,16 @@ static int enter_namespaces(struct sl_spawn *spawn)
     return 0;
 }
 
+static int name_host(struct sl_spawn *spawn)
+{
+    long result = spawn->hostname ? RAW(__NR_sethostname, spawn->hostname, spawn->hostname_bytes) : 0;
+    if (result < 0) {
+        sl_fail(spawn, SL_STEP_HOSTNAME, result, 0);
+        return -1;
+    }
+    return 0;
+}
+
 static long set_mounts(uint64_t attributes, uint64_t propagation)
 {
     struct mount_attributes change = {.set = attributes, .propagation = propagation};
@@ -81,13 +94,18 @@ static int is_root(int tree)
            && root.st_dev == status.st_dev && root.st_ino == status.st_ino;
 }
 
+static int close_all(const int *trees, uint32_t count)
+{
+    for (uint32_t index = 0; index < count; index++)
+        RAW(__NR_close, trees[index]);
+    return 0;
+}
+
 static int make_read_only(struct sl_spawn *spawn)
 {
     int trees[MAX_WRITABLE];
     uint32_t count = 0;
-    long result = set_mounts(0, MOUNT_PRIVATE); /* before anything changes: nothing may travel back to the host */
-    if (result < 0)
-        goto failed;
+    long result = 0;
     for (; spawn->writable[count]; count++) {
         if (count == MAX_WRITABLE) {
             result = -ERR_E2BIG;
@@ -99,7 +117,7 @@ static int make_read_only(struct sl_spawn *spawn)
             goto failed;
         trees[count] = (int)result;
         if (is_root(trees[count]))
-            return 0; /* everything is granted, so nothing is to be read-only */
+            return close_all(trees, count + 1); /* everything is granted, so nothing is to be read-only */
     }
     uint32_t grants = count;
     count = grants + 1; /* names no path: the failing step is the whole tree */
@@ -120,7 +138,21 @@ failed:
     return -1;
 }
 
-int sl_enter_mounts(struct sl_spawn *spawn)
+int sl_enter_namespaces(struct sl_spawn *spawn)
 {
-    return enter_namespaces(spawn) || make_read_only(spawn) ? -1 : 0;
+    int binds[SL_MAX_BINDS];
+    if (enter_namespaces(spawn) || name_host(spawn))
+        return -1;
+    if (!(spawn->flags & SL_SPAWN_MOUNT_NS))
+        return 0;
+    long result = set_mounts(0, MOUNT_PRIVATE); /* before anything changes: nothing may travel back to the host */
+    if (result < 0) {
+        sl_fail(spawn, SL_STEP_MOUNT, result, ~0U);
+        return -1;
+    }
+    if (sl_open_binds(spawn, binds))
+        return -1;
+    if (spawn->writable && make_read_only(spawn))
+        return -1;
+    return sl_change_root(spawn) || sl_attach_binds(spawn, binds) ? -1 : 0;
 }

@@ -3,9 +3,9 @@
 
 #include "spawn.h"
 
-/* Enter a mount namespace, and a user namespace where that takes one, and make everything there read-only but the
- * write grants. Done by the guard, before it enters its Landlock domain, which may not mount; the child inherits it.
- * 0, or -1 with the failure told. */
-int sl_enter_mounts(struct sl_spawn *spawn);
+/* Enter the namespaces that are wanted, name the host, make everything read-only but the write grants, change the root
+ * and bind. Done by the guard, before it enters its Landlock domain, which may not mount; its children inherit it, and
+ * are in its pid namespace, which the guard itself is not. 0, or -1 with the failure told. */
+int sl_enter_namespaces(struct sl_spawn *spawn);
 
 #endif

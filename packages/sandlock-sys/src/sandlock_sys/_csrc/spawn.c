@@ -1,6 +1,7 @@
 /* The host's side of a launch, and the guard as long as the sandbox is young.
  *
  *   host thread ── clone(CLONE_VM) ──► guard ── clone(CLONE_VM) ──► child ── execve ──► the program
+ *                                        │ └─ with a pid namespace, before: clone(CLONE_VM) ──► init ── execve ──► init
  *                                        └── after YOUNG_NS: execve ──► the guard program (guard_main.c)
  *
  * CLONE_VM makes the cost independent of the host's size; separate fd tables, signal handlers and credentials make
@@ -22,8 +23,10 @@
 
 #include "child.h"
 #include "guard_loop.h"
+#include "init.h"
 #include "mounts.h"
 #include "raw.h"
+#include "view.h"
 
 #ifndef __NR_landlock_restrict_self
 #define __NR_landlock_restrict_self 446
@@ -36,7 +39,8 @@
 #endif
 
 enum {
-    STACK_BYTES = 48 * 1024, /* two a launch; touched pages only are paid for */
+    STACK_BYTES = 48 * 1024, /* touched pages only are paid for */
+    STACKS = 3,              /* child, guard, init */
     SIGSET_BYTES = 8,
     NOT_CLONED = 1, /* in child_tid: until the kernel writes the child's number there; no child has init's */
     TICK_NS = 20 * 1000 * 1000,
@@ -84,6 +88,11 @@ static void leave_guard(struct sl_spawn *spawn)
         RAW(__NR_kill, spawn->child_pid, SIGKILL);
     else
         clear(&spawn->child_tid);
+    if (spawn->init_pid > 0) {
+        RAW(__NR_kill, spawn->init_pid, SIGKILL);
+        while (RAW(__NR_wait4, -1, 0, GUARD_ANY_CHILD, 0) > 0)
+            continue; /* its end ends the namespace, and takes the first child along */
+    }
     RAW(__NR_exit_group, 127);
 }
 
@@ -91,6 +100,13 @@ static void finish_guard(struct sl_spawn *spawn, uint32_t step, long result)
 {
     sl_fail(spawn, step, result, 0);
     leave_guard(spawn);
+}
+
+void sl_wait_cleared(int32_t *word)
+{
+    int32_t value;
+    while ((value = __atomic_load_n(word, __ATOMIC_ACQUIRE)) != 0)
+        RAW(__NR_futex, word, FUTEX_WAIT, value, 0); /* not PRIVATE: the kernel's wake at exec is a shared one */
 }
 
 static long clone_child(struct launch *launch)
@@ -106,15 +122,29 @@ static long clone_child(struct launch *launch)
     return pid < 0 ? -errno : pid; /* the host's thread waits, so nobody else writes its errno */
 }
 
+/* The first process of the pid namespace, which all children of the guard are born into from now on. It executes beside
+ * the child, on a stack of its own; both the child and the guard wait for that before they execute. -errno, or its number. */
+static long clone_init(struct launch *launch)
+{
+    struct sl_spawn *spawn = &launch->spawn;
+    spawn->init_tid = NOT_CLONED;
+    int pid = clone(sl_init_main, launch->stacks + 3 * STACK_BYTES, SIGCHLD | CLONE_VM | CLONE_CHILD_CLEARTID,
+                    spawn, NULL, NULL, &spawn->init_tid);
+    if (pid < 0)
+        spawn->init_tid = 0;
+    return pid < 0 ? -errno : pid;
+}
+
 /* Returns only when that failed. */
 static void become_program(struct sl_spawn *spawn, const struct guard *guard)
 {
-    char numbers[7][24];
+    char numbers[8][24];
     char *argv[] = {
         "sandlock-guard",
         number_to_text(numbers[0], (uint32_t)guard->child),
         number_to_text(numbers[1], (uint32_t)guard->host),
-        guard->walks ? "walk" : "scope",
+        guard->reach == GUARD_INIT ? number_to_text(numbers[7], (uint32_t)guard->init)
+        : guard->reach == GUARD_WALK ? "walk" : "scope",
         number_to_text(numbers[2], guard->report.reaped),
         number_to_text(numbers[3], guard->report.user_us),
         number_to_text(numbers[4], guard->report.system_us),
@@ -133,7 +163,7 @@ static int prove(struct guard *guard)
 {
     long result = RAW(__NR_kill, guard->host, 0);
     if (result != -GUARD_EPERM)
-        guard->walks = 1;
+        guard->reach = GUARD_WALK;
     return result != -GUARD_ESRCH && RAW(__NR_getppid) == guard->host;
 }
 
@@ -151,10 +181,31 @@ static long take_fds(struct sl_spawn *spawn)
     return result < 0 ? result : RAW(__NR_close_range, GUARD_PROGRAM + 1, ~0U, 0);
 }
 
+static enum guard_reach wanted_reach(uint32_t flags)
+{
+    return flags & SL_SPAWN_PID_NS ? GUARD_INIT : flags & SL_SPAWN_UNSCOPED ? GUARD_WALK : GUARD_SCOPE;
+}
+
+/* Namespaces and mounts; 0, or -1 with the failure told. With a pid namespace the child makes the last of it, from inside. */
+static int prepare_view(struct launch *launch, struct guard *guard)
+{
+    struct sl_spawn *spawn = &launch->spawn;
+    uint32_t last = spawn->n_overlays + spawn->n_rules;
+    if ((spawn->flags & SL_SPAWN_MOUNT_NS || spawn->hostname) && sl_enter_namespaces(spawn))
+        return -1;
+    if (!(spawn->flags & SL_SPAWN_PID_NS))
+        return last ? sl_finish_view(spawn) : 0;
+    long result = clone_init(launch);
+    guard->init = spawn->init_pid = result > 0 ? (int)result : 0;
+    if (result < 0)
+        sl_fail(spawn, SL_STEP_INIT, result, 0);
+    return spawn->error ? -1 : 0;
+}
+
 static int guard_main(void *argument)
 {
     struct sl_spawn *spawn = argument;
-    struct guard guard = {.host = spawn->host_pid, .walks = !!(spawn->flags & SL_SPAWN_UNSCOPED)};
+    struct guard guard = {.host = spawn->host_pid, .reach = wanted_reach(spawn->flags)};
     sl_reset_signal(SIGCHLD); /* where the host ignores it, the kernel would reap the child and lose its status */
     spawn->guard_pid = (int32_t)RAW(__NR_getpid);
     /* A session of its own: whoever kills the host's process group must not take the guard along with the host. */
@@ -167,14 +218,14 @@ static int guard_main(void *argument)
         result = RAW(__NR_prctl, PR_SET_NAME, "sandlock-guard", 0, 0, 0);
     if (result < 0)
         finish_guard(spawn, SL_STEP_GUARD, result);
-    if (spawn->flags & SL_SPAWN_MOUNT_NS && sl_enter_mounts(spawn))
+    if (prepare_view(argument, &guard))
         leave_guard(spawn);
     if (spawn->guard_ruleset >= 0) {
         result = RAW(__NR_landlock_restrict_self, spawn->guard_ruleset, 0);
         if (result < 0)
             finish_guard(spawn, SL_STEP_GUARD_LANDLOCK, result);
     }
-    if (!guard.walks && !prove(&guard))
+    if (guard.reach == GUARD_SCOPE && !prove(&guard))
         finish_guard(spawn, SL_STEP_GUARD, -ERR_ESRCH); /* the host is gone, and nothing was started */
     result = clone_child(argument);
     if (result < 0)
@@ -186,24 +237,18 @@ static int guard_main(void *argument)
     struct guard_usage usage;
     if (RAW(__NR_getrusage, 0, &usage) == 0) /* RUSAGE_SELF: the memory is the host's */
         guard.floor_kib = (uint64_t)usage.peak_kib;
-    if (!guard.walks) {
+    if (guard.reach != GUARD_WALK) {
         int watching = guard_prepare(&guard);
         if (!watching)
             guard_end(&guard);
         guard_serve(&guard, guard_now_ns() + YOUNG_NS);
     }
+    sl_wait_cleared(&spawn->init_tid); /* it takes the guard's own word for a sign of life */
     become_program(spawn, &guard);
-    if (!guard.walks)
+    if (guard.reach != GUARD_WALK)
         guard_serve(&guard, 0); /* the program is gone or may not be executed: go on as before */
     finish_guard(spawn, SL_STEP_GUARD_EXEC, -ERR_ESRCH);
     return 127;
-}
-
-static void wait_cleared(int32_t *word)
-{
-    int32_t value;
-    while ((value = __atomic_load_n(word, __ATOMIC_ACQUIRE)) != 0)
-        RAW(__NR_futex, word, FUTEX_WAIT, value, 0); /* not PRIVATE: the kernel's wake at exec is a shared one */
 }
 
 static int guard_ended(const struct sl_spawn *spawn)
@@ -251,7 +296,7 @@ struct sl_spawn *sl_spawn_new(void)
         mmap(NULL, sizeof *launch, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (launch == MAP_FAILED)
         return NULL;
-    launch->stacks = mmap(NULL, 2 * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    launch->stacks = mmap(NULL, STACKS * STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (launch->stacks == MAP_FAILED) {
         munmap(launch, sizeof *launch);
         return NULL;
@@ -262,7 +307,8 @@ struct sl_spawn *sl_spawn_new(void)
 
 static void wait_left(struct sl_spawn *spawn)
 {
-    wait_cleared(&spawn->guard_tid); /* it may stand on its stack here */
+    sl_wait_cleared(&spawn->guard_tid); /* it may stand on its stack here */
+    sl_wait_cleared(&spawn->init_tid);  /* and so may its init, when the guard was killed from outside */
     if (spawn->child_pid > 0)
         wait_child(spawn, SL_VERDICT_END); /* and so may a child that was just killed: the kernel clears its word here */
 }
@@ -277,7 +323,7 @@ void sl_spawn_free(struct sl_spawn *spawn)
 {
     struct launch *launch = (struct launch *)spawn;
     wait_left(spawn);
-    munmap(launch->stacks, 2 * STACK_BYTES);
+    munmap(launch->stacks, STACKS * STACK_BYTES);
     munmap(launch, sizeof *launch);
 }
 

@@ -10,6 +10,20 @@ struct sl_limit {
     uint64_t hard;
 };
 
+/* A tree of the host's at another path of the sandbox's view. */
+struct sl_bind {
+    const char *source;
+    const char *target;
+    uint64_t read_only;
+};
+
+/* A generated file over one that is there. */
+struct sl_overlay {
+    const char *target;
+    const char *content;
+    uint64_t bytes;
+};
+
 /* What the child is to be, and what became of it. One value a launch; it lives until the guard has ended or executed. */
 struct sl_spawn {
     /* wanted: set by the caller, read between clone and exec */
@@ -20,10 +34,20 @@ struct sl_spawn {
     const char *uid_map;            /* one line; with SL_SPAWN_USER_NS */
     const char *gid_map;
     const char *const *writable;    /* with SL_SPAWN_MOUNT_NS: all else becomes read-only; NULL ends */
+    const char *hostname;           /* NULL: the host's; otherwise in a UTS namespace */
+    const char *root;               /* NULL, or the folder that becomes the root; with SL_SPAWN_MOUNT_NS */
+    const struct sl_bind *binds;    /* with SL_SPAWN_MOUNT_NS */
+    const struct sl_overlay *overlays; /* with SL_SPAWN_MOUNT_NS */
+    const char *rules;              /* strings, one after the other: paths for Landlock, looked up in the finished view */
+    const uint64_t *rule_accesses;  /* as sl_landlock_add_paths takes them */
     const int32_t *keep;            /* fds that stay open at their numbers, ascending, each > 2 */
     const struct sl_limit *limits;
     const uint64_t *affinity;       /* cpu mask */
     const void *filter;             /* struct sock_filter[] */
+    uint32_t n_binds;
+    uint32_t n_overlays;
+    uint32_t n_rules;
+    uint32_t hostname_bytes;
     uint32_t n_keep;
     uint32_t n_limits;
     uint32_t affinity_bytes;
@@ -40,9 +64,11 @@ struct sl_spawn {
     /* told: written by the kernel, the guard and the child */
     int32_t guard_tid;              /* cleared by the kernel when the guard has executed or ended */
     int32_t child_tid;              /* cleared, or marked FUTEX_OWNER_DIED, when the child has executed or died */
+    int32_t init_tid;               /* cleared by the kernel when the init has executed or ended */
     int32_t guard_pid;
     int32_t guard_pidfd;
     int32_t child_pid;
+    int32_t init_pid;               /* of the pid namespace's first process, or 0 */
     int32_t listener;               /* the listener's number in the child, or -1 */
     uint32_t phase;                 /* futex: SL_PHASE_* */
     uint32_t go;                    /* futex: SL_VERDICT_* for a parked child */
@@ -60,6 +86,7 @@ enum {
     SL_SPAWN_NO_ASLR = 1 << 4,
     SL_SPAWN_NO_THP = 1 << 5,       /* needs SL_SPAWN_OWN_MEMORY: the flag belongs to the memory, not to the task */
     SL_SPAWN_UNSCOPED = 1 << 6,     /* no signal scope: the guard finds its tree by walking /proc */
+    SL_SPAWN_PID_NS = 1 << 7,       /* needs SL_SPAWN_MOUNT_NS: /proc is the namespace's own */
 };
 
 enum { SL_SPAWN_NULL_DEVICE = -1 }; /* in stdio */
@@ -78,6 +105,13 @@ enum {
     SL_STEP_NAMESPACE,
     SL_STEP_ID_MAP,
     SL_STEP_MOUNT,
+    SL_STEP_HOSTNAME,
+    SL_STEP_ROOT,
+    SL_STEP_BIND,
+    SL_STEP_INIT,
+    SL_STEP_PROC,
+    SL_STEP_OVERLAY,
+    SL_STEP_RULE,
     SL_STEP_CWD,
     SL_STEP_LIMIT,
     SL_STEP_AFFINITY,
