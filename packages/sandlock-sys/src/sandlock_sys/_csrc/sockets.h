@@ -1,0 +1,28 @@
+#ifndef SANDLOCK_SOCKETS_H
+#define SANDLOCK_SOCKETS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct sl_socket {
+    int fd;
+    int domain;
+    int type;
+    int protocol;
+    int nonblocking;
+    int padding;
+    uint64_t cookie;
+};
+
+long sl_socket_take(int tid, int remote, struct sl_socket *taken);
+long sl_socket_connect(int fd, const void *address, uint32_t length);
+long sl_socket_start(int fd, const void *address, uint32_t length);
+long sl_socket_bind(int fd, const void *address, uint32_t length);
+long sl_socket_listen(int fd, int backlog);
+long sl_socket_send(int fd, const void *data, size_t size, const void *name, uint32_t name_size,
+                    const void *control, size_t control_size, uint32_t flags);
+long sl_socket_name(int fd, int peer, void *address, uint32_t length);
+long sl_socket_get(int fd, int level, int option, void *value, uint32_t length);
+long sl_socket_set(int fd, int level, int option, const void *value, uint32_t length);
+
+#endif
