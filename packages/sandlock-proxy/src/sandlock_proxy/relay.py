@@ -83,13 +83,19 @@ class Relay:
         framing: dict[bytes, bytes] = {}
         body: Pieces | None = None
         ends_with_connection = False
+        whole = b""
         if self.head.method == "HEAD" or event.status_code in (204, 304):
+            self.server.put_back(self.parser.trailing_data[0])
             if b"content-length" in headers and event.status_code != 204:
                 framing[b"Content-Length"] = headers[b"content-length"]
         elif b"content-length" in headers:
             framing[b"Content-Length"] = headers[b"content-length"]
             self.server.put_back(self.parser.trailing_data[0])
-            body = sized(self.server, int(headers[b"content-length"]), self.limits.response_s)
+            length = int(headers[b"content-length"])
+            if self.mask is None and len(self.server.buffered) >= length:
+                whole = self.server.take(length)  # most answers have come whole by now
+            else:
+                body = sized(self.server, length, self.limits.response_s)
         else:
             if b"transfer-encoding" in headers:
                 body = chunked(self.server, self.parser, self.limits.response_s)
@@ -99,21 +105,20 @@ class Relay:
                 ends_with_connection = True
             if modern:
                 framing[b"Transfer-Encoding"] = b"chunked"
-        stays = self.head.keeps_alive and (modern or not body)
+        stays = self.head.keeps_alive
         if not stays:
             framing[b"Connection"] = b"close"
         self.started = True
-        await self._pass_on(self._write_head(event, framing), body, in_chunks=b"Transfer-Encoding" in framing)
+        lines = self._write_head(event, framing)
         if body is None:
-            self.server.put_back(self.parser.trailing_data[0])
+            await self.client.write(lines + whole)
+        else:
+            await self._pass_on(lines, body, in_chunks=b"Transfer-Encoding" in framing)
         self.client_reusable = stays
         self.server_reusable = not ends_with_connection and _keeps_alive(event)
 
-    async def _pass_on(self, waiting: bytes, body: Pieces | None, *, in_chunks: bool) -> None:
+    async def _pass_on(self, waiting: bytes, body: Pieces, *, in_chunks: bool) -> None:
         """Send the head, with the beginning of the body if that is there already, and the rest as it comes."""
-        if body is None:
-            await self.client.write(waiting)
-            return
         if not self.server.buffered and not self.parser.trailing_data[0]:
             await self.client.write(waiting)
             waiting = b""
@@ -131,11 +136,14 @@ class Relay:
 
     def _write_head(self, event: h11.Response | h11.InformationalResponse, framing: dict[bytes, bytes]) -> bytes:
         """Return the head for the client: the server's, in our framing."""
-        drop = hop_by_hop(list(event.headers)) | {b"content-length"}
-        lines = [b"HTTP/1.1 %d %b" % (event.status_code, bytes(event.reason))]
-        for (raw, value), (low, _) in zip(event.headers.raw_items(), event.headers, strict=True):
-            if low not in drop:
-                lines.append(raw + b": " + (value if self.mask is None else self.mask.whole(value)))
+        headers = [(raw, raw.lower(), value) for raw, value in event.headers.raw_items()]
+        drop = hop_by_hop([(low, value) for _, low, value in headers])
+        lines = [b"HTTP/1.1 %d %b" % (event.status_code, event.reason)]
+        lines += [
+            raw + b": " + (value if self.mask is None else self.mask.whole(value))
+            for raw, low, value in headers
+            if low not in drop and low != b"content-length"
+        ]
         lines += [name + b": " + value for name, value in framing.items()]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 

@@ -10,6 +10,9 @@ from sandlock_proxy.limits import Limits
 
 __all__ = ["Stream", "StreamLostError", "StreamTimeoutError"]
 
+# A read that allocates 256 KiB for a request of 200 bytes spends most of its time on the allocation.
+_ROOM = memoryview(bytearray(256 * 1024))
+
 
 class StreamLostError(ConnectionError):
     """The other side is gone."""
@@ -19,7 +22,7 @@ class StreamTimeoutError(ConnectionError):
     """Nothing moved for the time that was given."""
 
 
-class Stream(asyncio.Protocol):
+class Stream(asyncio.BufferedProtocol):
     """A transport's protocol. One task reads, one may write; reading stops while `limits.buffer_bytes` wait."""
 
     def __init__(self, limits: Limits) -> None:
@@ -30,6 +33,8 @@ class Stream(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
+        self._deadline = 0.0  # of the wait that `_reader` is
+        self._timer: asyncio.TimerHandle | None = None
         self._held = False  # the transport was told to stop reading
         self._full = False  # the transport told us to stop writing
         self._ended = False
@@ -43,9 +48,13 @@ class Stream(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # the loop gives stream protocols no other kind
         self._transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the room that all streams receive into: it is emptied before anyone else can fill it."""
+        return _ROOM
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Keep what came."""
-        self._buffer += data
+        self._buffer += _ROOM[:nbytes]
         if len(self._buffer) >= self._limits.buffer_bytes and not self._held and self._transport:
             self._held = True
             self._transport.pause_reading()
@@ -59,6 +68,8 @@ class Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end, both ways."""
         self._lost = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._end()
         _wake(self._writer)
 
@@ -123,12 +134,13 @@ class Stream(asyncio.Protocol):
             return False
         size = len(self._buffer)
         self._reader = self._loop.create_future()
-        timer = self._loop.call_later(timeout_s, _expire, self._reader)
+        self._deadline = self._loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
         try:
             await self._reader
         finally:
             self._reader = None
-            timer.cancel()
         return len(self._buffer) > size
 
     async def read(self, timeout_s: float, most: int | None = None) -> bytes:
@@ -157,6 +169,25 @@ class Stream(asyncio.Protocol):
         """Close at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _set_timer(self) -> None:
+        """Look again when the time of the current wait is over.
+
+        Most waits end long before, and the next one begins: the timer stays and finds a later deadline, which is
+        cheaper than to set and cancel one for every read.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._look_at_time)
+
+    def _look_at_time(self) -> None:
+        self._timer = None
+        if self._reader is None:
+            return
+        if self._loop.time() >= self._deadline:
+            _expire(self._reader)
+        else:
+            self._set_timer()
 
     async def _wait_to_write(self) -> None:
         """Wait until the transport wants more, or is gone."""
