@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from sandlock_arch import native
 from sandlock_notif import (
@@ -21,11 +22,13 @@ from sandlock_notif import (
     Trap,
     filter_rules,
 )
+from sandlock_notif.deputies import Deputies
 from sandlock_notif.dispatch import Handle
 from sandlock_policy.seccomp.compile import compile_spec
 from sandlock_policy.seccomp.rules import Condition, FilterSpec, Rule
 from sandlock_sys import landlock, pidfd
 from sandlock_sys.constants.seccomp import FilterFlag
+from sandlock_sys.deputy import Deputy
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.spawn import Spawned, SpawnError, SpawnRequest, spawn
 
@@ -35,6 +38,7 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 FLAGS = FilterFlag.NEW_LISTENER | FilterFlag.WAIT_KILLABLE_RECV
 SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6
 TIMEOUT_S = 30.0
+Grants: TypeAlias = Sequence[tuple[bytes, int]]
 
 
 @dataclass
@@ -63,21 +67,45 @@ def table(call: str, handle: Handle, *conditions: Condition) -> Table:
     return Table((Trap(call, handle, "a test asks", conditions),))
 
 
-def launch(argv: Sequence[str], tables: Sequence[HandlerTable], stdout: int, rules: Sequence[Rule]) -> Spawned:
+def ruleset_of(grants: Grants | None) -> int:
+    """A ruleset that grants `(path, LANDLOCK_ACCESS_FS_* bits)` alone, with the signal scope; -1 without Landlock."""
+    abi = landlock.abi_version()
+    scope = SCOPE_SIGNAL if abi >= 6 else 0
+    handled = 0 if grants is None else (1 << {0: 0, 1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)) - 1
+    if not scope and not handled:
+        return -1
+    ruleset = landlock.create_ruleset(handled, 0, scope)
+    landlock.add_paths(ruleset, [(path, access & handled) for path, access in grants or ()])
+    return ruleset
+
+
+def launch(
+    argv: Sequence[str],
+    tables: Sequence[HandlerTable],
+    stdout: int,
+    rules: Sequence[Rule],
+    grants: Grants | None = None,
+    cwd: str = "",
+) -> Spawned:
     words = [os.fsencode(word) for word in argv]
     request = SpawnRequest(words, [words[0]], [b"PATH=/usr/bin:/bin"])
     request.stdio = (request.stdio[0], stdout, 2)
     request.filter = compile_spec(native(), FilterSpec((*filter_rules(tables), *rules)))
     request.filter_flags = FLAGS
     request.park = True
-    rulesets = [landlock.create_ruleset(0, 0, SCOPE_SIGNAL) for _ in range(2)] if landlock.abi_version() >= 6 else []
-    if rulesets:
-        request.guard_ruleset, request.ruleset, request.scoped = rulesets[0], rulesets[1], True
+    if cwd:
+        request.cwd = os.fsencode(cwd)
+    rulesets = [ruleset_of(None), ruleset_of(grants)]
+    if rulesets[0] >= 0:
+        request.guard_ruleset, request.scoped = rulesets[0], True
+    if rulesets[1] >= 0:
+        request.ruleset = rulesets[1]
     try:
         return spawn(request)
     finally:
         for ruleset in rulesets:
-            os.close(ruleset)
+            if ruleset >= 0:
+                os.close(ruleset)
 
 
 def take_listener(spawned: Spawned) -> int:
@@ -93,23 +121,35 @@ async def serve(
     tables: Sequence[HandlerTable],
     rules: Sequence[Rule] = (),
     while_running: Callable[[Supervisor, Spawned], object] | None = None,
+    grants: Grants | None = None,
+    cwd: str = "",
 ) -> Outcome:
-    """Run `argv` with these tables to its end."""
+    """Run `argv` with these tables to its end. With `grants` it is in a Landlock domain, and has deputies there."""
     outcome = Outcome()
     reader, writer = os.pipe()
-    spawned = launch(argv, tables, writer, rules)
+    spawned = launch(argv, tables, writer, rules, grants, cwd)
     os.close(writer)
     loop = asyncio.get_running_loop()
+
+    def confine(deputy: Deputy) -> None:
+        ruleset = ruleset_of(grants)
+        if ruleset >= 0:
+            deputy.restrict_self(ruleset)
+            os.close(ruleset)
+
     try:
         processes = Processes(loop, root=spawned.guard.pid)
+        listener = Listener(take_listener(spawned))
+        deputies = None if grants is None else Deputies(loop, listener.fileno(), confine)
         supervisor = Supervisor(
-            Listener(take_listener(spawned)),
+            listener,
             Dispatch(native(), tables),
             processes=processes,
+            deputies=deputies,
             sink=outcome.events.append,
         )
         outcome.supervisor = supervisor
-        services = Services(loop, native(), processes, None, supervisor.report, spawned.pid)
+        services = Services(loop, native(), processes, deputies, supervisor.report, spawned.pid)
         for one in tables:
             one.attach(services)
         serving = asyncio.ensure_future(supervisor.serve())
@@ -143,6 +183,9 @@ def supervise(
     *tables: HandlerTable,
     rules: Sequence[Rule] = (),
     while_running: Callable[[Supervisor, Spawned], object] | None = None,
+    grants: Grants | None = None,
+    cwd: str = "",
+    timeout_s: float = TIMEOUT_S,
 ) -> Outcome:
-    """Run `argv` under the tables, in a loop of its own, within TIMEOUT_S."""
-    return asyncio.run(asyncio.wait_for(serve(argv, tables, rules, while_running), TIMEOUT_S))
+    """Run `argv` under the tables, in a loop of its own, within `timeout_s`."""
+    return asyncio.run(asyncio.wait_for(serve(argv, tables, rules, while_running, grants, cwd), timeout_s))

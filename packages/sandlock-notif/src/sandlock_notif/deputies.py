@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from errno import ECANCELED
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import NotifError
-from sandlock_sys.deputy import SLOTS, Answer, Deputy
+from sandlock_sys.deputy import SLOTS, Answer, Completion, Deputy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from sandlock_sys.deputy import Completion, Ticket
+    from sandlock_sys.deputy import Ticket
 
 __all__ = ["Deputies"]
 
 _BUSY_S = 0.02  # a deputy that is not back after this is taken for blocked
+_CROWDED = 16  # completions that are worth a look before the loop turns
+_CLOSING = Completion(-ECANCELED, 0, ())
 _LIMIT = 8  # blocked deputies per sandbox; each is a thread with a small stack
 
 
@@ -29,7 +32,7 @@ class _Worker:
 
     def __init__(self, deputy: Deputy) -> None:
         self.deputy = deputy
-        self.waiting: dict[Ticket, asyncio.Future[Completion]] = {}
+        self.waiting: dict[Ticket, Callable[[Completion], None]] = {}
         self.since = 0.0
 
 
@@ -52,6 +55,11 @@ class Deputies:
         self._room = asyncio.Condition()
         self.closed = False
 
+    @property
+    def own_folder(self) -> bool:
+        """Whether each deputy has a working directory and a umask of its own; False where none runs yet."""
+        return bool(self._workers) and all(worker.deputy.own_folder for worker in self._workers)
+
     async def call(
         self,
         number: int,
@@ -66,21 +74,60 @@ class Deputies:
             NotifError: all deputies are blocked, or the sandbox is being closed.
 
         """
+        future: asyncio.Future[Completion] = self._loop.create_future()
+
+        def done(completion: Completion) -> None:
+            if future.done():
+                return
+            if completion is _CLOSING:
+                future.set_exception(NotifError("the sandbox is being closed"))
+            else:
+                future.set_result(completion)
+
+        self.post(number, *arguments, answer=answer, notification=notification, fd_flags=fd_flags, done=done)
+        # Cancelled while the deputy works: the call is made all the same, and its result is dropped.
+        return await future
+
+    def post(
+        self,
+        number: int,
+        *arguments: int | bytes | bytearray,
+        done: Callable[[Completion], None],
+        answer: Answer = Answer.COMPLETE,
+        notification: int = 0,
+        fd_flags: int = 0,
+        first: Sequence[tuple[int | bytes, ...]] = (),
+    ) -> None:
+        """Make a system call in the domain, as `call`, and tell `done` in the loop; nobody waits, so no task is needed.
+
+        Arguments:
+            number: see `Deputy.submit`, as for `arguments`, `answer`, `notification` and `fd_flags`.
+            done: given what became of it, once, in the loop's thread; ECANCELED when the sandbox closes first.
+            first: calls to make before it by the same deputy, each a number and its arguments (umask, say), whose
+                results nobody wants.
+
+        Raises:
+            NotifError: all deputies are blocked, or the sandbox is being closed.
+
+        """
         worker = self._choose()
+        if not worker.waiting:
+            worker.since = self._loop.time()
+        for call, *values in first:
+            assert isinstance(call, int)  # noqa: S101  # the number
+            worker.waiting[worker.deputy.submit(call, *values)] = _nobody
         ticket = worker.deputy.submit(
             number, *arguments, answer=answer, notification=notification, fd_flags=fd_flags
         )  # fmt: skip
-        future: asyncio.Future[Completion] = self._loop.create_future()
-        if not worker.waiting:
-            worker.since = self._loop.time()
-        worker.waiting[ticket] = future
-        # Cancelled while the deputy works: the call is made all the same, and `_collect` drops its result.
-        return await future
+        worker.waiting[ticket] = done
 
     def _choose(self) -> _Worker:
         if self.closed:
             raise NotifError("the sandbox is being closed")
         now = self._loop.time()
+        for worker in self._workers:
+            if len(worker.waiting) >= _CROWDED:
+                self._collect(worker)
         fit = [w for w in self._workers if not w.waiting or now - w.since < _BUSY_S]
         best = min(fit, key=lambda w: len(w.waiting), default=None)
         if best is not None and len(best.waiting) < SLOTS // 2:
@@ -112,9 +159,9 @@ class Deputies:
 
     def _collect(self, worker: _Worker) -> None:
         for ticket, completion in worker.deputy.collect():
-            future = worker.waiting.pop(ticket, None)
-            if future is not None and not future.done():
-                future.set_result(completion)
+            done = worker.waiting.pop(ticket, None)
+            if done is not None:
+                done(completion)
         worker.since = self._loop.time()
 
     async def close(self) -> None:
@@ -124,8 +171,12 @@ class Deputies:
         for worker in workers:
             with suppress(ValueError):
                 self._loop.remove_reader(worker.deputy.fileno())
-            for future in worker.waiting.values():
-                if not future.done():
-                    future.set_exception(NotifError("the sandbox is being closed"))
         # A blocked deputy is joined in a thread of its own, or a dead file server would hold the loop.
         await asyncio.gather(*[asyncio.to_thread(worker.deputy.close) for worker in workers])
+        for worker in workers:  # what they borrowed (fds) may be freed only now
+            for done in worker.waiting.values():
+                done(_CLOSING)
+
+
+def _nobody(completion: Completion) -> None:
+    _ = completion
