@@ -124,7 +124,7 @@ def forced_landlock(abi: int) -> contextlib.AbstractContextManager[object]:
         user_namespace=host.user_namespace,
         mount_namespace=host.mount_namespace,
         privileged=host.privileged,
-        supervisor=host.supervisor,
+        served=host.served,
     )
     return features.override(old)
 

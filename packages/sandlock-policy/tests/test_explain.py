@@ -8,7 +8,9 @@ from sandlock_policy import Context, Policy, resolve
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.explain import explain, explain_text
 from sandlock_policy.features import features_of_abi
+from sandlock_policy.fields import FIELDS, SERVED
 
+SERVED_NAMES = tuple(field.name for field in FIELDS if field.enforced == SERVED)
 HERE = Context("/work", "/home/me", {"PATH": "/bin", "SECRET": "s3cret"}, 1000, 1000)
 
 
@@ -38,7 +40,7 @@ def test_every_protection_grant_and_limit_has_its_row() -> None:
 
 
 def test_what_the_supervisor_serves_is_named() -> None:
-    features = dataclasses.replace(features_of_abi(7), supervisor=True)
+    features = dataclasses.replace(features_of_abi(7), served=SERVED_NAMES)
     assert ("field", "supervisor", "max_memory") in explain(resolve(Policy(max_memory="1G"), features, HERE))
 
 

@@ -17,7 +17,7 @@ from sandlock_sys.errors import SyscallError
 
 pytestmark = pytest.mark.usefixtures("leaks")
 
-EVERYTHING = HostFeatures(99, (1 << 63) - 1, (1 << 63) - 1, (1 << 63) - 1, True, True, True, True)
+EVERYTHING = HostFeatures(99, (1 << 63) - 1, (1 << 63) - 1, (1 << 63) - 1, True, True, True, ("name",))
 
 
 def masks(found: HostFeatures) -> tuple[int, int, int, int]:
@@ -29,7 +29,7 @@ def test_what_is_found_is_what_the_kernel_says() -> None:
     assert found.landlock_abi == landlock.abi_version()
     assert masks(found)[1:] == masks(features_of_abi(landlock.abi_version()))[1:]
     assert found is host_features()
-    assert not found.supervisor
+    assert found.served == ()
     if os.geteuid() != 0:
         assert not found.privileged
 
@@ -47,7 +47,7 @@ def test_override_never_widens() -> None:
     with override(EVERYTHING):
         assert masks(host_features()) == masks(real)
         assert host_features().privileged == real.privileged
-        assert not host_features().supervisor
+        assert host_features().served == ()
 
 
 def test_override_nests_and_ends_with_its_block() -> None:

@@ -32,6 +32,7 @@ class Architecture:
 
     __slots__ = (
         "_load",
+        "_names",
         "_parts",
         "audit_arch",
         "elf_machine",
@@ -59,10 +60,17 @@ class Architecture:
         self.last_reviewed_syscall = last_reviewed_syscall
         self.foreign_bit = foreign_bit
         self._load = load
+        self._names: dict[int, str] = {}
         self._parts: Parts | None = None
 
     def __repr__(self) -> str:
         return f"<Architecture {self.name}>"
+
+    def name_of(self, number: int) -> str:
+        """Return the name of system call `number`, or the number as text where the table has none."""
+        if not self._names:
+            self._names = {nr: name for name, nr in self.syscalls.items()}
+        return self._names.get(number) or str(number)
 
     @property
     def abi(self) -> CallAbi:

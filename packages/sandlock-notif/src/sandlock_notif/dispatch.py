@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -86,6 +86,10 @@ class HandlerTable(ABC):
     def attach(self, services: Services) -> None:
         """Take what the work needs. The child has not executed its program yet, so memory may be read and changed."""
         _ = services
+
+    def controls(self) -> Mapping[str, Callable[..., None]]:
+        """Return what a policy callback may change of this domain, by the name of the `PolicyContext` method."""
+        return {}
 
     async def close(self) -> None:  # noqa: B027  # most domains hold nothing
         """Free what the domain holds."""

@@ -14,7 +14,8 @@ class HostFeatures:
 
     `landlock_abi` is 0 where Landlock is absent; the three masks hold the rights that really work, which a backport
     may have fewer of than its ABI says. `user_namespace` and `mount_namespace` are None until they were tried: the
-    launch tries, and resolves again with False when the kernel refuses. `privileged` means CAP_SYS_ADMIN.
+    launch tries, and resolves again with False when the kernel refuses. `privileged` means CAP_SYS_ADMIN. `served`
+    names the policy fields that a supervisor is at hand for.
     """
 
     landlock_abi: int = 0
@@ -24,7 +25,7 @@ class HostFeatures:
     user_namespace: bool | None = None
     mount_namespace: bool | None = None
     privileged: bool = False
-    supervisor: bool = False
+    served: tuple[str, ...] = ()
 
 
 def features_of_abi(abi: int, *, mount_namespace: bool | None = None, privileged: bool = False) -> HostFeatures:

@@ -180,7 +180,7 @@ FIELDS: tuple[Field, ...] = (
           "seconds until the whole tree gets SIGTERM"),
     Field("grace", "limits.grace", ("--grace",), "SECONDS", 2.0, "duration0", _K,
           "seconds between SIGTERM and SIGKILL after a timeout"),
-    Field("policy_timeout_s", "limits.policy_timeout", (), "SECONDS", 5.0, "duration", _S,
+    Field("policy_timeout_s", "limits.policy_timeout", (), "SECONDS", 5.0, "duration", _K,
           "seconds until a policy callback that has not answered counts as a refusal"),
     # Determinism
     Field("random_seed", "determinism.random_seed", ("--random-seed",), "N", None, "seed", _S,

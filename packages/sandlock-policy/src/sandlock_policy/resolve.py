@@ -90,8 +90,9 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
 def _served_fields(policy: Policy, features: HostFeatures, problems: list[Problem]) -> tuple[str, ...]:
     """Return the fields that the supervisor must serve; each is a problem where there is none."""
     served = [field for field in FIELDS if field.enforced == SERVED and getattr(policy, field.name) != field.default]
-    if features.supervisor and policy.supervisor:
-        return tuple([field.name for field in served])
+    wanted = tuple([field.name for field in served])
+    if policy.supervisor:
+        served = [field for field in served if field.name not in features.served]
     if not policy.supervisor:
         reason = "needs the supervisor, which the policy switches off"
         remedy = "drop supervisor=False (--no-supervisor)"
@@ -105,7 +106,7 @@ def _served_fields(policy: Policy, features: HostFeatures, problems: list[Proble
         if getattr(policy, name) is not None:
             field, text = FIELD_BY_NAME[name], f"another {own} id inside is not enforced yet"
             problems.append(Problem(field.path, repr(getattr(policy, name)), text, "leave it out"))
-    return ()
+    return wanted
 
 
 def _decide_network(policy: Policy, problems: list[Problem]) -> KernelNetwork | None:

@@ -49,7 +49,7 @@ def namespace_refused() -> HostFeatures:
         user_namespace=False,
         mount_namespace=False,
         privileged=known.privileged,
-        supervisor=known.supervisor,
+        served=known.served,
     )
     if _override is not None:
         _override = without
@@ -71,7 +71,7 @@ class override:  # noqa: N801  # used as a function: `with override(features): .
             user_namespace=features.user_namespace,
             mount_namespace=features.mount_namespace,
             privileged=features.privileged and real.privileged,
-            supervisor=features.supervisor and real.supervisor,
+            served=tuple([name for name in features.served if name in real.served]),
         )
         self._before: HostFeatures | None = None
 

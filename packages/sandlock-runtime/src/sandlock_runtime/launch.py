@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from sandlock_policy import HostFeatures, Plan, Policy
+    from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Stream
     from sandlock_sys.spawn import Spawned
 
@@ -117,8 +119,9 @@ def launch(
     stderr: Stream = None,
     keep: Sequence[int] = (),
     park: bool = False,
+    hooks: Hooks | None = None,
 ) -> tuple[Life, Plan]:
-    """Start `command` under `policy`.
+    """Start `command` under `policy`, with the caller's callback and handlers in `hooks`.
 
     Returns:
         The life, which the caller must finish, and the plan that is enforced.
@@ -137,9 +140,10 @@ def launch(
     features = host_features()
     plan = plan_for(policy, context, features)
     streams = Streams(stdin, stdout, stderr)
+    start = _Start(policy, context, program, streams, keep, park, hooks, started)
     try:
         try:
-            life = _start(plan, features, context, program, streams, keep, started, park=park)
+            life = start.served(plan, features)
         except SpawnError as error:
             # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
             one_path = error.step == "mount" and error.detail
@@ -150,7 +154,7 @@ def launch(
             # The host was not asked before: asking costs as much as a launch. Now it is known.
             features = namespace_refused()
             plan = plan_for(policy, context, features)
-            life = _start(plan, features, context, program, streams, keep, started, park=park)
+            life = start.served(plan, features)
     except SpawnError as error:
         streams.close()
         from sandlock_runtime.failure import explain_failure  # lazy: good launches never need it
@@ -163,36 +167,94 @@ def launch(
     return life, plan
 
 
-def _start(
-    plan: Plan,
-    features: HostFeatures,
-    context: Context,
-    program: Program,
-    streams: Streams,
-    keep: Sequence[int],
-    started: float,
-    *,
-    park: bool,
-) -> Life:
-    if plan.writable_mounts is not None and exposes([*streams.child, *keep]):
-        plan = _without_metadata(plan)
-    request = _request(program, plan)
-    request.stdio = streams.child
-    request.keep = keep
-    request.park = park
-    env = plan.env
-    rules = list(plan.fs_rules)
-    writable = plan.writable_mounts
-    if writable:
-        optional = [path for path, _, must in rules if not must]
-        writable = tuple([path for path in writable if path not in optional or os.path.exists(path)])
-    scratch = ""
-    rulesets: list[int] = []
-    spawned: Spawned | None = None
-    try:
-        if plan.private_tmp:
-            scratch = name_scratch(context.env.get("TMPDIR") or "/tmp")  # noqa: S108  # the name is random, the mode 0700
-            make_scratch(scratch)
+class _Start:
+    """One launch: what does not change when it is tried again with another plan."""
+
+    __slots__ = ("context", "hooks", "keep", "park", "policy", "program", "started", "streams")
+
+    def __init__(
+        self,
+        policy: Policy,
+        context: Context,
+        program: Program,
+        streams: Streams,
+        keep: Sequence[int],
+        park: bool,
+        hooks: Hooks | None,
+        started: float,
+    ) -> None:
+        self.policy = policy
+        self.context = context
+        self.program = program
+        self.streams = streams
+        self.keep = keep
+        self.park = park
+        self.hooks = hooks
+        self.started = started
+
+    def served(self, plan: Plan, features: HostFeatures) -> Life:
+        """Start the child, with a supervisor where something has to be served."""
+        if not plan.needs_supervisor and self.hooks is None:
+            return self.once(plan, features, None)
+        from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
+
+        service = Service(self.policy, plan, self.hooks)
+        try:
+            return self.once(plan, features, service)
+        except SpawnError as error:
+            if not service.forget_killable(error):
+                raise
+        return self.once(plan, features, service)
+
+    def once(self, plan: Plan, features: HostFeatures, service: Service | None) -> Life:
+        """Start the child, or leave nothing behind."""
+        if plan.writable_mounts is not None and exposes([*self.streams.child, *self.keep]):
+            plan = _without_metadata(plan)
+        request = _request(self.program, plan)
+        request.stdio = self.streams.child
+        request.keep = self.keep
+        request.park = self.park
+        if service is not None:
+            service.prepare(request)
+        scratch = name_scratch(self.context.env.get("TMPDIR") or "/tmp") if plan.private_tmp else ""  # noqa: S108  # the name is random, the mode 0700
+        rulesets: list[int] = []
+        spawned: Spawned | None = None
+        try:
+            if scratch:
+                make_scratch(scratch)
+            self.confine(request, plan, features, scratch, rulesets)
+            spawned = spawn(request)
+            life = Life(spawned, self.streams, self.program, plan, scratch, self.started, service)
+            if service is not None:
+                service.begin(spawned, request.ruleset)
+                service.watch(life.kill)
+                if not self.park:
+                    life.go()
+        except BaseException:
+            if spawned is not None:
+                spawned.guard.close()
+            if service is not None:
+                service.finish()
+            if scratch:
+                remove_scratch(scratch)
+            raise
+        else:
+            return life
+        finally:
+            for fd in rulesets:
+                os.close(fd)
+
+    def confine(
+        self, request: SpawnRequest, plan: Plan, features: HostFeatures, scratch: str, rulesets: list[int]
+    ) -> None:
+        """Put environment, mounts and rulesets into the request; each ruleset that is made is added to `rulesets`."""
+        env = plan.env
+        rules = list(plan.fs_rules)
+        writable = plan.writable_mounts
+        if writable:
+            optional = [path for path, _, must in rules if not must]
+            writable = tuple([path for path in writable if path not in optional or os.path.exists(path)])
+        if scratch:
             env = {**env, "TMPDIR": scratch}
             rules.append((scratch, plan.handled_fs & ~NEVER, True))
             if writable is not None:
@@ -200,7 +262,7 @@ def _start(
         request.env = [os.fsencode(f"{name}={value}") for name, value in env.items()]
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
-            request.id_map = None if features.privileged else (context.uid, context.gid)
+            request.id_map = None if features.privileged else (self.context.uid, self.context.gid)
         if plan.scoped & _SCOPE_SIGNAL:
             request.guard_ruleset = _guard_ruleset(plan)
             rulesets.append(request.guard_ruleset)
@@ -208,17 +270,6 @@ def _start(
         if plan.handled_fs | plan.handled_net | plan.scoped:
             request.ruleset = child_ruleset(plan, rules)
             rulesets.append(request.ruleset)
-        spawned = spawn(request)
-        return Life(spawned, streams, program, plan, scratch, started)
-    except BaseException:
-        if spawned is not None:
-            spawned.guard.close()
-        if scratch:
-            remove_scratch(scratch)
-        raise
-    finally:
-        for fd in rulesets:
-            os.close(fd)
 
 
 def _request(program: Program, plan: Plan) -> SpawnRequest:

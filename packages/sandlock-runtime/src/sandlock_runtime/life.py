@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Plan, Protection
     from sandlock_runtime.launch import Program
     from sandlock_runtime.result import Result
+    from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Streams
     from sandlock_sys.guard import Guard
     from sandlock_sys.spawn import Spawned
@@ -93,7 +94,14 @@ class Life:
     """
 
     def __init__(
-        self, spawned: Spawned, streams: Streams, program: Program, plan: Plan, scratch: str, started: float
+        self,
+        spawned: Spawned,
+        streams: Streams,
+        program: Program,
+        plan: Plan,
+        scratch: str,
+        started: float,
+        service: Service | None = None,
     ) -> None:
         self.pid = spawned.pid
         self.guard_pid = spawned.guard.pid
@@ -102,6 +110,7 @@ class Life:
         self.streams = streams
         self._spawned = spawned
         self._guard: Guard = spawned.guard
+        self._service = service
         self._scratch = scratch
         self._started = started
         self._cause = ""
@@ -253,6 +262,12 @@ class Life:
             SandboxError: it was killed, and some process of it does not die; nothing is freed.
 
         """
+        service = self._service
+        if service is not None and self._result is None:
+            # Outside the lock: the supervisor serves until the end, and its last act may be an order to kill.
+            if not self.wait(_UNKILLABLE_S if self._cause else None):
+                raise unkillable()
+            service.finish()
         with self._lock:
             if self._result is not None:
                 return self._result
@@ -263,7 +278,14 @@ class Life:
             wall_s = time.monotonic() - self._started
             output, dropped = self._collect()
             self._result = make_result(
-                report, wall_s, self.protections, cause=self._cause, output=output, dropped=dropped
+                report,
+                wall_s,
+                self.protections,
+                cause=self._cause or (service.cause if service is not None else ""),
+                output=output,
+                dropped=dropped,
+                denials=service.denials if service is not None else (),
+                notifications=service.served if service is not None else 0,
             )
             self._guard.close()
             self._spawned.abandon()  # forgets the memory that is gone now

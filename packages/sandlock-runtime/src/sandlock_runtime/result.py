@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Protection
     from sandlock_sys.guard import Report
 
-__all__ = ["Reason", "Result", "Usage", "make_result"]
+__all__ = ["Denial", "Reason", "Result", "Usage", "make_result"]
 
 
 class Reason:
@@ -54,6 +54,28 @@ class Usage:
 
 
 @record(frozen=True, slots=True)
+class Denial:
+    """What the supervisor refused.
+
+    Attributes:
+        syscall: name of the call.
+        errno: what it failed with.
+        reason: why, for a person. Text in it may come from the program: escape it before a terminal sees it.
+        target: the path or endpoint, or "".
+        flag: the command line's option that would allow it, or "".
+        count: how often it happened.
+
+    """
+
+    syscall: str
+    errno: int
+    reason: str
+    target: str = ""
+    flag: str = ""
+    count: int = 1
+
+
+@record(frozen=True, slots=True)
 class Result:
     """What became of a run.
 
@@ -81,7 +103,7 @@ class Result:
     signal: int | None = None
     stdout_dropped: int = 0
     stderr_dropped: int = 0
-    denials: tuple[object, ...] = ()
+    denials: tuple[Denial, ...] = ()
     protections: tuple[Protection, ...] = ()
     usage: Usage = Usage()
     error: str = ""
@@ -104,10 +126,12 @@ def make_result(
     cause: str = "",
     output: tuple[bytes, bytes] = (b"", b""),
     dropped: tuple[int, int] = (0, 0),
+    denials: tuple[Denial, ...] = (),
+    notifications: int = 0,
 ) -> Result:
     """Put the guard's report and what the host knows together; `cause` is a Reason that the host brought about."""
     if report is None:
-        reason, code, signal, usage = cause or Reason.SUPERVISOR, -1, None, Usage(wall_s)
+        reason, code, signal, usage = cause or Reason.SUPERVISOR, -1, None, Usage(wall_s, notifications=notifications)
         error = "" if cause else "the guard of this sandbox was killed from outside; the program went with it"
     else:
         code = os.waitstatus_to_exitcode(report.status)
@@ -118,7 +142,7 @@ def make_result(
         code = max(code, -1)
         error = ""
         peak = report.peak_kib * 1024 or None
-        usage = Usage(wall_s, report.user_us / 1e6, report.system_us / 1e6, peak, report.reaped)
+        usage = Usage(wall_s, report.user_us / 1e6, report.system_us / 1e6, peak, report.reaped, notifications)
     return Result(
         success=reason == Reason.EXITED and code == 0,
         exit_code=code,
@@ -128,6 +152,7 @@ def make_result(
         signal=signal,
         stdout_dropped=dropped[0],
         stderr_dropped=dropped[1],
+        denials=denials,
         protections=protections,
         usage=usage,
         error=error,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, Unpack
 
+    from sandlock_notif.handlers.callback import PolicyFunction
+    from sandlock_notif.handlers.user import UserHandler
     from sandlock_policy import Protection
     from sandlock_policy.inputs import PolicyInputs
     from sandlock_runtime.launch import Command
@@ -30,7 +32,7 @@ __all__ = ["Sandbox"]
 
 _SIGSTOP, _SIGCONT = 19, 18  # the same numbers on every architecture here
 MAX_OUTPUT = 256 << 20
-_LATER = ("policy_fn", "handlers", "init_fn", "work_fn")
+_LATER = ("init_fn", "work_fn")
 
 
 class Sandbox:
@@ -38,6 +40,9 @@ class Sandbox:
 
     Arguments:
         policy: what is allowed; nothing where it is None.
+        policy_fn: `(event, context) -> verdict`, plain or async: asked before files are opened, programs executed and
+            peers reached. It runs in a thread of its own; a late, raising or nonsensical one denies.
+        handlers: `(system call name or number, handler)`: asked after the built-in ones, in order.
         fields: fields of `Policy`, instead of the policy's own. They can be read as attributes.
 
     Raises:
@@ -48,12 +53,25 @@ class Sandbox:
 
     policy: Policy
 
-    def __init__(self, policy: Policy | None = None, /, **fields: Unpack[PolicyInputs]) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        /,
+        *,
+        policy_fn: PolicyFunction | None = None,
+        handlers: Sequence[tuple[str | int, UserHandler]] = (),
+        **fields: Unpack[PolicyInputs],
+    ) -> None:
         later = [name for name in _LATER if fields.pop(name, None)]  # type: ignore[misc]  # not fields of a policy
         if later:
             raise PolicyError([Problem(name, "", f"{name} is not served yet", "leave it out") for name in later])
         base = policy if policy is not None else Policy()
         self.policy = base.replace(**fields) if fields else base
+        self._hooks = None
+        if policy_fn is not None or handlers:
+            from sandlock_runtime.hooks import Hooks  # lazy: most sandboxes have none
+
+            self._hooks = Hooks(policy_fn, tuple(handlers))
         self._lock = allocate_lock()
         self._life: Life | None = None
         self._process: Process | None = None
@@ -232,7 +250,9 @@ class Sandbox:
         life = None
         self._process = None
         try:
-            life, plan = launch(self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park)
+            life, plan = launch(
+                self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks
+            )
             self._life = life
             self._protections = plan.protections
             if plan.max_cpu is not None:

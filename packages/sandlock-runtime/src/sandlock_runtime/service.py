@@ -1,0 +1,167 @@
+"""The supervisor of one sandbox, as the thread that launches and ends the sandbox sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from errno import EINVAL
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from typing import TYPE_CHECKING
+
+from sandlock_arch import native
+from sandlock_notif import Dispatch, Event, Listener, Processes, Services, Supervisor, filter_rules
+from sandlock_notif.deputies import Deputies
+from sandlock_policy.seccomp.supervised import compile_supervised
+from sandlock_runtime.loop import shared_loop
+from sandlock_runtime.result import Denial, Reason
+from sandlock_runtime.tables import tables_for
+from sandlock_sys import pidfd
+from sandlock_sys.constants.seccomp import FilterFlag
+from sandlock_sys.deputy import Deputy
+from sandlock_sys.spawn import SpawnError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sandlock_policy import Plan, Policy
+    from sandlock_runtime.hooks import Hooks
+    from sandlock_sys.spawn import Spawned, SpawnRequest
+
+__all__ = ["Service"]
+
+_MAX_DENIALS = 1000  # different ones that a result names; what happened more often is counted
+_killable = FilterFlag.WAIT_KILLABLE_RECV  # cleared for good where the kernel does not know it (before 5.19)
+
+
+class Service:
+    """Serves one sandbox from the launch to its end, in the shared loop.
+
+    Arguments:
+        policy, plan: what is to be enforced.
+        hooks: the caller's callback and handlers.
+
+    Attributes:
+        cause: the `Reason` for which the supervisor ended the sandbox, or "".
+        served: notifications answered.
+
+    """
+
+    def __init__(self, policy: Policy, plan: Plan, hooks: Hooks | None) -> None:
+        self._arch = native()
+        self._tables = tables_for(policy, plan, hooks)
+        self._plan = plan
+        self._thread = shared_loop()
+        self._supervisor: Supervisor | None = None
+        self._ruleset = -1
+        self._denials: dict[tuple[str, int, str, str, str], int] = {}
+        self._kill: Callable[[str], None] | None = None
+        self.cause = ""
+        self.served = 0
+
+    def prepare(self, request: SpawnRequest) -> None:
+        """Put the filter into the request; the child parks, so that its listener can be taken."""
+        request.filter = compile_supervised(self._arch, self._plan.filter, filter_rules(self._tables))
+        request.filter_flags = FilterFlag.NEW_LISTENER | _killable
+        request.park = True
+
+    def forget_killable(self, error: SpawnError) -> bool:
+        """Tell whether the launch failed only because this kernel is older than a flag; it is not asked for again."""
+        global _killable  # noqa: PLW0603  # one fact about the host
+        old = error.step == "seccomp" and error.errno == EINVAL and bool(_killable)
+        if old:
+            _killable = FilterFlag(0)
+        return old
+
+    def begin(self, spawned: Spawned, ruleset: int) -> None:
+        """Take the parked child's listener and answer from now on.
+
+        Arguments:
+            spawned: the parked child.
+            ruleset: fd of its Landlock ruleset, borrowed, or -1.
+
+        """
+        child = pidfd.open_pidfd(spawned.pid)
+        try:
+            listener = Listener(pidfd.getfd(child, spawned.listener))
+        finally:
+            os.close(child)
+        if ruleset >= 0:
+            self._ruleset = fcntl(ruleset, F_DUPFD_CLOEXEC, 3)
+        self._thread.call(self._begin(listener, spawned))
+
+    def watch(self, kill: Callable[[str], None]) -> None:
+        """Call `kill` with a Reason, in the loop's thread, when the sandbox has to end."""
+        self._kill = kill
+        if self.cause:  # it came before anybody listened
+            kill(self.cause)
+
+    def finish(self) -> None:
+        """Stop, deny what waits, free everything; twice is fine."""
+        if self._supervisor is not None and self._thread.alive:
+            self._thread.call(self._finish())
+
+    @property
+    def denials(self) -> tuple[Denial, ...]:
+        """What was refused, each once with its count, in the order of the first time."""
+        return tuple(
+            Denial(syscall, errno, reason, target, flag, count)
+            for (syscall, errno, reason, target, flag), count in self._denials.items()
+        )
+
+    async def _begin(self, listener: Listener, spawned: Spawned) -> None:
+        loop = self._thread.loop
+        processes = Processes(loop, root=spawned.guard.pid)
+        deputies = Deputies(loop, listener.fileno(), self._confine)
+        supervisor = Supervisor(
+            listener, Dispatch(self._arch, self._tables), processes=processes, deputies=deputies, sink=self._take
+        )
+        self._supervisor = supervisor
+        services = Services(loop, self._arch, processes, deputies, supervisor.report, spawned.pid)
+        try:
+            for table in self._tables:
+                table.attach(services)
+        except BaseException:
+            await supervisor.close()
+            raise
+        supervisor.start().add_done_callback(self._ended)
+
+    async def _finish(self) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is None:
+            return
+        self._kill = None
+        await supervisor.close()
+        for table in self._tables:
+            with suppress(Exception):  # a domain that cannot free itself keeps nobody's result
+                await table.close()
+        self.served = supervisor.served
+        ruleset, self._ruleset = self._ruleset, -1
+        if ruleset >= 0:
+            os.close(ruleset)
+
+    def _confine(self, deputy: Deputy) -> None:
+        if self._ruleset >= 0:
+            deputy.restrict_self(self._ruleset)
+
+    def _ended(self, done: asyncio.Future[None]) -> None:
+        """The listener is done: normally because no task is left. A failure ends the sandbox, nothing goes unserved."""
+        if not done.cancelled() and done.exception() is not None:
+            self._end(Reason.SUPERVISOR)
+
+    def _end(self, cause: str) -> None:
+        self.cause = self.cause or cause
+        if self._kill is not None:
+            self._kill(cause)
+
+    def _take(self, event: Event) -> None:
+        """Count an event; called in the loop's thread."""
+        if event.kind == "limit":
+            self._end(Reason.MEMORY)
+            return
+        if event.kind == "audit":
+            return
+        target = event.detail.get("path", event.detail.get("endpoint", ""))
+        key = (event.syscall, event.errno, event.reason, str(target), str(event.detail.get("flag", "")))
+        if key in self._denials or len(self._denials) < _MAX_DENIALS:
+            self._denials[key] = self._denials.get(key, 0) + 1

@@ -1,0 +1,38 @@
+"""From a policy to the handler tables that serve it, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlock_notif import HandlerTable
+    from sandlock_notif.handlers.callback import CallbackTable
+    from sandlock_policy import Plan, Policy
+    from sandlock_runtime.hooks import Hooks
+
+__all__ = ["tables_for"]
+
+
+def tables_for(policy: Policy, plan: Plan, hooks: Hooks | None) -> Sequence[HandlerTable]:
+    """Return the tables for what `plan` says must be served, and for the caller's hooks.
+
+    Each domain is imported only by who uses it. The callback comes first, since it is asked before anything is done;
+    the caller's handlers come last, since they can never allow what a built-in one refuses.
+    """
+    tables: list[HandlerTable] = []
+    callback: CallbackTable | None = None
+    if hooks is not None and hooks.policy_fn is not None:
+        from sandlock_notif.handlers.callback import CallbackTable
+
+        callback = CallbackTable(hooks.policy_fn, policy.policy_timeout_s)
+        tables.append(callback)
+    if hooks is not None and hooks.handlers:
+        from sandlock_notif.handlers.user import UserTable
+
+        tables.append(UserTable(hooks.handlers, plan.filter))
+    for table in tables:
+        if callback is not None:
+            callback.context.bind(table.controls())
+    return tables

@@ -1,0 +1,232 @@
+"""The caller's callback and handlers, on real sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
+from sandlock_policy import PolicyError
+from sandlock_runtime import Sandbox
+
+pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("landlock", level=1)]
+
+SYSTEM = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache"]
+PYTHON = ["/usr/bin/python3", "-I", "-S", "-c"]
+GETPPID = [*PYTHON, "import os; print(os.getppid())"]
+UNAME = [*PYTHON, "import os\ntry: print(os.uname().sysname)\nexcept OSError as e: print(e.errno)"]
+
+
+def output_of(command: list[str], **fields: Any) -> str:
+    result = Sandbox(fs_readable=SYSTEM, **fields).run(command, timeout=20)
+    assert result.exit_code == 0, result
+    return result.stdout.decode().strip()
+
+
+def test_a_handler_answers_in_place_of_the_kernel() -> None:
+    assert output_of(GETPPID, handlers=[("getppid", lambda _: NotifAction.returns(4242))]) == "4242"
+
+
+def test_an_async_handler_does_as_well_and_runs_elsewhere() -> None:
+    threads = set()
+
+    async def answer(ctx: HandlerCtx) -> NotifAction:
+        await asyncio.sleep(0.01)
+        threads.add(threading.current_thread().name)
+        return NotifAction.returns(ctx.syscall_nr)
+
+    number = int(output_of(GETPPID, handlers=[("getppid", answer)]))
+    assert number > 0
+    assert "sandlock-supervisor" not in threads
+
+
+def test_the_first_handler_that_answers_wins_and_continue_leaves_it_to_the_next() -> None:
+    asked = []
+
+    def first(_: HandlerCtx) -> NotifAction:
+        asked.append(1)
+        return NotifAction.continue_()
+
+    handlers = [
+        ("getppid", first),
+        ("getppid", lambda _: NotifAction.returns(7)),
+        ("getppid", lambda _: NotifAction.returns(8)),
+    ]
+    assert output_of(GETPPID, handlers=handlers) == "7"
+    assert asked == [1]
+
+
+def test_a_refusal_is_a_denial_of_the_result() -> None:
+    result = Sandbox(fs_readable=SYSTEM, handlers=[("uname", lambda _: NotifAction.errno(errno.ENOTTY))]).run(UNAME)
+    assert result.stdout.strip() == str(errno.ENOTTY).encode()
+    assert ("uname", errno.ENOTTY, 1) in [(denial.syscall, denial.errno, denial.count) for denial in result.denials]
+    assert result.usage.notifications >= 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [(ExceptionPolicy.DENY_EPERM, errno.EPERM), (ExceptionPolicy.DENY_EIO, errno.EIO)]
+)
+def test_a_handler_that_raises_denies_as_it_says(policy: ExceptionPolicy, expected: int) -> None:
+    class Broken(Handler):
+        on_exception = policy
+
+        def handle(self, ctx: HandlerCtx) -> NotifAction:
+            raise KeyError(ctx.id)
+
+    assert output_of(UNAME, handlers=[("uname", Broken())]) == str(expected)
+
+
+def test_a_handler_that_raises_may_kill() -> None:
+    class Fatal(Handler):
+        on_exception = ExceptionPolicy.KILL
+
+        def handle(self, ctx: HandlerCtx) -> NotifAction:
+            raise KeyError(ctx.id)
+
+    result = Sandbox(fs_readable=SYSTEM, handlers=[("uname", Fatal())]).run(UNAME)
+    assert result.signal == 9
+
+
+def test_bytes_are_injected_sealed() -> None:
+    def hosts(ctx: HandlerCtx) -> NotifAction:
+        if ctx.read_path() != b"/etc/hosts":
+            return NotifAction.continue_()
+        return NotifAction.inject_bytes(b"10.0.0.1 inside\n")
+
+    code = """
+import os
+fd = os.open("/etc/hosts", os.O_RDWR)
+print(os.read(fd, 100))
+try: os.write(fd, b"x")
+except OSError as e: print(e.errno)
+"""
+    assert output_of([*PYTHON, code], handlers=[("openat", hosts)]) == f"b'10.0.0.1 inside\\n'\n{errno.EPERM}"
+
+
+def test_a_handler_reads_and_writes_the_callers_memory() -> None:
+    def shout(ctx: HandlerCtx) -> NotifAction:
+        assert len(ctx.read(ctx.args[0], 8)) == 8
+        ctx.write(ctx.args[0], b"SANDLOCK\0")
+        return NotifAction.returns(0)
+
+    assert output_of(UNAME, handlers=[("uname", shout)]) == "SANDLOCK"
+
+
+def test_a_held_call_waits_until_it_is_released() -> None:
+    def hold(ctx: HandlerCtx) -> NotifAction:
+        threading.Timer(0.2, ctx.release, [NotifAction.returns(11)]).start()
+        return NotifAction.hold()
+
+    started = time.monotonic()
+    assert output_of(GETPPID, handlers=[("getppid", hold)]) == "11"
+    assert time.monotonic() - started >= 0.2
+
+
+def test_what_is_held_at_the_end_does_not_keep_the_sandbox() -> None:
+    result = Sandbox(fs_readable=SYSTEM, handlers=[("getppid", lambda _: NotifAction.hold())]).run(GETPPID, timeout=0.5)
+    assert result.reason == "TIMEOUT"
+
+
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        (("no_such_call", lambda _: None), "no system call here"),
+        (("ptrace", lambda _: None), "denied to every program"),
+        (("uname", 3), "neither a Handler nor a function"),
+    ],
+)
+def test_a_handler_that_could_never_be_asked_is_refused(handler: tuple[str, Any], text: str) -> None:
+    with pytest.raises(PolicyError, match=text):
+        Sandbox(fs_readable=SYSTEM, handlers=[handler]).run(["/bin/true"])
+
+
+def test_the_callback_hears_of_execs_and_refuses_one() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def decide(event: Any, _: Any) -> object:
+        if event.argv is not None:
+            seen.append(event.argv)
+        return event.argv_contains("forbidden")
+
+    code = """
+import subprocess
+for word in ("fine", "forbid" "den"):
+    try: print(subprocess.run(["/bin/echo", word], capture_output=True).stdout)
+    except OSError as e: print(e.errno)
+"""
+    result = Sandbox(fs_readable=SYSTEM, policy_fn=decide).run([*PYTHON, code])
+    assert result.stdout.decode().split("\n")[:2] == ["b'fine\\n'", str(errno.EPERM)]
+    assert ("/bin/echo", "forbidden") in seen
+    assert any(denial.syscall == "execve" for denial in result.denials)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        (None, "Linux"),
+        (False, "Linux"),
+        (0, "Linux"),
+        ("audit", "Linux"),
+        (-2, "Linux"),
+        (True, "1"),
+        (-1, "1"),
+        (errno.ENOENT, "2"),
+        ("yes", "1"),
+        (4096, "1"),
+        (1.0, "1"),
+    ],
+)
+def test_not_20_every_verdict_means_what_it_says_and_nonsense_denies(verdict: object, expected: str) -> None:
+    code = """
+import os
+try: os.close(os.open("/usr/bin/env", os.O_RDONLY)); print("Linux")
+except OSError as e: print(e.errno)
+"""
+    armed = threading.Event()
+
+    def decide(event: Any, _: Any) -> object:
+        # The interpreter's own opens pass; what follows the marker is judged.
+        return verdict if event.category == "file" and armed.is_set() else None
+
+    def marker(_: HandlerCtx) -> NotifAction:
+        armed.set()
+        return NotifAction.returns(0)
+
+    result = Sandbox(fs_readable=SYSTEM, policy_fn=decide, handlers=[("getppid", marker)]).run(
+        [*PYTHON, f"import os; os.getppid()\n{code}"], timeout=20
+    )
+    assert result.stdout.decode().strip() == expected
+
+
+def test_not_20_a_callback_that_hangs_denies_after_its_time() -> None:
+    release = threading.Event()
+
+    def decide(event: Any, _: Any) -> object:
+        if event.syscall == "execve" and event.argv_contains("slow"):
+            release.wait(10)
+        return None
+
+    code = 'import subprocess\ntry: subprocess.run(["/bin/echo", "sl" "ow"])\nexcept OSError as e: print(e.errno)'
+    try:
+        result = Sandbox(fs_readable=SYSTEM, policy_fn=decide, policy_timeout_s=0.3).run([*PYTHON, code], timeout=20)
+    finally:
+        release.set()
+    assert result.stdout.strip() == b"1"
+
+
+def test_many_sandboxes_with_hooks_leave_nothing() -> None:
+    box = Sandbox(fs_readable=SYSTEM, handlers=[("getppid", lambda _: NotifAction.returns(1))])
+    box.run(GETPPID)
+    time.sleep(0.1)
+    fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(20):
+        assert box.run(GETPPID).success
+    time.sleep(0.2)
+    assert len(os.listdir("/proc/self/fd")) <= fds
+    assert threading.active_count() <= threads + 1
