@@ -120,6 +120,7 @@ SERVED_VALUES: dict[str, Any] = {
     "unix_allow": ["/s"], "port_remap": True, "http_allow": ["GET a.org/*"], "http_deny": ["GET a.org/*"],
     "http_ports": [80], "http_ca": "/c", "http_key": "/k", "http_inject_ca": ["/b"], "http_ca_out": "/o",
     "credentials": ["T=env:V"], "http_auth": ["GET a.org/* bearer T"], "max_memory": "1G", "max_processes": 1,
+    "num_cpus": 1, "max_disk": "1G", "random_seed": 1, "time_start": "2030-01-01T00:00:00Z",
     "deterministic_dirs": True, "name": "x", "image": "oci:/i",
 }  # fmt: skip
 NEEDS: dict[str, dict[str, Any]] = {
