@@ -49,6 +49,7 @@ class CallAbi:
             it, so there the tracer sees the restart code).
         instruction_alignment: bytes; every instruction starts at a multiple of it.
         signal_restorer: struct kernel_sigaction has a member sa_restorer (arch headers that define SA_RESTORER).
+        packed_epoll_event: struct epoll_event has no padding between its 32-bit and its 64-bit member (EPOLL_PACKED).
         clobbered_regsets: NT_* types of the register sets, other than the general one, that a system call destroys.
         never_restarted: names of the calls that the kernel ends with EINTR itself when a stop interrupts them, so that
             the program sees it (signal(7)); where the tracer finds the call's number in `restart_source`, it can have
@@ -75,6 +76,7 @@ class CallAbi:
     rewinds_before_stop: bool
     instruction_alignment: int
     signal_restorer: bool
+    packed_epoll_event: bool
     clobbered_regsets: tuple[int, ...] = ()
     never_restarted: frozenset[str] = frozenset()
     number_load: bytes = b""

@@ -49,6 +49,7 @@ _TIMEOUT_S = 10.0
 _ANONYMOUS = 0x20  # MAP_ANONYMOUS
 _PRIVATE = 0x02  # MAP_PRIVATE
 _READ_WRITE = 3  # PROT_READ | PROT_WRITE
+_BIRTHS = {1, 2, 3}  # PTRACE_EVENT_FORK, VFORK, CLONE
 _SEQUENCE = 8  # offset of rseq_cs in struct rseq, linux/rseq.h, 4.18
 
 
@@ -104,6 +105,8 @@ class Injector:
         tid: the thread.
         held: signals that came meanwhile and could not be blocked, as (number, siginfo_t): whoever detaches from the
             thread gives them back.
+        entry: address of the instruction that enters the kernel; to be changed when it moves.
+        born: threads and processes that calls have made (PTRACE_O_TRACECLONE and its like), in order.
 
     """
 
@@ -111,6 +114,7 @@ class Injector:
         self.tid = tid
         self.held: list[tuple[int, bytes]] = []
         self.entry = entry
+        self.born: list[int] = []
         self._architecture = architecture
         self._timeout_s = timeout_s
         self._general = b""
@@ -120,6 +124,11 @@ class Injector:
         self._began = False  # the thread stands at the end of a call of ours, not at its event stop
 
     def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def begin(self) -> None:
+        """Note what will be put back, and block all signals; for who will not put it back (a restore) there is no end."""
         self._general = ptrace.get_regset(self.tid, _PRSTATUS)
         for note in self._architecture.abi.clobbered_regsets:
             try:
@@ -129,7 +138,6 @@ class Injector:
         self._sequence = sequence_of(self.tid)
         self._mask = ptrace.get_signal_mask(self.tid)
         ptrace.set_signal_mask(self.tid, _ALL_BLOCKED)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -157,16 +165,42 @@ class Injector:
 
     def attempt(self, name: str, *arguments: int) -> int:
         """Run system call `name` and return what it returned: a value, or -errno as an unsigned 64-bit word."""
+        self._enter(name, arguments)
+        try:
+            self._to_stop(name)
+        except (TraceeGoneError, TraceeStuckError) as error:
+            raise InjectionError(self.tid, name, str(error)) from error
+        return self._result()
+
+    def attempt_blocking(self, name: str, *arguments: int) -> int:
+        """Run a call that may wait, and interrupt it if it does; return as `attempt`, or the restart code, negated.
+
+        Afterwards the kernel holds for the thread what it needs to go on waiting (a restart block).
+        """
+        self._enter(name, arguments)
+        try:
+            ptrace.to_syscall(self.tid)
+            ptrace.interrupt(self.tid)
+            while True:
+                change = wait_change(self.tid, self._timeout_s)
+                if change.signal == SYSCALL_STOP and not change.event:
+                    return self._result()
+                ptrace.to_syscall(self.tid)
+        except (TraceeGoneError, TraceeStuckError) as error:
+            raise InjectionError(self.tid, name, str(error)) from error
+
+    def _enter(self, name: str, arguments: tuple[int, ...]) -> None:
         number = self._architecture.syscalls.get(name)
         if number is None:
             raise InjectionError(self.tid, name, f"{self._architecture.name} has no such system call")
         self._point(number, arguments)
         try:
             self._to_stop(name)
-            self._began = True
-            self._to_stop(name)
         except (TraceeGoneError, TraceeStuckError) as error:
             raise InjectionError(self.tid, name, str(error)) from error
+        self._began = True
+
+    def _result(self) -> int:
         general = self._architecture.registers.general
         return general.unpack(ptrace.get_regset(self.tid, _PRSTATUS))[self._architecture.abi.return_register]
 
@@ -209,6 +243,8 @@ class Injector:
             change = wait_change(self.tid, self._timeout_s)
             if change.signal == SYSCALL_STOP and not change.event:
                 return
+            if change.event in _BIRTHS:
+                self.born.append(ptrace.get_event_message(self.tid))
             if change.event:
                 continue  # a group stop, or an interrupt that came late
             if change.signal in {4, 5, 7, 11}:  # SIGILL, SIGTRAP, SIGBUS, SIGSEGV: our instruction is not there
@@ -234,6 +270,8 @@ class Scratch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if not self.address:
+            return  # whoever set it so knows that the memory is gone
         try:
             self._injector.call("munmap", self.address, self.size)
         except (InjectionError, SyscallError):

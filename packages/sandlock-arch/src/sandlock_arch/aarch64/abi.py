@@ -24,6 +24,7 @@ ABI = CallAbi(
     rewinds_before_stop=True,
     instruction_alignment=4,
     signal_restorer=True,  # defined for the 32-bit ABI, so the member is there
+    packed_epoll_event=False,
     # NT_ARM_SVE: Documentation/arch/arm64/sve.rst, section 3; a call also leaves streaming mode (sme.rst, section 3).
     clobbered_regsets=(0x405,),
 )

@@ -24,6 +24,7 @@ ABI = CallAbi(
     rewinds_before_stop=True,
     instruction_alignment=2,  # of compressed instructions
     signal_restorer=False,
+    packed_epoll_event=False,
     # NT_RISCV_VECTOR: Documentation/arch/riscv/vector.rst, section 3.
     clobbered_regsets=(0x901,),
 )

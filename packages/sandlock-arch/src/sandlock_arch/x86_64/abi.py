@@ -23,6 +23,7 @@ ABI = CallAbi(
     rewinds_before_stop=False,
     instruction_alignment=1,
     signal_restorer=True,
+    packed_epoll_event=True,
     never_restarted=frozenset(
         "epoll_wait epoll_pwait epoll_pwait2 rt_sigtimedwait semop semtimedop io_getevents io_pgetevents".split()
     ),
