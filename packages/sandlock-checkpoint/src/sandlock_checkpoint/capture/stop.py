@@ -16,13 +16,16 @@ from sandlock_checkpoint.tracing import (
     TRACE_SYSCALLS,
     TraceeGoneError,
     TraceeStuckError,
+    wait_change,
     wait_event_stop,
 )
 from sandlock_sys import ptrace
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.proc import list_tasks, read_maps, read_status
+from sandlock_sys.proc import list_tasks, read_maps, read_stat, read_status
 
 __all__ = ["StoppedProcess", "requeue", "stop_process"]
+
+_BURIAL_S = 5.0  # a killed thread ends at once, unless the kernel is busy with it
 
 
 @dataclass
@@ -56,13 +59,24 @@ class StoppedProcess:
         elif leave is Leave.STOPPED:
             # Sent while all are still held: it acts before any of them runs an instruction.
             _signal(self.pid, signal.SIGSTOP)
-        for tid in tids:
-            # ESRCH: it ended, or was killed, meanwhile; either way there is nothing left to let go.
+        for tid in reversed(tids):  # the main thread last: it ends only after all others were waited for
             try:
                 ptrace.detach(tid)
             except SyscallError as error:
                 if error.errno != ESRCH:
                     raise
+                self._bury(tid)
+
+    def _bury(self, tid: int) -> None:
+        """Wait for a thread that ended while it was ours: until then nobody else hears of it.
+
+        Our own child's main thread is left to whoever waits for the child, who would miss its status.
+        """
+        with contextlib.suppress(SyscallError):
+            if tid == self.pid and read_stat(tid).ppid == os.getpid():
+                return
+        with contextlib.suppress(TraceeGoneError, TraceeStuckError):
+            wait_change(tid, _BURIAL_S)
 
 
 def stop_process(pid: int, architecture: Architecture, timeout_s: float) -> StoppedProcess:
