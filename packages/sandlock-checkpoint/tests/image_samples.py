@@ -100,7 +100,8 @@ def identity(path: bytes = b"/usr/lib/libc.so.6") -> FileIdentity:
 
 def thread(tid: int = 100) -> ThreadState:
     return ThreadState(
-        tid=tid, name=b"wor\xffker", registers=(Registers("general", 1, bytes(range(216))), Registers("xstate", 0x202, b"x" * 64)),
+        tid=tid, name=b"wor\xffker",
+        registers=(Registers("general", 1, bytes(range(216))), Registers("xstate", 0x202, b"x" * 64)),
         restart="again", syscall=-1, deadline_ns=5, signal_mask=1 << 63, pending=(bytes(128),),
         signal_stack=SignalStack(0, 2, 0), robust_list=RobustList(0x7F, 24), rseq=Rseq(0x7F00, 32, 0x53053053, 0),
         tid_address=0x7F01, scheduling=Scheduling(0, 0, -5, (0, 1)),

@@ -60,16 +60,22 @@ class ImageFolder:
 
         """
         owner = os.geteuid() if owner is None else owner
-        try:
-            fd = os.open(path, _DIRECTORY, dir_fd=directory)
-        except OSError as error:
-            raise ImageError(path, "", _not_opened(error, "directory")) from error
-        try:
-            check_owner(os.fstat(fd), path, owner)
-            fcntl.flock(fd, fcntl.LOCK_SH)
-        except BaseException:
+        while True:
+            try:
+                fd = os.open(path, _DIRECTORY, dir_fd=directory)
+            except OSError as error:
+                raise ImageError(path, "", _not_opened(error, "directory")) from error
+            try:
+                check_owner(os.fstat(fd), path, owner)
+                fcntl.flock(fd, fcntl.LOCK_SH)
+                removed = not os.fstat(fd).st_nlink
+            except BaseException:
+                os.close(fd)
+                raise
+            if not removed:
+                break
+            # A save put another image here and removed this one, before it was locked.
             os.close(fd)
-            raise
         return cls(path, owner, fd)
 
     def parent(self) -> int:

@@ -109,7 +109,7 @@ class ImageSource:
     def _ranges(self, area: Area, runs: Sequence[Run], size: int) -> list[_Range]:
         """Return where the bytes of `runs` are, in as few ranges as possible."""
         if self._closed:
-            raise ImageError(f"area {area.process}:{area.index}", "", "the checkpoint has been closed")
+            raise ImageError(f"area {area.process}:{area.number}", "", "the checkpoint has been closed")
         parts = self.parts.get(area, ())
         stream = Stream(runs)
         if stream.size != size:
@@ -125,7 +125,7 @@ class ImageSource:
                 else:
                     ranges.append(_Range(part.file, start, run.length, target))
         if sum(one.length for one in ranges) != size or any(one.start < 0 for one in ranges):
-            raise ImageError(f"area {area.process}:{area.index}", "", "has no contents in all of these runs")
+            raise ImageError(f"area {area.process}:{area.number}", "", "has no contents in all of these runs")
         return ranges
 
     def _use(self, file: DataFile) -> None:
