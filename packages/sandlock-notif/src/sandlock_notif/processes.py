@@ -91,7 +91,7 @@ class Processes:
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, root: int = 0) -> None:
         self._loop = loop
-        self._root = root
+        self.root = root
         self._by_pid: dict[int, Process] = {}
         self._by_tid: dict[int, Process] = {}
         self._watchers: list[Callable[[Process], None]] = []
@@ -193,7 +193,7 @@ class Processes:
             leader = _leader_of(pid)
             if self.get(leader) is not None:
                 return True
-            if self._root and self._descends(leader):
+            if self.root and self._descends(leader):
                 self.register(leader)
                 return True
         return False
@@ -213,7 +213,7 @@ class Processes:
             if pid <= 1 or pid == os.getpid():
                 return False
             pid = read_stat(pid).ppid
-            if pid == self._root:
+            if pid == self.root:
                 return True
         return False
 

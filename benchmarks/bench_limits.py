@@ -1,0 +1,140 @@
+"""What the served limits cost: fork and exec under max_processes, allocation under max_memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from measure import Row, report
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "packages/sandlock-notif/tests"))
+from supervision import supervise
+
+from sandlock_notif.handlers.processes import ProcessLimit
+from sandlock_notif.handlers.signals import ChildSignals
+from sandlock_policy.seccomp.rules import ABSENT, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandlock_notif import HandlerTable
+
+SOURCE = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void forks(void)
+{
+    for (int i = 0; i < 500; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            execl("/bin/true", "true", (char *)0);
+            _exit(1);
+        }
+        if (child < 0)
+            exit(1);
+        waitpid(child, 0, 0);
+    }
+}
+
+static void allocations(void)
+{
+    void *kept[512] = {0};
+    unsigned seed = 1;
+    for (int i = 0; i < 3000000; i++) {
+        seed = seed * 1103515245 + 12345;
+        unsigned slot = seed >> 16 & 511, size = seed >> 8 & 0x3fff;
+        free(kept[slot]);
+        kept[slot] = malloc(size + 1);
+        memset(kept[slot], 1, size > 64 ? 64 : size);
+    }
+}
+
+static void maps(void)
+{
+    for (int i = 0; i < 3000; i++) {
+        char *block = malloc(1 << 20);
+        memset(block, 1, 1 << 20);
+        free(block);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    double start = now();
+    if (!strcmp(argv[1], "forks")) forks();
+    if (!strcmp(argv[1], "allocations")) allocations();
+    if (!strcmp(argv[1], "maps")) maps();
+    printf("%.9f\n", now() - start);
+    return 0;
+}
+"""
+SORTING = """
+import random, time
+start = time.monotonic()
+for turn in range(4):
+    random.seed(turn)
+    words = [str(random.random()) for _ in range(150_000)]
+    words.sort()
+print(time.monotonic() - start)
+"""
+CLONE3 = Rule("clone3", (), ABSENT, "as in the default filter")
+Case = tuple[str, "list[str]", "Callable[[], Sequence[HandlerTable]]", float | None]
+
+
+def inside(argv: Sequence[str], tables: Sequence[HandlerTable]) -> float:
+    """Return what the program measured when it ran under the tables."""
+    outcome = supervise(argv, *tables, rules=[CLONE3])
+    assert outcome.code == 0, outcome
+    return float(outcome.output)
+
+
+def outside(argv: Sequence[str]) -> float:
+    """Return what the program measured when it ran bare."""
+    return float(subprocess.run(argv, capture_output=True, check=True).stdout)
+
+
+def main() -> None:
+    """Compile the program, run each case bare and inside in turn."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        source, program = Path(folder, "limits.c"), str(Path(folder, "limits"))
+        source.write_text(SOURCE)
+        subprocess.run([shutil.which("cc") or "gcc", "-O2", "-w", "-o", program, str(source)], check=True)
+        for name, argv, tables, budget in cases(program):
+            pairs = [(inside(argv, tables()), outside(argv)) for _ in range(9)][2:]
+            ratios = sorted(mine / bare for mine, bare in pairs)
+            middle = sorted(mine for mine, _ in pairs)[len(pairs) // 2] * 1e3
+            rows.append(Row(name, "bare", middle, ratios[len(ratios) // 2], ratios[0], ratios[-1], budget))
+    report("Served limits", rows)
+
+
+def cases(program: str) -> list[Case]:
+    """Return what is measured."""
+    forks = [program, "forks"]
+    return [
+        ("fork and exec x 500, max_processes=1000", forks, lambda: (ChildSignals(), ProcessLimit(1000)), 1.15),
+        ("fork and exec x 500, max_processes=64", forks, lambda: (ChildSignals(), ProcessLimit(64)), 1.15),
+        ("fork and exec x 500, max_processes=2", forks, lambda: (ChildSignals(), ProcessLimit(2)), None),
+        ("no limit, the same filter otherwise", forks, lambda: (), None),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Ptrace beside the loop: each tracee has a thread of its own for as long as it is traced.
+
+A tracee belongs to the thread that seized it, and waiting for it blocks. So a job seizes, waits and detaches in one
+worker thread, and the loop awaits its result. One thread for several tracees could hang for ever: PTRACE_SEIZE waits
+for a process that is executing, and that process waits until the tracers of its other threads have reaped them.
+
+Safety: a thread id is the caller's own only while its request waits; each job says why it is still right, and a
+tracee that has been seized keeps its id until its tracer has reaped it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from enum import Enum, auto
+from errno import ECHILD, EPERM, ESRCH
+from typing import TYPE_CHECKING, TypeVar
+
+from sandlock_notif.errors import NotifError
+from sandlock_sys import ptrace
+from sandlock_sys.constants.ptrace import Event, Option, WaitOption
+from sandlock_sys.errors import SyscallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ExecOutcome", "Tracer", "follow_exec", "pass_through"]
+
+Result = TypeVar("Result")
+
+_WORKERS = 32  # execs and settlings that wait for their stop at once; further ones queue
+_EVERY = WaitOption.NOTHREAD | 0x4000_0000  # __WALL; only what this very thread traces
+
+
+class ExecOutcome(Enum):
+    """What became of an execve that was let through."""
+
+    DONE = auto()
+    """The new program image is there; the process runs it."""
+    FAILED = auto()
+    """The old image runs on: the call failed, or a signal came first and it will be made again."""
+    GONE = auto()
+    """The process ended."""
+
+
+class Tracer:
+    """Runs ptrace jobs in threads of their own, made when they are needed. Used from the loop's thread."""
+
+    def __init__(self, workers: int = _WORKERS) -> None:
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    async def run(self, job: Callable[[], Result]) -> Result:
+        """Return what `job` returns; it must leave nothing traced behind.
+
+        Cancelled, the job goes on to its end, which the death of its tracee brings at the latest.
+
+        Raises:
+            NotifError: closed.
+
+        """
+        if self._closed:
+            raise NotifError("the tracer is closed")
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="sandlock-trace")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+
+    def close(self) -> None:
+        """Take no more jobs; what runs ends with its tracee. Twice is fine."""
+        self._closed = True
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+def pass_through(tid: int) -> bool:
+    """Stop a thread once and let it go on; return False when there is no such thread.
+
+    A thread that has stopped so has left the system call that it was in when this was called: most calls end early and
+    are made again.
+
+    Raises:
+        SyscallError: EPERM when another traces it.
+
+    """
+    try:
+        ptrace.seize(tid, Option.EXITKILL)
+    except SyscallError as error:
+        if error.errno == ESRCH:
+            return False
+        raise
+    _interrupt(tid)
+    return _release(ptrace.wait(tid))
+
+
+def follow_exec(tid: int, let_go: Callable[[], object], at_exec: Callable[[int], None]) -> ExecOutcome:
+    """Let a thread make its execve, and call `at_exec` with the process id before the new image's first instruction.
+
+    When `at_exec` raises, the process is killed and the error is raised here: an image that could not be made ready
+    does not run.
+
+    Arguments:
+        tid: a thread that waits in a notification of execve or execveat.
+        let_go: answers the notification; called once, when nothing can be missed any more.
+        at_exec: called with the new image stopped. The process has one thread then.
+
+    Raises:
+        SyscallError: the thread cannot be traced (EPERM). `let_go` was not called.
+
+    """
+    ptrace.seize(tid, Option.TRACEEXEC | Option.EXITKILL)
+    let_go()
+    # Now, so that an execve that fails comes to a stop as well. It is no signal: execve does not look for it.
+    _interrupt(tid)
+    try:
+        change = ptrace.wait(-1, _EVERY)  # after an exec by a thread that is not the leader, the leader's id
+    except SyscallError as error:
+        if error.errno == ECHILD:
+            return ExecOutcome.GONE
+        raise
+    if not isinstance(change, ptrace.Stopped) or change.event != Event.EXEC:
+        return ExecOutcome.FAILED if _release(change) else ExecOutcome.GONE
+    try:
+        at_exec(change.tid)
+    except BaseException:
+        # Safety: stopped by us and not reaped, so the id is still this process's.
+        with suppress(ProcessLookupError):
+            os.kill(change.tid, signal.SIGKILL)
+        _reap()
+        raise
+    return ExecOutcome.DONE if _release(change) else ExecOutcome.GONE
+
+
+def _interrupt(tid: int) -> None:
+    try:
+        ptrace.interrupt(tid)
+    except SyscallError as error:
+        if error.errno not in (ESRCH, EPERM):  # gone, or renamed by an exec that is stopped already
+            raise
+
+
+def _release(change: ptrace.Change | None) -> bool:
+    """Detach from a tracee that stopped; return False when it ended instead."""
+    if not isinstance(change, ptrace.Stopped):
+        return False
+    try:
+        ptrace.detach(change.tid, change.pending_signal)
+    except SyscallError as error:
+        if error.errno != ESRCH:
+            raise
+        _reap()  # killed while stopped; until we look it would stay a zombie, and an exec of its process would wait
+        return False
+    return True
+
+
+def _reap() -> None:
+    while True:
+        try:
+            change = ptrace.wait(-1, _EVERY)
+        except SyscallError as error:
+            if error.errno == ECHILD:
+                return
+            raise
+        if isinstance(change, ptrace.Stopped):  # a stop on the way to its death
+            with suppress(SyscallError):
+                ptrace.detach(change.tid)

@@ -1,0 +1,132 @@
+"""The processes of a sandbox as they are at one moment, read from /proc."""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, ENOENT, EPERM, ESRCH
+from typing import TYPE_CHECKING
+
+from sandlock_sys import kcmp
+from sandlock_sys.errors import SyscallError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandlock_notif.processes import Process, Processes
+
+__all__ = ["census", "current_call", "same_memory", "threads_of"]
+
+_CHUNK = 1 << 16
+
+
+def census(processes: Processes, first: int) -> tuple[set[Process], set[int]] | None:
+    """Return the living processes and the ids of the zombies, or None when some came or went meanwhile: ask again.
+
+    The walk goes from each process to the children of each of its threads. It misses a process only when that gets
+    another parent at that moment, because the one it had ended; so nothing that was seen may be gone afterwards.
+
+    Arguments:
+        processes: the index; all that are found are registered. Its root is where the walk begins.
+        first: the sandbox's first process. What lies between it and the root (an init of ours) is not counted.
+
+    """
+    living: set[Process] = set()
+    dead: set[int] = set()
+    ours = _between(processes.root, first)
+    try:
+        pending = [processes.root] if processes.root else [first]
+        while pending:
+            pid = pending.pop()
+            for child in _children(pid):
+                if _is_zombie(child):
+                    dead.add(child)
+                    continue
+                pending.append(child)
+                if child not in ours:
+                    living.add(processes.register(child))
+        if not processes.root:
+            living.add(processes.register(first))
+        if all(os.access(f"/proc/{pid}", os.F_OK) for pid in dead) and all(member.alive() for member in living):
+            return living, dead
+    except OSError as error:
+        if error.errno not in (ENOENT, ESRCH):
+            raise
+    return None
+
+
+def threads_of(pid: int) -> list[int]:
+    """Return the thread ids of a process. Raises ProcessLookupError when it is gone."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError as error:
+        raise ProcessLookupError(ESRCH, f"there is no process {pid}") from error
+
+
+def current_call(tid: int) -> int | None:
+    """Return the number of the call that a thread is blocked in, -1 when it is blocked in none, None when it runs.
+
+    Raises:
+        ProcessLookupError: there is no such thread.
+        PermissionError: we may not look.
+
+    """
+    try:
+        words = _contents(f"/proc/{tid}/syscall").split()
+    except FileNotFoundError as error:
+        raise ProcessLookupError(ESRCH, f"there is no thread {tid}") from error
+    except OSError as error:
+        if error.errno in (EPERM, EACCES):
+            raise PermissionError(EPERM, f"thread {tid} may not be looked at") from error
+        raise
+    if not words:
+        raise ProcessLookupError(ESRCH, f"thread {tid} is ending")
+    return None if words[0] == b"running" else int(words[0])
+
+
+def same_memory(one: int, other: int) -> bool:
+    """Tell whether two tasks share their memory; False also where that cannot be known."""
+    try:
+        return kcmp.compare(one, other, kcmp.Resource.VM) == 0
+    except SyscallError:
+        return False
+
+
+def _children(pid: int) -> Iterator[int]:
+    for tid in threads_of(pid):
+        yield from _read_children(pid, tid)
+
+
+def _read_children(pid: int, tid: int) -> list[int]:
+    return [int(word) for word in _contents(f"/proc/{pid}/task/{tid}/children").split()]
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether every thread of a process has ended; the first one alone may have."""
+    data = _contents(f"/proc/{pid}/stat")
+    if data[data.rindex(b")") + 2 :][:1] not in (b"Z", b"X"):
+        return False
+    return len(threads_of(pid)) == 1
+
+
+def _between(root: int, first: int) -> set[int]:
+    """Return the processes between the root and the sandbox's first process."""
+    found: set[int] = set()
+    pid = first
+    while root and pid != root and len(found) < 16:  # the guard, and an init at most
+        data = _contents(f"/proc/{pid}/stat")
+        pid = int(data[data.rindex(b")") + 2 :].split()[1])
+        if pid in (root, 0, 1):
+            break
+        found.add(pid)
+    return found
+
+
+def _contents(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, _CHUNK):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    return b"".join(parts)
