@@ -100,11 +100,10 @@ def truncate(tree: Tree, parts: Parts, length: int) -> None:
     if not stat.S_ISREG(place.attributes.st_mode):
         raise failure(errno.EINVAL)
     require(place.directory, place.name, os.W_OK)
-    with _pinned(tree.raise_up(place, data=length > 0)) as path:
+    place = tree.raise_up(place, data=length > 0)
+    with _pinned(place) as path:
         os.truncate(path, length)
-        if length == 0:
-            return
-    tree.space.reserve(0)
+    _book(tree, place)
 
 
 def _stored(place: Place, name: bytes) -> bytes:
@@ -152,7 +151,9 @@ def _writable(tree: Tree, parts: Parts, name: bytes) -> Place:
 def setxattr(tree: Tree, parts: Parts, name: bytes, value: bytes, flags: int) -> None:
     """Set one attribute."""
     place = tree.raise_up(_writable(tree, parts, name))
+    tree.space.reserve(len(name) + len(value))
     os.setxattr(_by_path(place), _stored(place, name), value, flags, follow_symlinks=False)
+    _book(tree, place)
 
 
 def removexattr(tree: Tree, parts: Parts, name: bytes) -> None:
@@ -162,3 +163,9 @@ def removexattr(tree: Tree, parts: Parts, name: bytes) -> None:
         os.getxattr(_by_path(place), _stored(place, name), follow_symlinks=False)  # ENODATA before any copy
         place = tree.raise_up(place)
     os.removexattr(_by_path(place), _stored(place, name), follow_symlinks=False)
+    _book(tree, place)
+
+
+def _book(tree: Tree, place: Place) -> None:
+    """Attributes take blocks, and a shorter file gives some back."""
+    tree.space.changed(os.stat(place.name, dir_fd=place.parent.upper, follow_symlinks=False))

@@ -20,6 +20,7 @@ from sandlock_sys.rename import exchange, rename_new
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sandlock_cow.delta import Delta
     from sandlock_cow.model import Change
     from sandlock_cow.records import Signature
     from sandlock_cow.tree import Tree
@@ -52,10 +53,10 @@ def commit(
     journals.write(tree.store.folder, journal)
     try:
         staging.open_up(tree, journal)
-        staging.stage(tree, journal, chosen, tick)
+        staged = staging.stage(tree, journal, chosen, tick)
         staging.flush(tree, [(step.folder, step.temporary) for step in todo if step.temporary])
         # Staging takes long: look once more, as late as possible.
-        plan.refuse_conflicts(tree, plan.choose(tree, paths))
+        plan.refuse_conflicts(tree, _chosen_beside(tree, paths, journal), staged)
     except BaseException:
         staging.unstage(tree, journal)
         journals.drop(tree.store.folder)
@@ -65,6 +66,12 @@ def commit(
     _apply(tree, journal, tick)
     _settle(tree, journal, unchanged)
     return applied
+
+
+def _chosen_beside(tree: Tree, paths: Iterable[str | bytes] | None, journal: Journal) -> list[Delta]:
+    """What is chosen now, without what staging put beside it."""
+    ours = {step.temporary for step in journal.steps if step.temporary}
+    return [delta for delta in plan.choose(tree, paths) if delta.path.rpartition(b"/")[2] not in ours]
 
 
 def _ticker(progress: Callable[[int, int], None] | None, whole: int) -> Callable[[], None]:

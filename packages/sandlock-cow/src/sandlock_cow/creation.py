@@ -181,6 +181,9 @@ def symlink(tree: Tree, target: bytes, parts: Parts) -> None:
 
 def link(tree: Tree, source: Parts, target: Parts) -> None:
     """Give what is at `source` another name."""
+    # Both parents are looked up before either name, as in the kernel.
+    tree.directories.get(source[:-1])
+    tree.directories.get(target[:-1])
     old = tree.require(source)
     place = _new(tree, target)
     if old.is_directory:

@@ -71,23 +71,28 @@ def refuse_late(chosen: list[Delta], paths: Iterable[str | bytes] | None, allowe
         raise BranchLateExecutionError(tuple(refused))
 
 
-def refuse_conflicts(tree: Tree, chosen: list[Delta]) -> None:
-    """Raise when something chosen is not any more what the branch was made over."""
+def refuse_conflicts(tree: Tree, chosen: list[Delta], linked: frozenset[int] = frozenset()) -> None:
+    """Raise when something chosen is not any more what the branch was made over.
+
+    `linked` are inode numbers of files that staging gave another name: that moved their change times.
+    """
     conflicts = [
         Conflict((os.fsdecode(delta.path), reason))
         for delta in chosen
-        if (not delta.same or delta.before is None) and (reason := _conflict(tree, delta))
+        if (not delta.same or delta.before is None) and (reason := _conflict(tree, delta, linked))
     ]
     if conflicts:
         raise BranchConflictError(tuple(conflicts))
 
 
-def _conflict(tree: Tree, delta: Delta) -> str:
+def _conflict(tree: Tree, delta: Delta, linked: frozenset[int]) -> str:
     if not delta.path:
         return ""  # the root is known by its inode, which the store has checked
     noted = tree.records.get(delta.path)
     if noted is not None:
         now = signature(delta.before)
+        if delta.before is not None and delta.before.st_ino in linked and not delta.was_directory:
+            noted, now = noted[:-1], now[:-1]
         return "" if noted == now else _reason(noted, now)
     # Never noted: below a new directory, where nothing was; or made by an overlay mount, which notes nothing.
     if delta.before is None:

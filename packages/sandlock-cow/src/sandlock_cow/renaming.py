@@ -31,6 +31,9 @@ def rename(tree: Tree, source: Parts, target: Parts, flags: int) -> None:
         raise failure(errno.EINVAL)
     if not source or not target:
         raise failure(errno.EBUSY)
+    # Both parents are looked up before either name, as in the kernel.
+    tree.directories.get(source[:-1])
+    tree.directories.get(target[:-1])
     old, new = tree.require(source), tree.place(target)
     if not _has_something_to_do(old, new, flags):
         return
@@ -89,6 +92,7 @@ def _bring_up(tree: Tree, place: Place) -> Place:
         place = tree.require(place.parts)
     # Whatever the real tree has, or will have, under the new name does not show through.
     overlay.set_opaque(place.parent.upper, place.name)
+    tree.space.changed(os.stat(place.name, dir_fd=place.parent.upper, follow_symlinks=False))
     return place
 
 
@@ -111,9 +115,10 @@ def _move(tree: Tree, old: Place, new: Place) -> None:
         exchange(source, old.name, target, new.name)
         _clear(tree, source, old.name, new)
     else:
+        hidden = os.stat(new.name, dir_fd=target, follow_symlinks=False) if new.layer is Layer.WHITEOUT else None
         os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
-        if new.layer is Layer.WHITEOUT:
-            tree.space.removed(os.stat(new.name, dir_fd=target, follow_symlinks=False))
+        if hidden is not None:
+            tree.space.removed(hidden)
         elif new.layer is Layer.UPPER:
             tree.gone(new.attributes)
     if leaves_whiteout:

@@ -74,6 +74,11 @@ class Space:
             self._entries += 1
             self._charge(found)
 
+    def changed(self, found: os.stat_result) -> None:
+        """An object that is in the upper layer has these attributes now."""
+        if self.quota is not None:
+            self._charge(found)
+
     def _charge(self, found: os.stat_result) -> None:
         price = cost(found)
         self._total += price - self._charged.get(found.st_ino, 0)

@@ -75,8 +75,8 @@ def restore(tree: Tree, journal: Journal) -> None:
             os.close(fd)
 
 
-def stage(tree: Tree, journal: Journal, chosen: list[Delta], tick: Callable[[], None]) -> None:
-    """Make everything that the steps will put in place, and note its inode numbers in them."""
+def stage(tree: Tree, journal: Journal, chosen: list[Delta], tick: Callable[[], None]) -> frozenset[int]:
+    """Make everything that the steps will put in place, and note its inode numbers in them: all of which it returns."""
     anchors = _anchors(chosen)
     by_path = {delta.path: delta for delta in chosen}
     for step in journal.steps:
@@ -91,6 +91,7 @@ def stage(tree: Tree, journal: Journal, chosen: list[Delta], tick: Callable[[], 
             finally:
                 os.close(folder)
             tick()
+    return frozenset(step.inode for step in journal.steps if step.temporary)
 
 
 _Anchors = dict[int, tuple[bytes, bytes]]
@@ -220,7 +221,7 @@ def flush(tree: Tree, places: Iterable[tuple[bytes, bytes]]) -> None:
             fd = open_below(tree.lower, path, _READ)
         except OSError as error:
             # A symlink, FIFO or socket has no data; an unreadable file is flushed with its directory's journal.
-            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES, errno.ENOENT):
+            if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES, errno.ENOENT, errno.ENOTDIR):
                 raise
             continue
         try:
