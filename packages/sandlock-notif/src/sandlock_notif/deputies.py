@@ -88,7 +88,7 @@ class Deputies:
         # Cancelled while the deputy works: the call is made all the same, and its result is dropped.
         return await future
 
-    def post(
+    def post(  # noqa: D417  # the others are those of `Deputy.submit`
         self,
         number: int,
         *arguments: int | bytes | bytearray,
@@ -101,7 +101,7 @@ class Deputies:
         """Make a system call in the domain, as `call`, and tell `done` in the loop; nobody waits, so no task is needed.
 
         Arguments:
-            number: see `Deputy.submit`, as for `arguments`, `answer`, `notification` and `fd_flags`.
+            number: as for `Deputy.submit`, like `arguments`, `answer`, `notification` and `fd_flags`.
             done: given what became of it, once, in the loop's thread; ECANCELED when the sandbox closes first.
             first: calls to make before it by the same deputy, each a number and its arguments (umask, say), whose
                 results nobody wants.

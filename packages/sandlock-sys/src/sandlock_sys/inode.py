@@ -15,17 +15,14 @@ from sandlock_sys.errors import SyscallError
 
 __all__ = ["access", "getdents", "readlink", "stat", "statfs", "statx"]
 
-# struct stat of asm/stat.h: 144 bytes on x86_64, 128 of asm-generic/stat.h elsewhere; both begin with st_dev, st_ino.
-_STAT_ROOM = 256
-_STATX_BYTES = 256  # struct statx, linux/stat.h, 4.11
-_STATFS_BYTES = 120  # struct statfs, asm-generic/statfs.h and asm/statfs.h, of every 64-bit architecture
+_ROOM = 256  # in _csrc/inode.h: struct stat, struct statx and struct statfs of every architecture fit
 _LINK_ROOM = 4096  # PATH_MAX: no symlink is longer
 
 
-def stat(fd: int, size: int) -> bytes:
-    """Return struct stat, of `size` bytes on this architecture."""
-    memory = bytearray(_STAT_ROOM)
-    check("newfstatat", lib.sl_inode_stat(fd, writable(memory)), f"fd {fd}")
+def stat(fd: int) -> bytes:
+    """Return struct stat; on every architecture it begins with st_dev and st_ino, of eight bytes each."""
+    memory = bytearray(_ROOM)
+    size = check("newfstatat", lib.sl_inode_stat(fd, writable(memory)))
     return bytes(memory[:size])
 
 
@@ -36,16 +33,16 @@ def statx(fd: int, flags: int, mask: int) -> bytes:
         SyscallError: EINVAL for unknown flags or a reserved bit of the mask.
 
     """
-    memory = bytearray(_STATX_BYTES)
-    check("statx", lib.sl_inode_statx(fd, flags, mask, writable(memory)), f"fd {fd}")
+    memory = bytearray(_ROOM)
+    check("statx", lib.sl_inode_statx(fd, flags, mask, writable(memory)))
     return bytes(memory)
 
 
 def statfs(fd: int) -> bytes:
     """Return struct statfs of the file system that the object is on."""
-    memory = bytearray(_STATFS_BYTES)
-    check("fstatfs", lib.sl_inode_statfs(fd, writable(memory)), f"fd {fd}")
-    return bytes(memory)
+    memory = bytearray(_ROOM)
+    size = check("fstatfs", lib.sl_inode_statfs(fd, writable(memory)))
+    return bytes(memory[:size])
 
 
 def access(fd: int, mode: int, flags: int = 0) -> None:
@@ -55,7 +52,7 @@ def access(fd: int, mode: int, flags: int = 0) -> None:
         SyscallError: EACCES, EROFS, EINVAL for an unknown mode or flag.
 
     """
-    check("faccessat2", lib.sl_inode_access(fd, mode, flags), f"fd {fd}")
+    check("faccessat2", lib.sl_inode_access(fd, mode, flags))
 
 
 def readlink(fd: int) -> bytes:
@@ -66,14 +63,14 @@ def readlink(fd: int) -> bytes:
 
     """
     memory = bytearray(_LINK_ROOM)
-    size = check("readlinkat", lib.sl_inode_readlink(fd, writable(memory), _LINK_ROOM), f"fd {fd}")
+    size = check("readlinkat", lib.sl_inode_readlink(fd, writable(memory), _LINK_ROOM))
     if size >= _LINK_ROOM:  # cut: /proc does so
-        raise SyscallError("readlinkat", ENAMETOOLONG, f"fd {fd}")
+        raise SyscallError("readlinkat", ENAMETOOLONG)
     return bytes(memory[:size])
 
 
 def getdents(fd: int, size: int) -> bytes:
     """Return the next entries of an open directory: struct linux_dirent64, one behind the other; none at the end."""
     memory = bytearray(size)
-    count = check("getdents64", lib.sl_inode_getdents(fd, writable(memory), size), f"fd {fd}")
+    count = check("getdents64", lib.sl_inode_getdents(fd, writable(memory), size))
     return bytes(memory[:count])

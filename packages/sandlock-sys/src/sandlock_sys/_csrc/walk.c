@@ -15,9 +15,6 @@
 #ifndef __NR_openat2
 #define __NR_openat2 437 /* 5.6, the same number everywhere */
 #endif
-#ifndef __NR_faccessat2
-#define __NR_faccessat2 439 /* 5.8, the same number everywhere */
-#endif
 
 enum {
     PATH_FD = 010000000,     /* O_PATH, asm-generic/fcntl.h, 2.6.39 */
@@ -294,34 +291,4 @@ long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count)
     }
     drop(at);
     return result < 0 ? result : -ELOOP;
-}
-
-long sl_inode_stat(int fd, void *buffer)
-{
-    return RAW(__NR_newfstatat, fd, "", buffer, EMPTY_PATH);
-}
-
-long sl_inode_statx(int fd, uint32_t flags, uint32_t mask, void *buffer)
-{
-    return RAW(__NR_statx, fd, "", flags | EMPTY_PATH, mask, buffer);
-}
-
-long sl_inode_statfs(int fd, void *buffer)
-{
-    return RAW(__NR_fstatfs, fd, buffer);
-}
-
-long sl_inode_access(int fd, int mode, int flags)
-{
-    return RAW(__NR_faccessat2, fd, "", mode, flags | EMPTY_PATH);
-}
-
-long sl_inode_readlink(int fd, void *buffer, uint32_t size)
-{
-    return RAW(__NR_readlinkat, fd, "", buffer, size);
-}
-
-long sl_inode_getdents(int fd, void *buffer, uint32_t size)
-{
-    return RAW(__NR_getdents64, fd, buffer, size);
 }

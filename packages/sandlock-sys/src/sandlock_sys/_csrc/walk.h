@@ -54,12 +54,4 @@ long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_m
 /* Go from the directory `start` up until an object is marked (its index), or the root (-ENOENT), at most 4096 steps. */
 long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count);
 
-/* What the object of an O_PATH fd is, as the kernel writes it. */
-long sl_inode_stat(int fd, void *buffer);                                        /* struct stat */
-long sl_inode_statx(int fd, uint32_t flags, uint32_t mask, void *buffer);       /* struct statx */
-long sl_inode_statfs(int fd, void *buffer);                                      /* struct statfs */
-long sl_inode_access(int fd, int mode, int flags);                               /* faccessat2, 5.8 */
-long sl_inode_readlink(int fd, void *buffer, uint32_t size);
-long sl_inode_getdents(int fd, void *buffer, uint32_t size);                     /* needs an open directory */
-
 #endif
