@@ -1,8 +1,9 @@
 """Page contents from a checkpoint's source to the data files of a new image, in a fixed amount of memory.
 
 One thread (a tracer has only one) reads blocks into a ring of buffers; others write or compress them. A process stays
-stopped while its memory is read, and a checksum costs as much time as a copy: unless the data is too large to be still
-in the page cache afterwards, checksums are made when the source has been closed.
+stopped while its memory is read, and a checksum costs as much time as a copy: only as many are made meanwhile as idle
+CPUs can make, and all others when the source has been closed, from the page cache. Data that would not stay there has
+all of them made at once.
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ class _File:
     inherited: tuple[Inherited, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Block `number` of a file, in `slot` until other threads have done with it what there is to do."""
+
+    file: _File
+    number: int
+    slot: bytearray
+    digest: Future[bytes] | None
+    written: Future[None] | None
+    frame: Future[bytes] | None
+
+
 class PageWriter:
     """Writes the areas of one checkpoint, each once.
 
@@ -89,9 +102,12 @@ class PageWriter:
         self._size = size
         self._done = 0
         self._free = [bytearray(BLOCK) for _ in range(_SLOTS)]
-        self._pending: deque[tuple[Future[tuple[bytes | None, bytes]], bytearray, _File, int]] = deque()
+        self._pending: deque[_Block] = deque()
         self._files: list[_File] = []
+        self._idle = threads > 1
         self._pool = ThreadPoolExecutor(threads, "sandlock-save")
+        # One thread: the kernel lets only one write to a file anyway.
+        self._writing = ThreadPoolExecutor(1, "sandlock-write")
         self._syncer = ThreadPoolExecutor(1, "sandlock-sync")
 
     def write(self, area: Area, runs: Sequence[Run], name: str) -> None:
@@ -166,6 +182,7 @@ class PageWriter:
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._writing.shutdown(cancel_futures=True)
         self._syncer.shutdown(cancel_futures=True)
         for file in self._files:
             if file.fd >= 0:
@@ -197,22 +214,30 @@ class PageWriter:
         file.digests.append(None)
         file.waiting += 1
         if self._compressors is not None:
-            job = self._pool.submit(_compress, self._compressors, slot, count)
-        else:
-            pieces = _last(file.runs, count) if file.layout == SPARSE else [Run(block * BLOCK, count)]
-            job = self._pool.submit(_write, file.fd, pieces, slot, count, checksum=self._now)
-        self._pending.append((job, slot, file, block))
+            frame = self._pool.submit(_compress, self._compressors, slot, count)
+            self._pending.append(_Block(file, block, slot, self._pool.submit(_digest, slot, count), None, frame))
+            return
+        pieces = _last(file.runs, count) if file.layout == SPARSE else [Run(block * BLOCK, count)]
+        written = self._writing.submit(_write, file.fd, pieces, slot, count)
+        busy = sum(1 for one in self._pending if one.digest is not None and not one.digest.done())
+        digest = self._pool.submit(_digest, slot, count) if self._now or (self._idle and busy < 2) else None
+        self._pending.append(_Block(file, block, slot, digest, written, None))
 
     def _settle(self) -> None:
         """Wait for the oldest block, and take its buffer back."""
-        job, slot, file, block = self._pending.popleft()
-        file.digests[block], frame = job.result()
-        if frame:
+        one = self._pending.popleft()
+        file = one.file
+        if one.written is not None:
+            one.written.result()
+        if one.frame is not None:
+            frame = one.frame.result()
             _write_exactly(file.fd, memoryview(frame), file.end)
             file.stored.append(len(frame))
             file.end += len(frame)
+        if one.digest is not None:
+            file.digests[one.number] = one.digest.result()
         file.waiting -= 1
-        self._free.append(slot)
+        self._free.append(one.slot)
         self._close_complete(file)
 
     def _close_complete(self, file: _File) -> None:
@@ -224,41 +249,46 @@ class PageWriter:
 
     def _checksums(self, file: _File) -> None:
         """Make the checksums that were put off, from what the file holds."""
-        if file.digests[0] is not None:
-            return
         stream = Stream(merge(file.runs))
         jobs: deque[tuple[int, bytearray, Future[bytes]]] = deque()
-        for block in range(stream.blocks + 1):
-            if not self._free or block == stream.blocks:
-                while jobs:
-                    done, slot, job = jobs.popleft()
-                    file.digests[done] = job.result()
-                    self._free.append(slot)
-            if block < stream.blocks:
-                size = stream.block_size(block)
-                sparse = file.layout == SPARSE
-                pieces = list(stream.pieces(block * BLOCK, size)) if sparse else [Run(block * BLOCK, size)]
-                slot = self._free.pop()
-                jobs.append((block, slot, self._pool.submit(_checksum, file, pieces, slot)))
+        missing = [block for block, digest in enumerate(file.digests) if digest is None]
+        for block in missing:
+            if not self._free:
+                self._note(file, jobs.popleft())
+            size = stream.block_size(block)
+            sparse = file.layout == SPARSE
+            pieces = list(stream.pieces(block * BLOCK, size)) if sparse else [Run(block * BLOCK, size)]
+            slot = self._free.pop()
+            jobs.append((block, slot, self._pool.submit(_checksum, file, pieces, slot)))
+        while jobs:
+            self._note(file, jobs.popleft())
+
+    def _note(self, file: _File, job: tuple[int, bytearray, Future[bytes]]) -> None:
+        block, slot, digest = job
+        file.digests[block] = digest.result()
+        self._free.append(slot)
 
 
-def _write(fd: int, pieces: list[Run], slot: bytearray, count: int, *, checksum: bool) -> tuple[bytes | None, bytes]:
-    """Write the first bytes of `slot` to `pieces` of the file; return the block's digest, if it is wanted now."""
+def _write(fd: int, pieces: list[Run], slot: bytearray, count: int) -> None:
+    """Write the first bytes of `slot` to `pieces` of the file."""
     data = memoryview(slot)[:count]
-    if not slot.startswith(memoryview(_ZEROS)[:count]):  # a hole reads the same, and is checked the same
-        done = 0
-        for offset, length in merge(pieces):
-            _write_exactly(fd, data[done : done + length], offset)
-            done += length
-    return (hashlib.sha256(data).digest() if checksum else None), b""
+    if slot.startswith(memoryview(_ZEROS)[:count]):  # a hole reads the same, and is checked the same
+        return
+    done = 0
+    for offset, length in merge(pieces):
+        _write_exactly(fd, data[done : done + length], offset)
+        done += length
 
 
-def _compress(compressors: deque[Compressor], slot: bytearray, count: int) -> tuple[bytes | None, bytes]:
-    """Return digest and frame of the first bytes of `slot`."""
-    data = memoryview(slot)[:count]
+def _digest(slot: bytearray, count: int) -> bytes:
+    return hashlib.sha256(memoryview(slot)[:count]).digest()
+
+
+def _compress(compressors: deque[Compressor], slot: bytearray, count: int) -> bytes:
+    """Return the first bytes of `slot` as one frame."""
     compressor = compressors.pop()  # there are as many as threads
     try:
-        return hashlib.sha256(data).digest(), compressor.compress(data)
+        return compressor.compress(memoryview(slot)[:count])
     finally:
         compressors.append(compressor)
 

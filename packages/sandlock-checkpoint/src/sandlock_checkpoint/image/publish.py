@@ -201,22 +201,30 @@ def _make_sibling(folder: int, name: str) -> tuple[str, int]:
 
 def _refuse_strangers(folder: int, name: str, path: str) -> bool:
     """Tell whether something of that name is there; refuse when it is not ours to replace."""
-    try:
-        fd = os.open(name, _DIRECTORY, dir_fd=folder)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise ImageError(path, "", "is there and no directory; nothing was written") from error
-    try:
-        names = os.listdir(fd)
-        if names and "meta.json" not in names:
-            raise ImageError(path, "", "is there and no image (it has no meta.json); nothing was written")
-        strange = _strangers(fd)
-    finally:
-        os.close(fd)
+    while True:
+        try:
+            fd = os.open(name, _DIRECTORY, dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ImageError(path, "", "is there and no directory; nothing was written") from error
+        try:
+            # Nobody removes it while it is locked; who did before has left no link to it, and another one is there.
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            if os.fstat(fd).st_nlink:
+                _refuse_strange(fd, path)
+                return True
+        finally:
+            os.close(fd)
+
+
+def _refuse_strange(fd: int, path: str) -> None:
+    names = os.listdir(fd)
+    if names and "meta.json" not in names:
+        raise ImageError(path, "", "is there and no image (it has no meta.json); nothing was written")
+    strange = _strangers(fd)
     if strange:
         raise ImageError(path, "", f"has {strange}, which is no part of an image; nothing was written")
-    return True
 
 
 def _strangers(fd: int, prefix: str = "") -> str:
