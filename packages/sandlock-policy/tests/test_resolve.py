@@ -11,6 +11,7 @@ from sandlock_policy.data import landlock
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.features import features_of_abi
 from sandlock_policy.fields import FIELDS, SERVED
+from sandlock_policy.view import NAMESPACED
 
 ENV = {"PATH": "/bin", "HOME": "/home/me", "USER": "me", "LANG": "C", "SECRET": "x", "V": "/v"}
 HERE = Context("/work", "/home/me", ENV, 1000, 1000, "/opt/tool/bin/x", ("/opt/tool",))
@@ -139,9 +140,46 @@ def test_a_served_field_refuses_by_name(name: str) -> None:
     fields = {name: SERVED_VALUES[name], **NEEDS.get(name, {})}
     with pytest.raises(PolicyError) as caught:
         plan_of(**fields)
-    assert any(name in problem.reason and "not enforced yet" in problem.reason for problem in caught.value.problems)
-    with pytest.raises(PolicyError, match="--no-supervisor"):
+    reason = "needs namespaces" if name in NAMESPACED else "not enforced yet"
+    assert any(name in problem.reason and reason in problem.reason for problem in caught.value.problems)
+    with pytest.raises(PolicyError, match=reason if name in NAMESPACED else "--no-supervisor"):
         plan_of(**fields, supervisor=False)
+
+
+def test_what_namespaces_show_needs_no_supervisor() -> None:
+    able = features_of_abi(7, mount_namespace=True)
+    plan = plan_of(
+        able, chroot="/r", fs_readable=["/", "/usr"], fs_mount={"/d": "/h"}, fs_mount_ro={"/e": "/i"}, name="x"
+    )
+    assert plan.needs_supervisor == ()
+    assert plan.fs_rules == ()  # each is added inside, where the paths are what they say
+    view = plan.view
+    assert view is not None
+    assert (view.root, view.hostname, view.pid_namespace) == ("/r", "x", True)
+    assert view.binds == (("/h", "/d", False), ("/i", "/e", True))
+    assert [path for path, _, _ in view.rules] == ["/", "/usr", "/d", "/e"]
+    assert plan.writable_mounts == ()  # all is read-only but the mount, which is taken before
+    assert plan.cwd == "/"
+
+
+def test_a_grant_of_proc_shows_the_sandbox_alone_where_it_can() -> None:
+    able = features_of_abi(7, mount_namespace=True)
+    plan = plan_of(able, fs_readable=["/proc", "/proc/cpuinfo", "/usr"])
+    assert plan.view is not None
+    assert plan.view.pid_namespace
+    assert [path for path, _, _ in plan.fs_rules] == ["/usr"]
+    assert plan_of(able, fs_readable=["/proc/cpuinfo", "/usr"]).view is None
+    unable = plan_of(fs_readable=["/proc"])
+    assert unable.view is None
+    assert any("processes of others" in row.detail for row in unable.protections)
+
+
+def test_generated_files_are_granted_where_they_are_laid() -> None:
+    able = features_of_abi(7, mount_namespace=True)
+    plan = plan_of(able, fs_readable=["/proc/cpuinfo", "/etc/hostname"], name="x", num_cpus=None)
+    assert plan.view is not None
+    assert plan.view.files == ("/etc/hostname",)
+    assert [path for path, _, _ in plan.view.rules] == ["/etc/hostname"]
 
 
 def test_all_refused_fields_are_named_at_once() -> None:
@@ -156,7 +194,7 @@ def test_all_refused_fields_are_named_at_once() -> None:
 
 
 def test_with_a_supervisor_the_plan_names_what_it_must_serve() -> None:
-    features = HostFeatures(7, ALL_FS, 3, 3, served=SERVED_NAMES)
+    features = HostFeatures(7, ALL_FS, 3, 3, mount_namespace=False, served=SERVED_NAMES)
     assert plan_of(features, max_memory="1G", name="x").needs_supervisor == ("max_memory", "name")
     with pytest.raises(PolicyError, match="switches off"):
         plan_of(features, max_memory="1G", supervisor=False)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandlock_policy.seccomp.filter import FilterOptions
+    from sandlock_policy.view import View
 
 __all__ = ["Context", "Plan", "Protection"]
 
@@ -60,7 +61,9 @@ class Plan:
         affinity: cores, or None for the caller's.
         no_randomize_memory, no_huge_pages: personality and prctl of the program.
         max_cpu: per cent of one core for the tree, or None.
+        num_cpus: how many processors are shown, or None for the machine's.
         timeout_s: seconds until SIGTERM, or None; `grace_s`: seconds from there to SIGKILL.
+        view: what namespaces show of the machine, or None for the host as it is.
         needs_supervisor: Python names of the fields that the supervisor must serve.
         protections: every protection and its state, in the order of the table.
 
@@ -73,6 +76,7 @@ class Plan:
     port_rules: tuple[tuple[int, int], ...]
     filter: FilterOptions
     writable_mounts: tuple[str, ...] | None
+    view: View | None
     env: dict[str, str]
     cwd: str
     private_tmp: bool
@@ -81,6 +85,7 @@ class Plan:
     no_randomize_memory: bool
     no_huge_pages: bool
     max_cpu: int | None
+    num_cpus: int | None
     timeout_s: float | None
     grace_s: float
     needs_supervisor: tuple[str, ...]

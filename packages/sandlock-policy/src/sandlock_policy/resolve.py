@@ -7,16 +7,16 @@ from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, Rule
 from sandlock_policy.fields import FIELD_BY_NAME, FIELDS, SERVED
 from sandlock_policy.grants import decide_grants, shows_processes, writable_places
 from sandlock_policy.paths import expand_path
-from sandlock_policy.plan import Plan
+from sandlock_policy.plan import Context, Plan
 from sandlock_policy.protect import Protections
 from sandlock_policy.seccomp.filter import FilterOptions
+from sandlock_policy.view import NAMESPACED, decide_view, namespaces_possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_policy.features import HostFeatures
     from sandlock_policy.model import Policy
     from sandlock_policy.network import KernelNetwork
-    from sandlock_policy.plan import Context
 
 __all__ = ["DEFAULT_PATH", "resolve"]
 
@@ -37,6 +37,9 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     problems: list[Problem] = []
     served = _served_fields(policy, features, problems)
     network = _decide_network(policy, problems)
+    root = _decide_root(policy, context, problems)
+    if root is not None:
+        context = Context("/", "/", context.env, context.uid, context.gid)  # paths are those inside
     cwd = _decide_cwd(policy, context, problems)
     layers = Protections(policy, features)
     tcp = network is not None
@@ -50,9 +53,11 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         grant_gpus(policy.gpu_devices, rules, handled)
     if problems:
         raise PolicyError(problems)
-    if handled and shows_processes(rules):
+    possible = namespaces_possible(policy, features)
+    view = decide_view(policy, rules, handled, root) if possible else None
+    if handled and view is None and shows_processes(rules):
         layers.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
-    mounts = _decide_metadata(policy, features, layers, writable_places(writable))
+    mounts = _decide_metadata(policy, layers, _writable(policy, writable, root), possible=possible)
     if handled and layers.disabled("fs_refer"):
         old = rules.get("/", (0, True))
         rules["/"] = (old[0] | landlock.FS_REFER, old[1])
@@ -72,6 +77,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
             extra_allow=policy.extra_allow_syscalls,
         ),
         writable_mounts=mounts,
+        view=view,
         env=_decide_env(policy, context),
         cwd=cwd,
         private_tmp=policy.private_tmp,
@@ -80,6 +86,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         no_randomize_memory=policy.no_randomize_memory,
         no_huge_pages=policy.no_huge_pages,
         max_cpu=policy.max_cpu,
+        num_cpus=policy.num_cpus,
         timeout_s=policy.timeout,
         grace_s=policy.grace,
         needs_supervisor=served,
@@ -88,17 +95,21 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
 
 
 def _served_fields(policy: Policy, features: HostFeatures, problems: list[Problem]) -> tuple[str, ...]:
-    """Return the fields that the supervisor must serve; each is a problem where there is none."""
-    served = [field for field in FIELDS if field.enforced == SERVED and getattr(policy, field.name) != field.default]
-    wanted = tuple([field.name for field in served])
-    if policy.supervisor:
-        served = [field for field in served if field.name not in features.served]
-    if not policy.supervisor:
-        reason = "needs the supervisor, which the policy switches off"
-        remedy = "drop supervisor=False (--no-supervisor)"
-    else:
-        reason, remedy = "is not enforced yet, and a limit that does not hold is not taken", "leave it out"
-    for field in served:
+    """Return the fields that the supervisor must serve; each that nothing here enforces is a problem."""
+    wanted = [field for field in FIELDS if field.enforced == SERVED and getattr(policy, field.name) != field.default]
+    if namespaces_possible(policy, features):
+        wanted = [field for field in wanted if field.name not in NAMESPACED]
+    for field in wanted:
+        if policy.supervisor and field.name in features.served:
+            continue
+        if field.name in NAMESPACED and field.name not in features.served:
+            reason = "needs namespaces, which this host, or the policy, does not let us make"
+            remedy = "allow them, or leave it out"
+        elif not policy.supervisor:
+            reason = "needs the supervisor, which the policy switches off"
+            remedy = "drop supervisor=False (--no-supervisor)"
+        else:
+            reason, remedy = "is not enforced yet, and a limit that does not hold is not taken", "leave it out"
         flag = f" ({field.flags[-1]})" if field.flags else ""
         value = getattr(policy, field.name)
         problems.append(Problem(field.path, repr(value), f"{field.name}{flag} {reason}", remedy))
@@ -106,7 +117,7 @@ def _served_fields(policy: Policy, features: HostFeatures, problems: list[Proble
         if getattr(policy, name) is not None:
             field, text = FIELD_BY_NAME[name], f"another {own} id inside is not enforced yet"
             problems.append(Problem(field.path, repr(getattr(policy, name)), text, "leave it out"))
-    return wanted
+    return tuple([field.name for field in wanted])
 
 
 def _decide_network(policy: Policy, problems: list[Problem]) -> KernelNetwork | None:
@@ -128,8 +139,30 @@ def _decide_cwd(policy: Policy, context: Context, problems: list[Problem]) -> st
         return context.cwd
 
 
+def _decide_root(policy: Policy, context: Context, problems: list[Problem]) -> str | None:
+    """Return the folder on the host that is the root inside, or None."""
+    if policy.chroot is None:
+        return None
+    try:
+        return expand_path(policy.chroot, cwd=context.cwd, home=context.home, variables=context.env)
+    except RuleError as fault:
+        problems.append(Problem("filesystem.chroot", policy.chroot, str(fault), fault.remedy))
+        return None
+
+
+def _writable(policy: Policy, grants: list[str], root: str | None) -> tuple[str, ...] | None:
+    """Return the places, on the host, that stay writable; None when no write is granted at all.
+
+    A writable mount brings its own: it is taken before the rest becomes read-only.
+    """
+    places = writable_places(grants)
+    if root is not None:
+        places = tuple([root.rstrip("/") + path for path in places])
+    return places if places or policy.private_tmp or policy.fs_mount else None
+
+
 def _decide_metadata(
-    policy: Policy, features: HostFeatures, layers: Protections, places: tuple[str, ...]
+    policy: Policy, layers: Protections, places: tuple[str, ...] | None, *, possible: bool
 ) -> tuple[str, ...] | None:
     """Decide what keeps chmod and its kin inside the write grants; Landlock does not cover them.
 
@@ -137,18 +170,16 @@ def _decide_metadata(
     the grants, is exact, and seccomp, where there can be none, stricter than asked.
     """
     required = policy.namespaces == "require"
-    possible = features.mount_namespace is not False and (features.privileged or features.user_namespace is not False)
     if required and not possible:
         reason = "the policy requires namespaces, which this host does not let us make"
         raise LayerMissingError("namespace", ["fs_metadata"], reason, "write namespaces = 'auto' (--namespaces auto)")
-    writes = bool(places) or policy.private_tmp
     if layers.disabled("fs_metadata"):
         layers.row("fs_metadata", "disabled", "seccomp")
         return None
-    if policy.namespaces != "off" and possible and (required or writes):
+    if possible and (required or places is not None):
         layers.row("fs_metadata", "active", "namespace")
-        return places
-    detail = "chmod, chown, utime and xattr calls are refused below write grants too" if writes else ""
+        return places or ()
+    detail = "chmod, chown, utime and xattr calls are refused below write grants too" if places is not None else ""
     layers.row("fs_metadata", "active", "seccomp", detail)
     return None
 

@@ -27,7 +27,8 @@ __all__ = ["explain_failure", "missing_path"]
 _REMEDIES = {
     "guard-exec": "the guard program is part of sandlock-sys and must be executable: reinstall it; no `noexec` mount",
     "guard-landlock": "`sandlock check` tells what this kernel offers",
-    "stdio": "DEVNULL needs /dev/null: a sandbox around this one must let it be written (-w /dev/null)",
+    "stdio": "DEVNULL needs /dev/null: a sandbox around this one must let it be written (-w /dev/null); another root "
+    "needs an empty file dev/null as a place for it",
     "landlock": "`sandlock check` tells what this kernel offers; a sandbox may be nested at most 7 times",
     "seccomp": "an outer filter may forbid it: `sandlock check` tells",
     "namespace": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",

@@ -23,6 +23,7 @@ _UNKNOWN_RIGHT = (
     E2BIG,
     ENOMSG,
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
+_SERVED = ("num_cpus",)  # policy fields that `tables` has a domain for
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None
 
@@ -107,6 +108,7 @@ def _ask() -> HostFeatures:
         landlock_net=masks[1],
         landlock_scopes=masks[2],
         privileged=os.geteuid() == 0 and _has_sys_admin(),
+        served=_SERVED,
     )
 
 

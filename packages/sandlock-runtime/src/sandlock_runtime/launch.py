@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
 
 # What a kernel, an LSM or a container profile answers where there are no namespaces (unshare(2), user_namespaces(7)).
-_NAMESPACE_STEPS = ("namespace", "id-map", "mount")
+_NAMESPACE_STEPS = ("namespace", "id-map", "mount", "hostname", "proc")
 _NOT_HERE = (EPERM, EACCES, EINVAL, ENOSPC, ENOSYS, EUSERS)
+_INNER_TMP = "/tmp"  # noqa: S108  # where a private temporary directory is shown in another root
 _SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
 
 
@@ -55,7 +56,7 @@ class Program:
 
     __slots__ = ("argv", "candidates", "path")
 
-    def __init__(self, command: Command, search: str, cwd: str) -> None:
+    def __init__(self, command: Command, search: str, cwd: str, root: str = "") -> None:
         if isinstance(command, (str, bytes)):
             raise TypeError(f"a command is a list of strings, not one string: write [{command!r}] or use sh -c")
         self.argv = [os.fsencode(word) for word in command]
@@ -65,9 +66,9 @@ class Program:
         folders = [b""] if b"/" in name else os.fsencode(search).split(b":")
         self.candidates = [os.path.join(folder or b".", name) if b"/" not in name else name for folder in folders]
         self.path = ""
-        base = os.fsencode(cwd)
+        base, above = os.fsencode(cwd), os.fsencode(root)
         for candidate in self.candidates:
-            full = os.path.join(base, candidate)
+            full = above + os.path.join(base, candidate)
             if os.path.isfile(full) and os.access(full, os.X_OK):
                 self.path = os.fsdecode(os.path.normpath(full))
                 break
@@ -85,6 +86,9 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
     program = None
     if command is not None:
         search = policy.env.get("PATH") or env.get("PATH") or DEFAULT_PATH
+        if policy.chroot is not None:
+            program = Program(command, search, policy.cwd or "/", policy.chroot)
+            return Context(cwd, home, env, os.getuid(), os.getgid()), program
         program = Program(command, search, os.path.join(cwd, policy.cwd) if policy.cwd else cwd)
     folders: tuple[str, ...] = ()
     if program is not None and program.path:
@@ -97,6 +101,8 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
 
 def plan_for(policy: Policy, context: Context, features: HostFeatures) -> Plan:
     """Resolve `policy` for one run, its working directory without links: what a link stands for can be planted."""
+    if policy.chroot is not None:
+        return resolve(policy, features, context)  # whose links are looked up inside, by the child
     if policy.cwd is not None and policy.cwd[:1] in ("/", "."):
         policy = policy.replace(cwd=os.path.realpath(os.path.join(context.cwd, policy.cwd)))
     elif policy.cwd is not None:
@@ -254,7 +260,10 @@ class _Start:
         if writable:
             optional = [path for path, _, must in rules if not must]
             writable = tuple([path for path in writable if path not in optional or os.path.exists(path)])
-        if scratch:
+        view = plan.view
+        if scratch and view is not None and view.root is not None:
+            env = {**env, "TMPDIR": _INNER_TMP}
+        elif scratch:
             env = {**env, "TMPDIR": scratch}
             rules.append((scratch, plan.handled_fs & ~NEVER, True))
             if writable is not None:
@@ -262,8 +271,13 @@ class _Start:
         request.env = [os.fsencode(f"{name}={value}") for name, value in env.items()]
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
-            request.id_map = None if features.privileged else (self.context.uid, self.context.gid)
-        if plan.scoped & _SCOPE_SIGNAL:
+        if not features.privileged and (writable is not None or view is not None):
+            request.id_map = (self.context.uid, self.context.gid)
+        if view is not None:
+            from sandlock_runtime.view import show_view  # lazy: most runs see the machine as it is
+
+            show_view(request, view, plan, scratch)
+        if plan.scoped & _SCOPE_SIGNAL and not request.pid_namespace:
             request.guard_ruleset = _guard_ruleset(plan)
             rulesets.append(request.guard_ruleset)
             request.scoped = True

@@ -28,6 +28,10 @@ def tables_for(policy: Policy, plan: Plan, hooks: Hooks | None) -> Sequence[Hand
 
         callback = CallbackTable(hooks.policy_fn, policy.policy_timeout_s)
         tables.append(callback)
+    if plan.num_cpus is not None:
+        from sandlock_notif.handlers.processors import ProcessorsTable
+
+        tables.append(ProcessorsTable(plan.num_cpus))
     if hooks is not None and hooks.handlers:
         from sandlock_notif.handlers.user import UserTable
 

@@ -60,7 +60,9 @@ UNIX_DATAGRAMS_ALLOWED: tuple[Rule, ...] = (
     Rule("socketpair", (_UNIX, _UNIX_DATAGRAM), RET_ALLOW, "the supervisor connects, binds and sends (LL-14)"),
 )
 UNIX_DATAGRAMS_REFUSED: tuple[Rule, ...] = (
-    Rule("socket", (_UNIX,), _EACCES, "a datagram socket may send to any socket file, and sends are not served (LL-14)"),
+    Rule(
+        "socket", (_UNIX,), _EACCES, "a datagram socket may send to any socket file, and sends are not served (LL-14)"
+    ),
     Rule("socketpair", (_UNIX,), _EACCES, "as socket(2) of this kind (LL-14)"),
 )
 NETLINK_ROUTE = (one_of(0, 16), one_of(1, 2, 3, mask=_TYPE), one_of(2, 0))

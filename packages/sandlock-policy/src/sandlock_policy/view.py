@@ -1,0 +1,105 @@
+"""What a run sees of the machine, where namespaces can show it: another root, mounts, a /proc and a name of its own."""
+
+from __future__ import annotations
+
+from sandlock_policy.data import landlock
+from sandlock_policy.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandlock_policy.features import HostFeatures
+    from sandlock_policy.model import Policy
+
+__all__ = ["NAMESPACED", "PROCESSOR_FILES", "View", "decide_view", "namespaces_possible"]
+
+NAMESPACED = ("chroot", "fs_mount", "fs_mount_ro", "name")
+"""Fields that namespaces enforce alone, without a supervisor."""
+
+PROCESSOR_FILES = (
+    "/proc/cpuinfo",
+    "/proc/stat",
+    "/sys/devices/system/cpu/online",
+    "/sys/devices/system/cpu/possible",
+    "/sys/devices/system/cpu/present",
+)
+"""Where programs read how many processors there are; sched_getaffinity(2) is the other place, and served."""
+
+_HOSTNAME = "/etc/hostname"
+_PROC = "/proc"
+
+
+@record(frozen=True, slots=True)
+class View:
+    """What the namespaces of one run show.
+
+    Attributes:
+        pid_namespace: no process but the sandbox's own is there, and /proc is its own.
+        hostname: the name of the machine, or None for the host's.
+        root: the folder on the host that is the root, or None.
+        binds: (path on the host, path inside, read only).
+        files: paths inside whose content is generated, where they exist.
+        rules: (path inside, LANDLOCK_ACCESS_FS_* bits, required): grants on what is there only once this is made.
+
+    """
+
+    pid_namespace: bool
+    hostname: str | None
+    root: str | None
+    binds: tuple[tuple[str, str, bool], ...]
+    files: tuple[str, ...]
+    rules: tuple[tuple[str, int, bool], ...]
+
+
+def namespaces_possible(policy: Policy, features: HostFeatures) -> bool:
+    """Tell whether this run may try namespaces of its own: by the policy, and by what is known of the host."""
+    if policy.namespaces == "off" or features.mount_namespace is False:
+        return False
+    return features.privileged or features.user_namespace is not False
+
+
+def decide_view(policy: Policy, rules: dict[str, tuple[int, bool]], handled: int, root: str | None) -> View | None:
+    """Return what the namespaces show, or None when the host as it is will do.
+
+    Arguments:
+        policy: says what is wanted.
+        rules: path -> (access, required) of the file grants. Those that a rule made on the host would miss are moved
+            into the view; the mounts' own grants are added there.
+        handled: the file rights that Landlock decides; 0 for none.
+        root: `policy.chroot` as an absolute path on the host, or None.
+
+    """
+    binds = [(host, inside, False) for inside, host in policy.fs_mount.items()]
+    binds += [(host, inside, True) for inside, host in policy.fs_mount_ro.items()]
+    binds.sort(key=lambda bind: bind[1])  # a mount below another one comes after it
+    pid_namespace = "/" in rules or _PROC in rules
+    files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
+    if policy.name is not None and _covered(_HOSTNAME, rules):
+        files.append(_HOSTNAME)
+    if not (root or binds or pid_namespace or files or policy.name is not None):
+        return None
+    inside: list[tuple[str, int, bool]] = []
+    for path in list(rules):
+        if root or path in files or (pid_namespace and _below(path, _PROC)) or _shadowed(path, binds):
+            access, required = rules.pop(path)
+            inside.append((path, access, required))
+    if handled:
+        inside += [(to, landlock.READ & handled if only else handled & ~landlock.NEVER, True) for _, to, only in binds]
+    else:
+        inside.clear()
+    return View(pid_namespace, policy.name, root, tuple(binds), tuple(files), tuple(inside))
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def _shadowed(path: str, binds: list[tuple[str, str, bool]]) -> bool:
+    """Whether a mount covers what a rule made on the host would name."""
+    return any(_below(path, inside) for _, inside, _ in binds)
+
+
+def _covered(path: str, rules: Mapping[str, tuple[int, bool]]) -> bool:
+    """Whether the grants reach `path`; what nobody can read needs no other content."""
+    return any(grant == "/" or _below(path, grant) for grant in rules)

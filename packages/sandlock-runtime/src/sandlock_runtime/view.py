@@ -1,0 +1,81 @@
+"""From a plan's view to what the launch is asked to show: paths that exist, generated content, rights inside."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sandlock_policy.data.landlock import NEVER
+from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.view import PROCESSOR_FILES
+from sandlock_runtime.processors import processor_file
+from sandlock_sys import landlock
+
+if TYPE_CHECKING:
+    from sandlock_policy import Plan
+    from sandlock_policy.view import View
+    from sandlock_sys.spawn import SpawnRequest
+
+__all__ = ["show_view"]
+
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+
+
+def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str) -> None:
+    """Put `view` into the request.
+
+    Arguments:
+        request: of the launch; its `ruleset` gets the rules inside once all is mounted.
+        view: what is to be shown.
+        plan: of the same run.
+        scratch: the private temporary directory on the host, or "". Another root shows it as /tmp.
+
+    Raises:
+        PolicyError: a folder that must be there is not, with its field.
+
+    """
+    root = view.root
+    if root is not None and not os.path.isdir(root):
+        raise PolicyError([Problem("filesystem.chroot", root, "is no directory", "make it, or name another")])
+    binds = list(view.binds)
+    rules = list(view.rules)
+    if scratch and root is not None:
+        binds.append((scratch, "/tmp", False))  # noqa: S108  # a path inside, over which the private one is laid
+        rules.append(("/tmp", plan.handled_fs & ~NEVER, True))  # noqa: S108  # as above
+    _check_mounts(binds, root)
+    if root is not None:
+        # The host's nodes over the root's names, or a file that somebody put there would be opened as the null device.
+        # Read-only: a device is written through such a mount all the same, and its mode and owner stay.
+        binds = [(node, node, True) for node in _DEVICES if os.path.lexists(root + node)] + binds
+    request.root = os.fsencode(root) if root is not None else None
+    request.binds = [(os.fsencode(host), os.fsencode(inside), only) for host, inside, only in binds]
+    request.hostname = os.fsencode(view.hostname) if view.hostname is not None else None
+    # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen.
+    request.pid_namespace = view.pid_namespace and os.path.isdir((root or "") + "/proc")
+    request.overlays = [
+        (os.fsencode(path), _content(path, view, plan)) for path in view.files if os.path.exists((root or "") + path)
+    ]
+    if plan.handled_fs:
+        request.rules = [
+            (os.fsencode(path), access if must else access | landlock.OPTIONAL) for path, access, must in rules
+        ]
+
+
+def _check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
+    problems = []
+    for host, inside, _ in binds:
+        if not os.path.lexists(host):
+            problems.append(Problem("filesystem.mount", host, "does not exist on the host", "name what is there"))
+        place = (root or "") + inside
+        if not os.path.lexists(place) and not any(place.startswith(f"{(root or '')}{to}/") for _, to, _ in binds):
+            text = f"does not exist{' in the root' if root else ''}, and a mount needs a place"
+            problems.append(Problem("filesystem.mount", inside, text, "make an empty folder or file there"))
+    if problems:
+        raise PolicyError(problems)
+
+
+def _content(path: str, view: View, plan: Plan) -> bytes:
+    if path in PROCESSOR_FILES:
+        return processor_file(path, plan.num_cpus or 1)
+    assert view.hostname is not None  # noqa: S101  # the only other generated file
+    return os.fsencode(view.hostname) + b"\n"

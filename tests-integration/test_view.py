@@ -1,0 +1,213 @@
+"""What a sandbox shows of the machine: its own processes, its own name, another root, as many processors as it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandlock import PolicyError, Result, Sandbox
+
+pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("mount_namespace")]
+
+SYSTEM = ["/usr", "-/bin", "-/sbin", "-/lib", "-/lib64", "-/etc/ld.so.cache"]
+
+
+def sh(script: str, **fields: Any) -> Result:
+    return Sandbox(**fields).run(["/bin/sh", "-c", script], timeout=30)
+
+
+def lines(result: Result) -> list[str]:
+    return result.stdout.decode().split("\n")[:-1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with empty places for mounts, and a link that leads out of it."""
+    for folder in ("usr", "proc", "tmp", "dev", "etc", "data", "out"):
+        (tmp_path / "root" / folder).mkdir(parents=True)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (tmp_path / "root" / name).symlink_to(f"usr/{name}")
+    for name in ("etc/hostname", "dev/null"):
+        (tmp_path / "root" / name).write_text("of the root\n")
+    (tmp_path / "secret").write_text("outside\n")
+    (tmp_path / "root/data/link").symlink_to(tmp_path / "secret")
+    return tmp_path / "root"
+
+
+def boxed(root: Path, script: str, **fields: Any) -> Result:
+    fields = {"fs_readable": ["/"], "fs_mount_ro": {"/usr": "/usr"}, **fields}
+    return sh(script, chroot=str(root), **fields)
+
+
+def test_inf_01_foreign_processes_are_absent_by_every_alias() -> None:
+    outsider = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    pid = outsider.pid
+    script = f"""
+ls /proc | grep -cx {pid}
+for p in /proc/{pid} /proc/self/../{pid} /proc/1/root/proc/{pid} /proc/thread-self/../../../{pid}/stat; do
+    test -e $p && echo there; cat $p/cmdline 2>/dev/null; ls -d $p 2>/dev/null; done
+cat /proc/self/stat > /dev/null && echo own
+sleep 5 & test -r /proc/$!/status && echo child
+kill -0 {pid} 2>/dev/null && echo alive
+true
+"""
+    try:
+        assert Path(f"/proc/{pid}/stat").read_bytes()  # bare, everything of it is readable
+        result = sh(script, fs_readable=[*SYSTEM, "/proc"], fs_writable=["/dev/null"])
+        assert lines(result) == ["0", "own", "child"]
+    finally:
+        outsider.kill()
+        outsider.wait()
+
+
+def test_the_exit_status_is_the_programs_own_and_not_its_inits() -> None:
+    for script, code in (("exit 7", 7), ("kill -9 $$", -1)):
+        assert sh(script, fs_readable=[*SYSTEM, "/proc"]).exit_code == code
+    assert sh("kill -15 $$", fs_readable=[*SYSTEM, "/proc"]).signal == 15
+
+
+def test_daemons_end_with_their_pid_namespace() -> None:
+    mark = f"{time.time_ns()}"
+    sh(f"setsid sleep 1234 {mark} & sleep 0.2", fs_readable=[*SYSTEM, "/proc"])
+    alive = [pid for pid in os.listdir("/proc") if pid.isdigit() and mark in _command_of(pid)]
+    assert alive == []
+
+
+def _command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_inf_04_nothing_of_proc_can_be_written() -> None:
+    files = "/proc/sys/kernel/hostname /proc/self/oom_score_adj /proc/sysrq-trigger"
+    result = sh(f"for f in {files}; do echo 1 > $f && echo written; done", fs_readable=[*SYSTEM, "/proc"])
+    assert lines(result) == []
+    assert result.stderr.count(b"cannot create") == 3
+
+
+def test_the_name_is_the_host_name_everywhere() -> None:
+    grants = [*SYSTEM, "/proc", "/etc/hostname"] if os.path.exists("/etc/hostname") else [*SYSTEM, "/proc"]
+    script = "uname -n; cat /proc/sys/kernel/hostname; if test -e /etc/hostname; then cat /etc/hostname; fi"
+    result = sh(script, fs_readable=grants, name="box-7")
+    assert set(lines(result)) == {"box-7"}
+    assert os.uname().nodename != "box-7"
+
+
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_the_number_of_processors_is_the_same_everywhere(count: int) -> None:
+    script = """
+nproc
+grep -c '^processor' /proc/cpuinfo
+grep -c '^cpu[0-9]' /proc/stat
+cat /sys/devices/system/cpu/online
+python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
+"""
+    grants = [*SYSTEM, "/proc", "/sys/devices/system/cpu"]
+    if "processor" not in Path("/proc/cpuinfo").read_text():
+        pytest.fail("this machine names no processor in /proc/cpuinfo")
+    result = sh(script, fs_readable=grants, num_cpus=count)
+    online = "0" if count == 1 else f"0-{count - 1}"
+    assert lines(result) == [str(count), str(count), str(count), online, f"{count} {count}"], result.stderr
+
+
+def test_another_root_holds_all_that_can_be_reached(root: Path) -> None:
+    script = f"""
+pwd; cat /etc/hostname; readlink /proc/self/cwd; ls / | tr '\\n' ' '; echo
+for p in /data/link {root.parent}/secret /../../../../secret /proc/self/root/../secret /proc/1/root/secret; do
+    cat $p; done 2>&1 | grep -c outside
+cat /data/link > /dev/null 2>&1 || echo closed
+"""
+    result = boxed(root, script, fs_writable=["-/dev/null"])
+    listing = "bin data dev etc lib lib64 out proc sbin tmp usr "
+    assert lines(result) == ["/", "of the root", "/", listing, "0", "closed"], result
+    assert (root.parent / "secret").read_text() == "outside\n"  # and the link does lead there, outside
+
+
+def test_writes_stay_in_the_grants_of_the_root(root: Path) -> None:
+    refused = "echo b > /out/new; chmod 700 /out; touch /usr/x"
+    result = boxed(root, f"echo a > /data/new; chmod 700 /data; {refused}; cat /data/new", fs_writable=["/data"])
+    assert lines(result) == ["a"]
+    assert (root / "data/new").read_text() == "a\n"
+    assert (root / "data").stat().st_mode & 0o777 == 0o700
+    assert not (root / "out/new").exists()
+    assert (root / "out").stat().st_mode & 0o777 != 0o700
+    assert not os.path.exists("/usr/x")
+
+
+def test_w38_a_link_in_the_root_grants_nothing_of_the_host(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "host"
+    outside.mkdir()
+    (root / "planted").symlink_to(outside)
+    result = boxed(root, "echo x > /planted/file; mkdir /planted/d; ls /planted", fs_writable=["-/planted"])
+    assert list(outside.iterdir()) == []
+    assert lines(result) == ["/planted"]  # the link itself, which leads nowhere here
+    assert os.access(outside, os.W_OK)  # and the host's user could write there
+
+
+def test_mounts_show_the_hosts_folders_at_their_places(root: Path, tmp_path: Path) -> None:
+    for name in ("rw", "ro"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    script = "cat /data/f /out/f; echo; echo new > /data/g; echo new > /out/g; touch /data/f"
+    mounts = {"/usr": "/usr", "/out": str(tmp_path / "ro")}
+    result = boxed(root, script, fs_mount={"/data": str(tmp_path / "rw")}, fs_mount_ro=mounts)
+    assert lines(result) == ["rwro"]
+    assert (tmp_path / "rw/g").read_text() == "new\n"
+    assert not (tmp_path / "ro/g").exists()
+
+
+def test_a_mount_without_another_root_covers_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place/hidden").write_text("hidden")
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown/file").write_text("shown")
+    result = sh(f"ls {tmp_path}/place; cat {tmp_path}/place/file", fs_readable=SYSTEM,
+                fs_mount_ro={str(tmp_path / "place"): str(tmp_path / "shown")})  # fmt: skip
+    assert lines(result)[0] == "file"
+    assert result.stdout.endswith(b"shown")
+
+
+def test_programs_below_a_mount_run(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/hello").write_text("#!/bin/sh\necho hello from $0\n")
+    (tmp_path / "tools/hello").chmod(0o755)
+    result = boxed(root, "/out/hello", fs_mount_ro={"/usr": "/usr", "/out": str(tmp_path / "tools")})
+    assert lines(result) == ["hello from /out/hello"]
+
+
+def test_a_private_temporary_directory_is_tmp_in_another_root(root: Path) -> None:
+    result = boxed(root, "echo $TMPDIR; echo x > /tmp/x && ls /tmp", private_tmp=True)
+    assert lines(result) == ["/tmp", "x"]
+    assert list((root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"chroot": "/no/such/root"}, "is no directory"),
+        ({"fs_mount": {"/usr": "/no/such/host"}}, "does not exist on the host"),
+        ({"fs_mount": {"/no/such/place": "/usr"}}, "a mount needs a place"),
+        ({"chroot": "/", "namespaces": "off"}, "needs namespaces"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_by_name(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(PolicyError, match=text):
+        sh("true", fs_readable=["/"], **fields)
+
+
+def test_fifty_views_leave_nothing(root: Path) -> None:
+    boxed(root, "true")
+    fds = len(os.listdir("/proc/self/fd"))
+    mounts = Path("/proc/self/mountinfo").read_text()
+    for _ in range(50):
+        assert boxed(root, "true", name="n").success
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert Path("/proc/self/mountinfo").read_text() == mounts
