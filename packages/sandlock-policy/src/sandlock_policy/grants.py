@@ -43,6 +43,10 @@ def decide_grants(
     for path, required in _expand_all("fs_writable", policy.fs_writable, cwd, context, problems):
         _add(rules, path, handled & ~landlock.NEVER, required=required)
         writable.append(path)
+    if policy.gpu_devices is not None:
+        from sandlock_policy.gpu import grant_gpus  # lazy: few programs compute on one
+
+        grant_gpus(policy.gpu_devices, rules, handled)
     return rules, writable
 
 

@@ -44,6 +44,11 @@ class Protections:
             self._missing.append((layer, name, reason))
         self.row(name, "degraded", layer, reason)
 
+    def bare_proc(self) -> None:
+        """Record that the processes of others can be seen."""
+        if self.handled_fs:
+            self.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
+
     def decide(self, *, tcp: bool, listen: bool, any_bind: bool) -> None:
         """Decide all that Landlock, seccomp and the guard protect; `tcp`: the policy lets TCP sockets be made."""
         self._decide_files()

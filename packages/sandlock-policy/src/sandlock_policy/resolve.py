@@ -47,16 +47,12 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     layers.decide(tcp=tcp, listen=listen, any_bind=network is not None and network.any_bind)
     handled = layers.handled_fs
     rules, writable = decide_grants(policy, handled, cwd, context, problems)
-    if policy.gpu_devices is not None:
-        from sandlock_policy.gpu import grant_gpus  # lazy: few programs compute on one
-
-        grant_gpus(policy.gpu_devices, rules, handled)
     if problems:
         raise PolicyError(problems)
     possible = namespaces_possible(policy, features)
     view = decide_view(policy, rules, handled, root) if possible else None
-    if handled and view is None and shows_processes(rules):
-        layers.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
+    if view is None and shows_processes(rules):
+        layers.bare_proc()
     mounts = _decide_metadata(policy, layers, _writable(policy, writable, root), possible=possible)
     if handled and layers.disabled("fs_refer"):
         old = rules.get("/", (0, True))

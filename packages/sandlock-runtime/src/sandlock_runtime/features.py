@@ -23,7 +23,7 @@ _UNKNOWN_RIGHT = (
     E2BIG,
     ENOMSG,
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
-_SERVED = ("num_cpus",)  # policy fields that `tables` has a domain for
+_SERVED = ("max_processes", "num_cpus")  # policy fields that `tables` has a domain for
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None
 

@@ -28,6 +28,10 @@ def tables_for(policy: Policy, plan: Plan, hooks: Hooks | None) -> Sequence[Hand
 
         callback = CallbackTable(hooks.policy_fn, policy.policy_timeout_s)
         tables.append(callback)
+    if policy.max_processes is not None:
+        from sandlock_notif.handlers.processes import ProcessLimit
+
+        tables.append(ProcessLimit(policy.max_processes))
     if plan.num_cpus is not None:
         from sandlock_notif.handlers.processors import ProcessorsTable
 
