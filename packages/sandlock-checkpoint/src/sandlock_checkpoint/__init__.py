@@ -1,3 +1,37 @@
 """Capture, save, load and restore a running process, without privileges."""
 
-__all__: list[str] = []
+from sandlock_checkpoint.capture.drive import capture
+from sandlock_checkpoint.errors import CaptureError, CheckpointError, ImageError, InjectionError, RestoreError
+from sandlock_checkpoint.image.load import load
+from sandlock_checkpoint.memory import Area, FileIdentity, Location, Mapping, MappingKind, MemorySource, Run, SharedMemory
+from sandlock_checkpoint.model import Checkpoint, Leave, ProcessInfo, Scope, ThreadState, Unsupported
+from sandlock_checkpoint.restore.drive import Restored, Spawn, restore
+from sandlock_checkpoint.store import Store
+
+__all__ = [
+    "Area",
+    "CaptureError",
+    "Checkpoint",
+    "CheckpointError",
+    "FileIdentity",
+    "ImageError",
+    "InjectionError",
+    "Leave",
+    "Location",
+    "Mapping",
+    "MappingKind",
+    "MemorySource",
+    "ProcessInfo",
+    "RestoreError",
+    "Restored",
+    "Run",
+    "Scope",
+    "SharedMemory",
+    "Spawn",
+    "Store",
+    "ThreadState",
+    "Unsupported",
+    "capture",
+    "load",
+    "restore",
+]

@@ -1,0 +1,195 @@
+"""Programs of many kinds are captured, killed and restored, and go on from where they were."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from process_lab import Lab, build, lab_folder
+
+pytestmark = pytest.mark.needs("ptrace")
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Path]:
+    with lab_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path)
+    yield lab
+    lab.close()
+
+
+def check_count(lines: list[str], last: int) -> None:
+    """Every number once, in order, and one token all along."""
+    numbers = [int(line.split()[0]) for line in lines]
+    assert numbers == list(range(numbers[0], last + 1))
+    assert len({line.split()[1] for line in lines}) == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("-static",), ("-static-pie",), ("-no-pie",)], ids=lambda flags: " ".join(flags))
+def test_a_c_program_counts_on(lab: Lab, programs: Path, flags: tuple[str, ...]) -> None:
+    running = lab.start([build(programs, "counter", *flags)])
+    running.wait_for("\n5 ")
+    restored = lab.cycle(running)
+    assert lab.finish(restored) == 7
+    check_count(running.lines(), 39)
+
+
+GENERATOR = """
+import collections, json, re, secrets, struct, time, zlib
+token = secrets.token_hex(8)
+def numbers():
+    number = 0
+    while True:
+        yield number
+        number += 1
+source = numbers()
+kept = []
+for number in source:
+    kept.append([number] * 1000)
+    print(number, token, len(kept))
+    time.sleep(0.01)
+    if number == 60:
+        break
+assert [row[0] for row in kept] == list(range(61))
+"""
+
+
+def test_an_interpreter_with_a_live_generator_goes_on(lab: Lab) -> None:
+    running = lab.python(GENERATOR)
+    running.wait_for("\n20 ")
+    restored = lab.cycle(running)
+    assert lab.finish(restored) == 0
+    check_count(running.lines(), 60)
+
+
+THREADS = """
+import secrets, threading, time
+lock, rlock, condition, event = threading.Lock(), threading.RLock(), threading.Condition(), threading.Event()
+counted, turn = [0], [0]
+def work(number):
+    for _ in range(30):
+        with lock:
+            counted[0] += 1
+        with rlock, rlock:
+            time.sleep(0.002)
+        with condition:
+            while turn[0] % 8 != number:
+                condition.wait()
+            turn[0] += 1
+            condition.notify_all()
+            if turn[0] == 40:
+                print("running", flush=True)
+waiter = threading.Thread(target=lambda: event.wait(60))
+waiter.start()
+threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+event.set()
+waiter.join()
+print("done", counted[0], turn[0], flush=True)
+"""
+
+
+def test_eight_threads_with_locks_and_conditions_go_on(lab: Lab) -> None:
+    running = lab.python(THREADS)
+    running.wait_for("running")
+    restored = lab.cycle(running)
+    assert len(os.listdir(f"/proc/{restored.pid}/task")) == 10
+    assert lab.finish(restored) == 0
+    assert running.lines()[-1] == "done 240 240"
+
+
+ASYNCIO = """
+import asyncio, os, socket
+async def main():
+    left, right = socket.socketpair()
+    for end in (left, right):
+        end.setblocking(False)
+    loop = asyncio.get_running_loop()
+    async def echo():
+        while data := await loop.sock_recv(right, 100):
+            await loop.sock_sendall(right, data.upper())
+    task = asyncio.create_task(echo())
+    ticks = []
+    async def tick():
+        while True:
+            await asyncio.sleep(0.05)
+            ticks.append(loop.time())
+    ticker = asyncio.create_task(tick())
+    for number in range(20):
+        await loop.sock_sendall(left, b"n%d" % number)
+        print((await loop.sock_recv(left, 100)).decode(), flush=True)
+        await asyncio.sleep(0.03)
+    assert len(ticks) > 5
+    left.close()
+    await task
+    ticker.cancel()
+asyncio.run(main())
+print("over", flush=True)
+"""
+
+
+def test_asyncio_with_timers_and_a_socketpair_goes_on(lab: Lab) -> None:
+    running = lab.python(ASYNCIO)
+    running.wait_for("N5\n")
+    restored = lab.cycle(running)
+    assert lab.finish(restored) == 0
+    assert running.lines() == [*(f"N{number}" for number in range(20)), "over"]
+
+
+def test_vector_registers_keep_their_contents(lab: Lab, programs: Path) -> None:
+    flags = ("-O2", "-mavx2") if "avx2" in Path("/proc/cpuinfo").read_text() else ("-O2",)
+    running = lab.start([build(programs, "vectors", *flags)])
+    running.wait_for("round 200\n")
+    for _ in range(3):
+        with lab.take(running) as checkpoint:
+            restored = lab.restore(checkpoint)
+        running.process.pid = restored.pid  # captured again below, as a child of ours that runs
+        running.process.returncode = None
+    assert lab.finish(restored) == 0
+    assert running.lines()[-1] == "right"
+
+
+def test_an_interactive_interpreter_keeps_its_session(lab: Lab) -> None:
+    """Its streams lead outside, so they are taken on by name, and replaced at the restore."""
+    import subprocess
+
+    from sandlock_checkpoint import Leave, capture, load
+
+    process = subprocess.Popen(
+        [sys.executable, "-i", "-q", "-u"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"import random; secret = random.random(); print('value', secret)\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    image = lab.folder / "session"
+    with capture(process.pid, allow={"pipe"}, leave=Leave.KILLED) as checkpoint:
+        checkpoint.save(image)
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    here, there = os.pipe(), os.pipe()
+    with load(image) as checkpoint:
+        restored = lab.restore(checkpoint, descriptors={0: here[0], 1: there[1], 2: there[1]})
+    os.close(here[0])
+    os.close(there[1])
+    os.write(here[1], b"print('value', secret)\n")
+    answer = b""
+    while b"\n" not in answer:
+        answer += os.read(there[0], 1000)
+    assert answer.partition(b"\n")[0].removeprefix(b">>> ") == line.strip().removeprefix(b">>> ")
+    os.close(here[1])
+    assert lab.finish(restored) == 0
+    os.close(there[0])
