@@ -49,6 +49,8 @@ async def chunked(stream: Stream, parser: h11.Connection, timeout_s: float) -> P
         try:
             event = parser.next_event()
         except h11.RemoteProtocolError as fault:
+            if parts:
+                yield b"".join(parts), False
             raise BodyError(f"the chunks are broken: {fault}") from None
         if event is h11.NEED_DATA:
             if parts:

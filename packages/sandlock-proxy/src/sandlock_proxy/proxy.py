@@ -142,8 +142,16 @@ class Proxy:
 
     def _track(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finish)
         return task
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        """Forget a task; one that a fault of ours ended is reported now, not when somebody collects garbage."""
+        self._tasks.discard(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            told = {"message": "a connection of the proxy ended by a fault", "exception": fault, "task": task}
+            task.get_loop().call_exception_handler(told)
 
     async def _serve(self, connection: socket.socket, origin: Origin) -> None:
         service = self._service
