@@ -207,3 +207,27 @@ def test_a_rule_that_cannot_be_added_is_named(tree: Tree) -> None:
             spawn(request)
     finally:
         os.close(ruleset)
+
+
+@NAMESPACES
+def test_a_branch_takes_the_writes_and_the_tree_stays(tree: Tree, tmp_path: Path, *, pid: bool) -> None:
+    lower, upper, work = (tmp_path / name for name in ("lower", "upper", "work"))
+    for folder in (lower, upper, work):
+        folder.mkdir()
+    (lower / "old").write_text("old\n")
+    options = f"userxattr,lowerdir={lower},upperdir={upper},workdir={work}"
+    script = f"cd {lower}; cat old; echo new > old; echo x > added; cat old; echo y > {tree.read}/x; ls"
+    told = inside(script, pid=pid, branch=(bytes(lower), options.encode()), writable=[bytes(lower)])
+    assert told[:2] == ["old", "new"]
+    assert "Read-only file system" in told[2]
+    assert told[3:] == ["added", "old"]
+    assert (lower / "old").read_text() == "old\n"
+    assert os.listdir(lower) == ["old"]
+    assert (upper / "old").read_text() == "new\n"
+
+
+def test_a_branch_that_cannot_be_mounted_is_named(tmp_path: Path) -> None:
+    branch = (bytes(tmp_path), b"lowerdir=/no/such")
+    with new_request(["true"], branch=branch, **USER) as request, pytest.raises(SpawnError) as caught:
+        spawn(request)
+    assert (caught.value.step, caught.value.detail) == ("branch", str(tmp_path))

@@ -46,6 +46,7 @@ _STEPS = (
     ("keep", "fcntl"),
     ("namespace", "unshare"),
     ("id-map", "write"),
+    ("branch", "mount"),
     ("mount", "mount_setattr"),
     ("hostname", "sethostname"),
     ("root", "pivot_root"),
@@ -108,6 +109,7 @@ class SpawnRequest:
             an init of ours, so there is no `guard_ruleset` then.
         hostname: None, or the host name inside, of at most 64 bytes.
         root: None, or the folder that becomes the root; nothing outside it can be reached.
+        branch: None, or `(folder, mount options)`: an overlay mount covers the folder; name it in `writable` too.
         binds: `(host path, path inside, read only)`: trees of the host's at paths that exist in the new root.
         overlays: `(path inside, content)`: read-only files laid over those that are there.
         rules: `(path inside, Landlock rights)` added to `ruleset` when all this is done, for what only then is what it
@@ -119,9 +121,9 @@ class SpawnRequest:
     """
 
     __slots__ = (
-        "affinity", "argv", "binds", "candidates", "cwd", "env", "filter", "filter_flags", "flags", "guard_ruleset",
-        "hostname", "id_map", "keep", "limits", "overlays", "park", "pid_namespace", "root", "rules", "ruleset",
-        "scoped", "stdio", "writable",
+        "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
+        "guard_ruleset", "hostname", "id_map", "keep", "limits", "overlays", "park", "pid_namespace", "root", "rules",
+        "ruleset", "scoped", "stdio", "writable",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] = ()) -> None:
@@ -142,6 +144,7 @@ class SpawnRequest:
         self.pid_namespace = False
         self.hostname: bytes | None = None
         self.root: bytes | None = None
+        self.branch: tuple[bytes, bytes] | None = None
         self.binds: Sequence[tuple[bytes, bytes, bool]] = ()
         self.overlays: Sequence[tuple[bytes, bytes]] = ()
         self.rules: Sequence[tuple[bytes, int]] = ()
@@ -301,7 +304,8 @@ def _fill_namespaces(memory: CData, request: SpawnRequest, held: list[object]) -
     if request.writable is not None:
         flags |= _MOUNT_NS
         memory.writable = strings(request.writable, held)
-    if request.pid_namespace or request.root is not None or request.binds or request.overlays or request.rules:
+    view = request.binds or request.overlays or request.rules or request.branch is not None
+    if request.pid_namespace or request.root is not None or view:
         from sandlock_sys.spawn_view import fill_view  # lazy: most launches change nothing but what is writable
 
         flags |= fill_view(memory, request, held)
@@ -329,7 +333,7 @@ def _failure(memory: CData, request: SpawnRequest) -> SpawnError | None:
         detail = fsdecode(request.cwd or b"")
     elif step == "mount" and request.writable is not None and index < len(request.writable):
         detail = fsdecode(request.writable[index])
-    elif step in ("root", "bind", "overlay", "rule"):
+    elif step in ("branch", "root", "bind", "overlay", "rule"):
         from sandlock_sys.spawn_view import place_of  # loaded already: the request asked for it
 
         detail = fsdecode(place_of(request, step, index))

@@ -30,6 +30,8 @@ def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
         raise ValueError("with a pid namespace there is no guard_ruleset: the guard must reach the namespace's init")
     if request.root is not None:
         memory.root = string(request.root, held)
+    if request.branch is not None:
+        memory.branch, memory.branch_options = (string(text, held) for text in request.branch)
     if request.binds:
         binds = [(string(source, held), string(target, held), only) for source, target, only in request.binds]
         memory.n_binds = len(binds)
@@ -46,7 +48,7 @@ def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
         memory.rules = strings([path for path, _ in request.rules], held)[0]
         memory.n_rules = len(request.rules)
         memory.rule_accesses = hold(ffi.new("uint64_t[]", [access for _, access in request.rules]), held)
-    mounts = request.root is not None or request.binds or request.overlays
+    mounts = request.root is not None or request.branch is not None or request.binds or request.overlays
     return _MOUNT_NS | _PID_NS if request.pid_namespace else _MOUNT_NS if mounts else 0
 
 
@@ -55,6 +57,8 @@ def place_of(request: SpawnRequest, step: str, index: int) -> bytes:
     paths: Sequence[bytes] = ()
     if step == "root":
         paths = [request.root or b""]
+    elif step == "branch" and request.branch is not None:
+        paths = [request.branch[0]]
     elif step == "bind":
         paths = [source + b" at " + target for source, target, _ in request.binds]
     elif step == "overlay":

@@ -14,7 +14,7 @@ def tee(source: int, target: int, length: int) -> int:
     """Copy up to `length` bytes from pipe `source` to pipe `target`, without waiting; return how many.
 
     Raises:
-        SyscallError: EAGAIN when `source` is empty and has a writer, or `target` is full; EINVAL when either is no pipe.
+        SyscallError: EAGAIN when `source` is empty and has a writer, or `target` is full; EINVAL for what is no pipe.
 
     """
     return check("tee", restarting(lib.sl_tee, source, target, length, _NONBLOCK), f"from fd {source} to fd {target}")

@@ -27,7 +27,7 @@
 #define __NR_close_range 436 /* 5.9 */
 #endif
 
-_Static_assert(SL_STEP_EXEC == 28, "the names in spawn.py");
+_Static_assert(SL_STEP_EXEC == 29, "the names in spawn.py");
 
 enum {
     SIGNALS = 64,               /* _NSIG */

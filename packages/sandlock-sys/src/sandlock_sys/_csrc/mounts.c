@@ -150,7 +150,7 @@ int sl_enter_namespaces(struct sl_spawn *spawn)
         sl_fail(spawn, SL_STEP_MOUNT, result, ~0U);
         return -1;
     }
-    if (sl_open_binds(spawn, binds))
+    if (sl_mount_branch(spawn) || sl_open_binds(spawn, binds))
         return -1;
     if (spawn->writable && make_read_only(spawn))
         return -1;

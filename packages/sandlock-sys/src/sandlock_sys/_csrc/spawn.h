@@ -37,6 +37,8 @@ struct sl_spawn {
     const char *hostname;           /* NULL: the host's; otherwise in a UTS namespace */
     const char *root;               /* NULL, or the folder that becomes the root; with SL_SPAWN_MOUNT_NS */
     const struct sl_bind *binds;    /* with SL_SPAWN_MOUNT_NS */
+    const char *branch;             /* NULL, or the folder that an overlay mount covers; with SL_SPAWN_MOUNT_NS */
+    const char *branch_options;     /* overlayfs's mount data */
     const struct sl_overlay *overlays; /* with SL_SPAWN_MOUNT_NS */
     const char *rules;              /* strings, one after the other: paths for Landlock, looked up in the finished view */
     const uint64_t *rule_accesses;  /* as sl_landlock_add_paths takes them */
@@ -104,6 +106,7 @@ enum {
     SL_STEP_KEEP,
     SL_STEP_NAMESPACE,
     SL_STEP_ID_MAP,
+    SL_STEP_BRANCH,
     SL_STEP_MOUNT,
     SL_STEP_HOSTNAME,
     SL_STEP_ROOT,

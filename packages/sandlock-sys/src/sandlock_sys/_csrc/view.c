@@ -49,6 +49,15 @@ static long make_read_only(int tree)
     return RAW(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | TREE_RECURSIVE, change, sizeof change);
 }
 
+int sl_mount_branch(struct sl_spawn *spawn)
+{
+    if (!spawn->branch)
+        return 0;
+    /* The overlay has its own view of the upper folder's mount, so that one may become read-only afterwards. */
+    long result = RAW(__NR_mount, "sandlock", spawn->branch, "overlay", MS_NOSUID | MS_NODEV, spawn->branch_options);
+    return result < 0 ? fail(spawn, SL_STEP_BRANCH, result, 0) : 0;
+}
+
 int sl_open_binds(struct sl_spawn *spawn, int *trees)
 {
     for (uint32_t index = 0; index < spawn->n_binds; index++) {

@@ -7,6 +7,9 @@ enum { SL_MAX_BINDS = 256, SL_MAX_OVERLAYS = 64 };
 
 /* The parts of the view, in the order in which they are made; each returns 0, or -1 with the failure told. */
 
+/* Cover a folder with its copy-on-write branch, before anything is read-only: list it among what stays writable. */
+int sl_mount_branch(struct sl_spawn *spawn);
+
 /* Take the sources of the binds, before anything is read-only; `trees` has room for SL_MAX_BINDS fds. */
 int sl_open_binds(struct sl_spawn *spawn, int *trees);
 
