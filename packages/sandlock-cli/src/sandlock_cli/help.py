@@ -8,7 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from sandlock_cli.options import VERBS, Option, UsageError, parse, table
-from sandlock_cli.verbs import PROFILE_ACTIONS, USAGES, options_of
+from sandlock_cli.verbs import IMAGE_ACTIONS, PROFILE_ACTIONS, USAGES, options_of
 from sandlock_policy.fields import FIELD_BY_NAME, GROUPS
 from sandlock_policy.validate import closest
 
@@ -94,8 +94,9 @@ def verb_text(verb: str, width: int | None = None) -> str:
         for option in options:
             lines += _option_lines(option, width)
         lines.append("")
-    if verb == "profile":
-        lines += [f"  {action:<8}  {text}" for action, text in PROFILE_ACTIONS.items()]
+    for action, text in {"profile": PROFILE_ACTIONS, "image": IMAGE_ACTIONS}.get(verb, {}).items():
+        lines.append(f"  {action:<8}  {text}")
+    if verb in ("profile", "image"):
         lines.append("")
     if verb == "run":
         lines.append("Exit status:")

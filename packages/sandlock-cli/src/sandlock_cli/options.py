@@ -27,6 +27,8 @@ VERBS: dict[str, str] = {
     "run": "run a program in a sandbox",
     "check": "tell what this host can enforce, and what to do about the rest",
     "profile": "list, show, check or delete profiles",
+    "checkpoint": "save a running process as an image; it runs on",
+    "image": "show or verify the images of saved processes",
     "completion": "print the completion script of a shell",
     "version": "print the versions of sandlock and of what it runs on",
     "help": "explain the command or one of its verbs",

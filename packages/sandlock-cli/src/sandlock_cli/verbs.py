@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandlock_cli.options import HELP, Option, run_options
 
-__all__ = ["PROFILE_ACTIONS", "SHELLS", "USAGES", "options_of"]
+__all__ = ["IMAGE_ACTIONS", "PROFILE_ACTIONS", "SHELLS", "USAGES", "options_of"]
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -15,10 +15,17 @@ PROFILE_ACTIONS = {
     "delete": "remove profiles",
 }
 
+IMAGE_ACTIONS = {
+    "show": "print what images are of; their metadata is checked, the contents of memory are not",
+    "verify": "read all of the images, and tell whether they are as they were saved",
+}
+
 USAGES = {
     "run": "sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]",
     "check": "sandlock check [--json]",
     "profile": "sandlock profile list | show NAME... | check [NAME...] [--file FILE] | delete NAME...",
+    "checkpoint": "sandlock checkpoint --pid PID [OPTION...] DIR",
+    "image": "sandlock image show DIR... | verify DIR... [--json]",
     "completion": f"sandlock completion {' | '.join(SHELLS)}",
     "version": "sandlock version [--json]",
     "help": "sandlock help [VERB]",
@@ -28,9 +35,21 @@ _JSON = Option("json", ("--json",), "", "print one JSON object", "off")
 _FILE = Option("file", ("--file",), "FILE", "with show or check: the profile in FILE", "none")
 _FILE.many = True
 
+_PID = Option("pid", ("--pid",), "PID", "the process, which the caller may trace (ptrace)", "none: it must be given")
+_TREE = Option("tree", ("--tree",), "", "and every process below it", "off")
+_LEAVE = Option("leave", ("--leave",), "STATE", "what becomes of it: running, stopped or killed", "running")
+_ALLOW = Option("allow", ("--allow",), "NAME", "go on without what cannot be saved, by its name or its kind", "none")
+_ALLOW.many = True
+_PARENT = Option(
+    "parent", ("--parent",), "DIR", "an image beside DIR: only pages that differ from it are written", "none"
+)
+_ZSTD = Option("zstd", ("--zstd",), "", "compress (with the package zstandard)", "off")
+
 _OPTIONS = {
     "check": (_JSON, HELP),
     "profile": (_FILE, HELP),
+    "checkpoint": (_PID, _TREE, _LEAVE, _ALLOW, _PARENT, _ZSTD, _JSON, HELP),
+    "image": (_JSON, HELP),
     "completion": (HELP,),
     "version": (_JSON, HELP),
     "help": (HELP,),

@@ -1,0 +1,58 @@
+"""`sandlock checkpoint`: a running process that the caller may trace, saved as an image."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from sandlock_checkpoint import CheckpointError, Leave, Scope, capture, image
+from sandlock_cli.failure import NOT_SET_UP, warn
+from sandlock_cli.help import print_verb
+from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.verbs import options_of
+
+__all__ = ["main"]
+
+
+def main(words: list[str]) -> int:
+    """Save the process: 0, or 125 where that failed, and the process runs on."""
+    values, rest = parse(words, table(options_of("checkpoint")), "checkpoint")
+    if values.get("help"):
+        return print_verb("checkpoint")
+    if len(rest) != 1:
+        raise UsageError("checkpoint needs one directory, in which the image will be", "checkpoint")
+    pid = values.get("pid", "")
+    if not (pid.isascii() and pid.isdigit() and int(pid)):
+        raise UsageError("checkpoint needs the process: --pid PID", "checkpoint")
+    try:
+        leave = Leave(values.get("leave", "running"))
+    except ValueError:
+        states = ", ".join(state.value for state in Leave)
+        raise UsageError(f"--leave {values['leave']}: it is one of {states}", "checkpoint") from None
+    scope = Scope.TREE if values.get("tree") else Scope.PROCESS
+    try:
+        taken = capture(int(pid), scope=scope, leave=leave, allow=frozenset(values.get("allow", ())))
+        compression = "zstd" if values.get("zstd") else "none"
+        digest = image.save(
+            taken, rest[0], compression=compression, parent=values.get("parent"), progress=_bar if _shown() else None
+        )
+    except CheckpointError as error:
+        warn(str(error))
+        for one in getattr(error, "unsupported", ()):
+            warn(f"{one.name} ({one.kind}): {one.reason}; --allow {one.name} goes on without it")
+        return NOT_SET_UP
+    if values.get("json"):
+        print(json.dumps({"digest": digest, "pid": int(pid)}))
+    return 0
+
+
+def _shown() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _bar(done: int, size: int) -> None:
+    """Draw how far the saving is; the line is erased at its end."""
+    width = 40 * done // size if size else 40
+    end = "\r\033[K" if done >= size else f"\r[{'#' * width:<40}] {done >> 20} of {size >> 20} MiB"
+    sys.stderr.write(end)
+    sys.stderr.flush()

@@ -1,0 +1,79 @@
+"""`sandlock checkpoint` and `sandlock image`: a real process is saved, shown and verified, and runs on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+
+class Typed(Protocol):
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A process that counts into a file."""
+    out = tmp_path / "count"
+    code = "import itertools, time\nfor n in itertools.count():\n print(n, flush=True); time.sleep(0.01)"
+    with (
+        out.open("w") as file,
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=file) as process,
+    ):
+        while not out.stat().st_size:
+            time.sleep(0.01)
+        yield process.pid, out
+        process.kill()
+
+
+def test_a_process_is_saved_and_runs_on(sandlock: Typed, counter: tuple[int, Path], tmp_path: Path) -> None:
+    pid, out = counter
+    done = sandlock("checkpoint", "--pid", str(pid), "--json", str(tmp_path / "image"))
+    assert done.returncode == 0, done.stderr
+    digest = json.loads(done.stdout)["digest"]
+    before = out.stat().st_size
+    time.sleep(0.2)
+    assert out.stat().st_size > before
+    shown = json.loads(sandlock("image", "show", "--json", str(tmp_path / "image")).stdout)
+    assert (shown["digest"], shown["processes"][0]["pid"]) == (digest, pid)
+    assert os.path.basename(sys.executable)[:6] in sandlock("image", "show", str(tmp_path / "image")).stdout
+    assert "whole" in sandlock("image", "verify", str(tmp_path / "image")).stdout
+    more = sandlock("checkpoint", f"--pid={pid}", "--parent", str(tmp_path / "image"), str(tmp_path / "next"))
+    assert more.returncode == 0, more.stderr
+    assert "needs image" in sandlock("image", "show", str(tmp_path / "next")).stdout
+
+
+def test_a_damaged_image_is_told_by_file(sandlock: Typed, counter: tuple[int, Path], tmp_path: Path) -> None:
+    assert sandlock("checkpoint", "--pid", str(counter[0]), str(tmp_path / "image")).returncode == 0
+    data = next((tmp_path / "image/process/memory").iterdir())
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    done = sandlock("image", "verify", str(tmp_path / "image"))
+    assert (done.returncode, f"memory/{data.name}" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["image"], 2, "what is to be done"),
+        (["image", "shwo", "x"], 2, "show"),
+        (["image", "show"], 2, "needs the directory"),
+        (["image", "show", "/nonexistent"], 1, "no such directory"),
+        (["checkpoint", "dir"], 2, "--pid"),
+        (["checkpoint", "--pid", "x", "dir"], 2, "--pid"),
+        (["checkpoint", "--pid", "1"], 2, "one directory"),
+        (["checkpoint", "--pid", "1", "--leave", "asleep", "dir"], 2, "running, stopped, killed"),
+        (["checkpoint", "--pid", "4194300", "/tmp/never"], 125, "4194300"),
+    ],
+)
+def test_what_cannot_be_done_is_told(sandlock: Typed, words: list[str], status: int, said: str) -> None:
+    done = sandlock(*words)
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
