@@ -3,8 +3,18 @@
 from sandlock_checkpoint.capture.drive import capture
 from sandlock_checkpoint.errors import CaptureError, CheckpointError, ImageError, InjectionError, RestoreError
 from sandlock_checkpoint.image.load import load
-from sandlock_checkpoint.memory import Area, FileIdentity, Location, Mapping, MappingKind, MemorySource, Run, SharedMemory
+from sandlock_checkpoint.memory import (
+    Area,
+    FileIdentity,
+    Location,
+    Mapping,
+    MappingKind,
+    MemorySource,
+    Run,
+    SharedMemory,
+)
 from sandlock_checkpoint.model import Checkpoint, Leave, ProcessInfo, Scope, ThreadState, Unsupported
+from sandlock_checkpoint.restore.birth import Ids
 from sandlock_checkpoint.restore.drive import Restored, Spawn, restore
 from sandlock_checkpoint.store import Store
 
@@ -14,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "FileIdentity",
+    "Ids",
     "ImageError",
     "InjectionError",
     "Leave",

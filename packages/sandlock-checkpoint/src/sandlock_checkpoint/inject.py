@@ -204,6 +204,14 @@ class Injector:
         general = self._architecture.registers.general
         return general.unpack(ptrace.get_regset(self.tid, _PRSTATUS))[self._architecture.abi.return_register]
 
+    def leave_waiting(self, counter: int, name: str, *arguments: int) -> None:
+        """Let the thread make a call by the code at `counter`, and go on there; no call can be injected after that."""
+        self.settle()
+        self.entry = counter
+        self._point(self._architecture.syscalls[name], arguments)
+        ptrace.set_signal_mask(self.tid, 0)
+        ptrace.detach(self.tid)
+
     def settle(self) -> None:
         """Bring the thread from the end of a call back to an event stop, without an instruction of its own."""
         if not self._began:
@@ -226,9 +234,7 @@ class Injector:
     def _point(self, number: int, arguments: tuple[int, ...]) -> None:
         abi, layout = self._architecture.abi, self._architecture.registers
         values = {name: 0 for name in abi.argument_registers}
-        values |= {
-            name: value & _ALL_BLOCKED for name, value in zip(abi.argument_registers, arguments, strict=False)
-        }
+        values |= {name: value & _ALL_BLOCKED for name, value in zip(abi.argument_registers, arguments, strict=False)}
         if layout.syscall_number != abi.number_register:
             values[layout.syscall_number] = _NO_CALL
         values[abi.number_register] = number
@@ -262,9 +268,7 @@ class Scratch:
         self.address = 0
 
     def __enter__(self) -> Self:
-        self.address = self._injector.call(
-            "mmap", 0, self.size, _READ_WRITE, _PRIVATE | _ANONYMOUS, _ALL_BLOCKED, 0
-        )
+        self.address = self._injector.call("mmap", 0, self.size, _READ_WRITE, _PRIVATE | _ANONYMOUS, _ALL_BLOCKED, 0)
         return self
 
     def __exit__(

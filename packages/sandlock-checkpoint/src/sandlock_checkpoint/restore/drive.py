@@ -16,8 +16,10 @@ from sandlock_checkpoint.errors import InjectionError, RestoreError
 from sandlock_checkpoint.memory import Area
 from sandlock_checkpoint.model import Checkpoint, ProcessInfo, Unsupported
 from sandlock_checkpoint.own_vdso import own_vdso_digest
+from sandlock_checkpoint.restore.birth import Birth, Ids, become_zombie, drop_powers, fork_child, give_birth
+from sandlock_checkpoint.restore.groups import join_groups
 from sandlock_checkpoint.restore.mappings import BUFFER_SIZE, MappingBuilder, fill_mapping
-from sandlock_checkpoint.restore.open_files import FileMaker, give_numbers
+from sandlock_checkpoint.restore.open_files import FileMaker, give_numbers, open_pidfds
 from sandlock_checkpoint.restore.plan import check_host, list_skipped
 from sandlock_checkpoint.restore.program import execute_program
 from sandlock_checkpoint.restore.settings import (
@@ -28,7 +30,7 @@ from sandlock_checkpoint.restore.settings import (
     set_dumpable,
 )
 from sandlock_checkpoint.restore.shared import make_shared, seal_shared
-from sandlock_checkpoint.restore.space import SCRATCH_SIZE, clear_space, leave_scratch, set_layout
+from sandlock_checkpoint.restore.space import clear_space, leave_scratch, set_layout
 from sandlock_checkpoint.restore.stub import open_stub, spawn_stub
 from sandlock_checkpoint.restore.target import Target
 from sandlock_checkpoint.restore.threads import (
@@ -83,6 +85,7 @@ def restore(
     *,
     allow: AbstractSet[str] = frozenset(),
     descriptors: Mapping[int, int] | None = None,
+    ids: Ids = Ids.PREFER,
 ) -> Restored:
     """Make the processes of a checkpoint anew, and let them go.
 
@@ -94,6 +97,7 @@ def restore(
         checkpoint: from `load`, or straight from `capture`.
         spawn: starts the stub program that is to become the process; a plain child by default.
         allow: names or kinds of what the restored process may lack.
+        ids: which process and thread ids they have; only a plain child's can be chosen, `spawn` chooses its own.
         descriptors: what stands in for descriptors of the first process that lead outside: number there -> the caller's.
 
     Raises:
@@ -108,9 +112,9 @@ def restore(
     if left:
         words = "; ".join(f"{one.name} ({one.kind}): {one.reason}" for one in left)
         raise RestoreError("descriptors", f"the restored process would lack {words}", left)
-    job = _Job(checkpoint, architecture, allow, list(lacking))
+    job = _Job(checkpoint, architecture, allow, ids, list(lacking))
     try:
-        return job.run(spawn or spawn_stub, replacements)
+        return job.run(spawn, replacements)
     except BaseException as error:
         job.kill()
         if isinstance(
@@ -136,6 +140,7 @@ class _Job:
     checkpoint: Checkpoint
     architecture: Architecture
     allow: AbstractSet[str]
+    ids: Ids
     skipped: list[Unsupported]
     targets: list[Target] = field(default_factory=list)
     child: int = 0
@@ -151,49 +156,100 @@ class _Job:
             with contextlib.suppress(ChildProcessError, SyscallError):
                 os.waitpid(pid, 0x40000000)
 
-    def run(self, spawn: Spawn, replacements: Mapping[int, int]) -> Restored:
+    def run(self, spawn: Spawn | None, replacements: Mapping[int, int]) -> Restored:
         own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stub = open_stub(self.architecture)
         with own, theirs:
+            channel = theirs.fileno()
             try:
                 self.step = "spawn"
-                self.child = spawn(stub, theirs.fileno())
+                self.child = (spawn or spawn_stub)(stub, channel)
             finally:
                 os.close(stub)
-            channel = theirs.fileno()
             theirs.close()
-            target = Target.seize(self.child, self.architecture)
-            self.targets.append(target)
-            self._build(target, channel, own, replacements)
+            launcher = Target.seize(self.child, self.architecture)
+            self._check_identity()
+            processes = self.checkpoint.processes
+            self.step = "birth"
+            birth = give_birth(launcher, processes[0].pid, self.ids, may_unshare=spawn is None)
+            self.child = birth.target.pid
+            self.targets.append(birth.target)
+            channel = self._populate(birth, channel, own, replacements)
         for target in self.targets:
             for tid in reversed(target.tids):
                 ptrace.detach(tid)
         return Restored(self.child, tuple(target.pid for target in self.targets), tuple(self.skipped))
 
-    def _build(self, target: Target, channel: int, own: socket.socket, replacements: Mapping[int, int]) -> None:
-        checkpoint = self.checkpoint
-        process = checkpoint.processes[0]
+    def _check_identity(self) -> None:
+        """A checkpoint says whose process it was, and gives nobody that identity: the restorer must have it already."""
+        status = read_status(self.child)
+        process = self.checkpoint.processes[0]
+        if (process.uid[1], process.gid[1]) != (status.uid.effective, status.gid.effective):
+            self._note([
+                Unsupported(
+                    "credentials", "credentials",
+                    f"it was of user {process.uid[1]}, group {process.gid[1]}; this one would be of user "
+                    f"{status.uid.effective}, group {status.gid.effective}",
+                )
+            ])  # fmt: skip
+
+    def _populate(self, birth: Birth, channel: int, own: socket.socket, replacements: Mapping[int, int]) -> int:
+        """Make all processes and open files, then everything in them."""
+        checkpoint, processes = self.checkpoint, self.checkpoint.processes
         buffer = bytearray(BUFFER_SIZE)
+        first = birth.target
+        self._prepare(first, processes[0])
+        self.step = "open files"
+        base = max((row.number for one in processes for row in one.descriptors), default=2) + 1
+        objects: dict[int, int] = {}
+        maker = FileMaker(first, checkpoint, objects, channel, own, max(base, 3))
+        maker.channel = maker.lift(channel)
+        for number, memory in enumerate(checkpoint.shared):
+            objects[number] = maker.lift(make_shared(first, number, memory, checkpoint.source, buffer))
+        maker.make(replacements)
+        self.step = "processes"
+        for process in processes[1:]:
+            parent = self.targets[process.parent]
+            child = fork_child(parent, process.pid, process.exit_signal, self.ids)
+            self.targets.append(child)
+            self._prepare(child, process)
+        join_groups(self.targets, processes)
+        living = [
+            (number, target, processes[number])
+            for number, target in enumerate(self.targets)
+            if processes[number].wait_status < 0
+        ]
+        for number, target, process in living:
+            self._fill(target, number, process, objects, buffer)
+        self.step = "shared memory"
+        for number, memory in enumerate(checkpoint.shared):
+            seal_shared(first, objects[number], memory)
+        self.step = "descriptors"
+        pids = [target.own_pid for target in self.targets]
+        for number, target, process in living:
+            made = maker.made | open_pidfds(target, process, checkpoint.files, pids, maker.base)
+            give_numbers(target, process, made, number, checkpoint.files)
+        for number, target in enumerate(self.targets):
+            if processes[number].wait_status >= 0:
+                become_zombie(target, processes[number].wait_status)
+        for _, target, process in living:
+            self._settle(target, process, powers=birth.powers)
+        for _, target, process in living:
+            self._animate(target, process)
+        self.targets[:] = [target for _, target, _ in living]
+        return channel
+
+    def _prepare(self, target: Target, process: ProcessInfo) -> None:
+        """Make a fresh process ready: its program, its empty memory, its session."""
         self.step = "program"
+        target.own_pid = target.call("getpid")
+        if process.wait_status >= 0:
+            return
         execute_program(target, process)
         self.step = "address space"
         clear_space(target, process)
-        self.step = "open files"
-        base = max((row.number for one in checkpoint.processes for row in one.descriptors), default=2) + 1
-        base = max(base, 3)
-        objects: dict[int, int] = {}
-        maker = FileMaker(target, checkpoint, objects, channel, own, base)
-        maker.channel = maker.lift(channel)
-        for number, memory in enumerate(checkpoint.shared):
-            objects[number] = maker.lift(make_shared(target, number, memory, checkpoint.source, buffer))
-        maker.make(replacements)
-        self._fill(target, 0, process, objects, buffer)
-        self.step = "shared memory"
-        for number, memory in enumerate(checkpoint.shared):
-            seal_shared(target, objects[number], memory)
-        self.step = "descriptors"
-        give_numbers(target, process, maker.made, 0, checkpoint.files)
-        self._animate(target, process)
+        if process.session == process.pid:
+            target.errno("setsid")  # EPERM: it leads a group already, which is what a spawn may have wanted
 
     def _fill(
         self, target: Target, number: int, process: ProcessInfo, objects: dict[int, int], buffer: bytearray
@@ -204,10 +260,11 @@ class _Job:
         for index, mapping in enumerate(process.mappings):
             if mapping.runs and mapping.end < 1 << 63:
                 fill_mapping(target, self.checkpoint.source, Area(number, index), mapping, buffer)
-        builder.advise(process)
+        for words in builder.advise(process):
+            self._note([Unsupported("mlock", "mlock", words)])
 
-    def _animate(self, target: Target, process: ProcessInfo) -> None:
-        """Settings, threads and signals; then registers, and nothing but those."""
+    def _settle(self, target: Target, process: ProcessInfo, *, powers: bool) -> None:
+        """Settings and threads."""
         self.step = "settings"
         self._note(restore_settings(target, process))
         restore_actions(target, process, restorer=self.architecture.abi.signal_restorer)
@@ -216,24 +273,28 @@ class _Job:
         if refused:
             self._note([Unsupported("layout", "layout", refused)])
         self.step = "threads"
-        make_threads(target, process)
-        tids = {}
+        make_threads(target, process, keep=self.ids is not Ids.NEW)
         for injector, thread in zip(target.injectors, process.threads, strict=True):
-            tids[thread.tid] = injector.call("gettid")
+            now = injector.call("gettid")
+            target.numbers[thread.tid] = now
+            if now != thread.tid and self.ids is Ids.KEEP:
+                raise RestoreError(f"thread {thread.tid}", f"the kernel gave it the id {now}")
             self._note(prepare_thread(target, injector, thread))
-            patch_tid(target.pid, thread, tids[thread.tid])
-        queue_signals(target, process, target.call("getpid"))
+            patch_tid(target.pid, thread, now)
+        if powers:
+            drop_powers(target)
+
+    def _animate(self, target: Target, process: ProcessInfo) -> None:
+        """Signals and timers; then registers, and nothing but those."""
         self.step = "timers"
-        arm_timers(target, process, tids)
+        queue_signals(target, process, target.own_pid)
+        arm_timers(target, process, target.numbers)
         set_dumpable(target, process)
         self.step = "registers"
         results: list[int | None] = []
         for injector, thread in zip(target.injectors, process.threads, strict=True):
-            results.append(
-                resume_wait(target, injector, thread, self.checkpoint.monotonic_ns)
-                if thread.restart == "time_left"
-                else None
-            )
+            waits = thread.restart == "time_left"
+            results.append(resume_wait(target, injector, thread, self.checkpoint.monotonic_ns) if waits else None)
         for injector, thread in zip(target.injectors[1:], process.threads[1:], strict=True):
             register_rseq(target, injector, thread)
         leave_scratch(target)

@@ -97,9 +97,7 @@ class MappingBuilder:
             return self._files[known.path, flags]
         fd = self.target.open(known.path, flags)
         facts = os.stat(f"/proc/{self.target.pid}/fd/{fd}")
-        change = differs(
-            known, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, contents=not area.shared
-        )
+        change = differs(known, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, contents=not area.shared)
         if change:
             raise RestoreError(f"{_words(area)} {os.fsdecode(known.path)}", change)
         self._files[known.path, flags] = fd

@@ -34,11 +34,11 @@ from sandlock_checkpoint.restore.target import Target
 from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 
-__all__ = ["FileMaker", "give_numbers"]
+__all__ = ["FileMaker", "give_numbers", "open_pidfds"]
 
 _WORD = (1 << 64) - 1
 _SECOND = 1_000_000_000
-_DUP_CLOEXEC, _SET_FLAGS, _SET_PIPE_SIZE, _SET_LOCK, _SET_OFD_LOCK = 1030, 4, 1031, 6, 37  # F_*, linux/fcntl.h
+_DUP, _SET_FLAGS, _SET_PIPE_SIZE, _SET_LOCK, _SET_OFD_LOCK = 0, 4, 1031, 6, 37  # F_*, linux/fcntl.h
 _SETTABLE = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | 0o40000  # O_DIRECT, what F_SETFL can change
 _SET_TICKS = 0x40085400  # TFD_IOC_SET_TICKS, linux/timerfd.h, 3.17
 _CLOSE_ON_EXEC = os.O_CLOEXEC
@@ -82,10 +82,11 @@ class FileMaker:
                 self.made[number] = fd
 
     def lift(self, fd: int) -> int:
-        """Move a descriptor of the process to `base` or above, close-on-exec; return its new number."""
-        if fd >= self.base:
-            return fd
-        lifted = self.target.call("fcntl", fd, _DUP_CLOEXEC, self.base)
+        """Move a descriptor of the process to `base` or above; return its new number.
+
+        It stays open across exec, since the children that inherit it execute their programs first.
+        """
+        lifted = self.target.call("fcntl", fd, _DUP, self.base)
         self.target.call("close", fd)
         return lifted
 
@@ -246,6 +247,29 @@ class FileMaker:
         return fd
 
 
+def open_pidfds(
+    target: Target, process: ProcessInfo, files: tuple[OpenFile, ...], pids: list[int], base: int
+) -> dict[int, int]:
+    """Open what pidfds of the tree a process has, at numbers above all it uses; return them by file.
+
+    Arguments:
+        target: the process.
+        process: what it is to be.
+        files: of the checkpoint.
+        pids: of all processes, as they see them themselves.
+        base: the lowest number that no captured descriptor has.
+
+    """
+    made = {}
+    for row in process.descriptors:
+        known = files[row.file].target
+        if isinstance(known, PidFile) and row.file not in made:
+            fd = target.call("pidfd_open", pids[known.process], files[row.file].flags & os.O_NONBLOCK)
+            made[row.file] = target.call("fcntl", fd, _DUP, base)
+            target.call("close", fd)
+    return made
+
+
 def pack_lock(lock: FileLock) -> bytes:
     """Return the struct flock of a lock."""
     length = 0 if lock.end < 0 else lock.end - lock.start + 1
@@ -253,7 +277,9 @@ def pack_lock(lock: FileLock) -> bytes:
     return struct.pack("<hhxxxxqqixxxx", kind, os.SEEK_SET, lock.start, length, 0)
 
 
-def give_numbers(target: Target, process: ProcessInfo, made: Mapping[int, int], number: int, files: tuple[OpenFile, ...]) -> None:
+def give_numbers(
+    target: Target, process: ProcessInfo, made: Mapping[int, int], number: int, files: tuple[OpenFile, ...]
+) -> None:
     """Give the files the numbers that the program knows, close all others, then let each epoll watch again.
 
     Arguments:

@@ -25,12 +25,11 @@ def check_host(checkpoint: Checkpoint, architecture: str, page_size: int, vdso_d
         raise RestoreError("architecture", f"it was captured on {checkpoint.architecture}, this is {architecture}")
     if checkpoint.page_size != page_size:
         raise RestoreError("page size", f"it was captured with {checkpoint.page_size} bytes, this host has {page_size}")
-    has_vdso = any(
-        area.kind is MappingKind.VDSO for process in checkpoint.processes for area in process.mappings
-    )
+    has_vdso = any(area.kind is MappingKind.VDSO for process in checkpoint.processes for area in process.mappings)
     if has_vdso and checkpoint.vdso_digest != vdso_digest:
         raise RestoreError(
-            "vdso", f"the kernel's own code is another one here (captured on {checkpoint.kernel}): its functions lie elsewhere"
+            "vdso",
+            f"the kernel's own code is another one here (captured on {checkpoint.kernel}): its functions lie elsewhere",
         )
     for process in checkpoint.processes:
         _check_mappings(process)
@@ -80,7 +79,9 @@ def map_flags(area: Area) -> int:
     return flags
 
 
-def list_skipped(checkpoint: Checkpoint, replacements: Mapping[int, int], allow_list: Sequence[str]) -> tuple[Unsupported, ...]:
+def list_skipped(
+    checkpoint: Checkpoint, replacements: Mapping[int, int], allow_list: Sequence[str]
+) -> tuple[Unsupported, ...]:
     """Return what the restored processes would lack and nobody has taken on.
 
     Arguments:

@@ -22,7 +22,9 @@ def execute_program(target: Target, process: ProcessInfo) -> None:
     The link cannot be changed later without a privilege, and programs use it: to start themselves again, to find what
     lies beside them. Executing is judged by whatever confines the process.
     """
-    known = next((area.file for area in process.mappings if area.file is not None and area.file.path == process.exe), None)
+    known = next(
+        (area.file for area in process.mappings if area.file is not None and area.file.path == process.exe), None
+    )
     if known is None:
         return  # a deleted program, or one that has unmapped itself: it stays the stub, which is as good to run in
     if known.mode & (stat.S_ISUID | stat.S_ISGID):

@@ -8,11 +8,12 @@ import struct
 from sandlock_arch import Architecture
 from sandlock_sys import memfd
 
-__all__ = ["open_stub", "spawn_stub", "stub_program"]
+__all__ = ["open_stub", "spawn_stub", "stub_program", "waiting_place"]
 
 _BASE = 0x1000_0000
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr, linux/elf.h
 _SEGMENT = struct.Struct("<IIQQQQQQ")  # Elf64_Phdr
+_CODE = _BASE + _HEADER.size + _SEGMENT.size
 _IDENT = b"\x7fELF\x02\x01\x01" + bytes(9)
 _EXECUTABLE, _LOAD, _READ_EXECUTE = 2, 1, 5  # ET_EXEC, PT_LOAD, PF_R | PF_X
 _PARENT_DEATH_SIGNAL, _SIGKILL = 1, 9  # PR_SET_PDEATHSIG, linux/prctl.h
@@ -21,17 +22,28 @@ _ALL_SEALS = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE
 
 
 def stub_program(architecture: Architecture) -> bytes:
-    """Return an ELF program: ask to be killed with the parent, then wait for nothing, again and again."""
-    start = _BASE + _HEADER.size + _SEGMENT.size
-    code = _call(architecture, "prctl", _PARENT_DEATH_SIGNAL, _SIGKILL, 0, 0, 0)
-    again = start + len(code)
-    code += _call(architecture, "ppoll", 0, 0, 0, 0, 8)
-    code += architecture.encode.jump(start + len(code), again)
-    size = start - _BASE + len(code)
+    """Return an ELF program: ask to be killed with the parent, then wait for nothing, again and again.
+
+    Behind that loop stands a call that the first process of a namespace is left in (`waiting_place`), and then its end.
+    """
+    code = _loop(architecture) + architecture.encode.syscall() + _call(architecture, "exit_group", 0)
+    size = _CODE - _BASE + len(code)
     header = _HEADER.pack(
-        _IDENT, _EXECUTABLE, architecture.elf_machine, 1, start, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, 1, 0, 0, 0
-    )
+        _IDENT, _EXECUTABLE, architecture.elf_machine, 1, _CODE, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, 1, 0, 0, 0
+    )  # fmt: skip
     return header + _SEGMENT.pack(_LOAD, _READ_EXECUTE, 0, _BASE, _BASE, size, size, 0x1000) + code
+
+
+def waiting_place(architecture: Architecture) -> int:
+    """Return the address of the instruction in the stub that enters the kernel, and after which the stub ends."""
+    return _CODE + len(_loop(architecture))
+
+
+def _loop(architecture: Architecture) -> bytes:
+    code = _call(architecture, "prctl", _PARENT_DEATH_SIGNAL, _SIGKILL, 0, 0, 0)
+    again = _CODE + len(code)
+    code += _call(architecture, "ppoll", 0, 0, 0, 0, 8)
+    return code + architecture.encode.jump(_CODE + len(code), again)
 
 
 def _call(architecture: Architecture, name: str, *arguments: int) -> bytes:

@@ -36,6 +36,8 @@ class Target:
         scratch_size: bytes.
         tids: its threads as the restorer sees them, in the order of the checkpoint.
         injectors: of its threads, begun, in that order.
+        own_pid: its pid as it sees it itself.
+        numbers: captured thread ids -> those of now, as the process sees them.
 
     """
 
@@ -46,6 +48,8 @@ class Target:
     scratch_size: int = 0
     tids: list[int] = field(default_factory=list)
     injectors: list[Injector] = field(default_factory=list)
+    own_pid: int = 0
+    numbers: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def seize(cls, pid: int, architecture: Architecture) -> Target:

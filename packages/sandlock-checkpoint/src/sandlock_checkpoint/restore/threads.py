@@ -31,11 +31,18 @@ _LONGEST_LIST = 2048  # ROBUST_LIST_LIMIT, linux/futex.h
 _OWNER = 8  # offset of the owner's tid behind a mutex's futex word in glibc (struct __pthread_mutex_s)
 
 
-def make_threads(target: Target, process: ProcessInfo) -> None:
-    """Make all threads but the main one; they stand stopped at the end of the call that made them."""
+def make_threads(target: Target, process: ProcessInfo, *, keep: bool) -> None:
+    """Make all threads but the main one; they stand stopped at the end of the call that made them.
+
+    Arguments:
+        target: the process.
+        process: what it is to be.
+        keep: give them the ids that they had, where the kernel lets us.
+
+    """
     for thread in process.threads[1:]:
         before = len(target.main.born)
-        if not _clone_as(target, thread.tid):
+        if not (keep and _clone_as(target, thread.tid)):
             target.call("clone", _THREAD_FLAGS, 0, 0, 0, 0)
         if len(target.main.born) != before + 1:
             raise RestoreError(f"thread {thread.tid}", "the kernel did not tell of the thread that was made")
