@@ -6,6 +6,7 @@ component by component and follow no link, so that what is compared is the file 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -48,44 +49,44 @@ class Served:
     def open(self, path: bytes, flags: int, mode: int, data: bytes) -> object:
         return _use(self.branch.open(path, flags | os.O_NONBLOCK, mode), flags, data)
 
-    def mkdir(self, path: bytes, mode: int) -> object:
-        return self.branch.mkdir(path, mode)
+    def mkdir(self, path: bytes, mode: int) -> None:
+        self.branch.mkdir(path, mode)
 
-    def mknod(self, path: bytes, mode: int) -> object:
-        return self.branch.mknod(path, mode)
+    def mknod(self, path: bytes, mode: int) -> None:
+        self.branch.mknod(path, mode)
 
-    def symlink(self, target: bytes, path: bytes) -> object:
-        return self.branch.symlink(target, path)
+    def symlink(self, target: bytes, path: bytes) -> None:
+        self.branch.symlink(target, path)
 
-    def link(self, source: bytes, path: bytes) -> object:
-        return self.branch.link(source, path)
+    def link(self, source: bytes, path: bytes) -> None:
+        self.branch.link(source, path)
 
-    def unlink(self, path: bytes) -> object:
-        return self.branch.unlink(path)
+    def unlink(self, path: bytes) -> None:
+        self.branch.unlink(path)
 
-    def rmdir(self, path: bytes) -> object:
-        return self.branch.rmdir(path)
+    def rmdir(self, path: bytes) -> None:
+        self.branch.rmdir(path)
 
-    def rename(self, source: bytes, target: bytes, flags: int) -> object:
-        return self.branch.rename(source, target, flags)
+    def rename(self, source: bytes, target: bytes, flags: int) -> None:
+        self.branch.rename(source, target, flags)
 
-    def chmod(self, path: bytes, mode: int) -> object:
-        return self.branch.chmod(path, mode)
+    def chmod(self, path: bytes, mode: int) -> None:
+        self.branch.chmod(path, mode)
 
-    def utime(self, path: bytes, when: int) -> object:
-        return self.branch.utime(path, when, when)
+    def utime(self, path: bytes, when: int) -> None:
+        self.branch.utime(path, when, when)
 
-    def truncate(self, path: bytes, length: int) -> object:
-        return self.branch.truncate(path, length)
+    def truncate(self, path: bytes, length: int) -> None:
+        self.branch.truncate(path, length)
 
-    def setxattr(self, path: bytes, name: bytes, value: bytes) -> object:
-        return self.branch.setxattr(path, name, value)
+    def setxattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        self.branch.setxattr(path, name, value)
 
-    def removexattr(self, path: bytes, name: bytes) -> object:
-        return self.branch.removexattr(path, name)
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        self.branch.removexattr(path, name)
 
     def listdir(self, path: bytes) -> object:
-        return [(entry.name, entry.type) for entry in self.branch.listdir(path)]
+        return [entry.name for entry in self.branch.listdir(path)]
 
     def readlink(self, path: bytes) -> object:
         return self.branch.readlink(path)
@@ -114,6 +115,9 @@ class Plain:
                 further = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
                 os.close(here)
                 here = further
+            # The kernel asks for the right to search as it walks, before it looks at a second path.
+            if not os.access(b".", os.X_OK, dir_fd=here, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError:
             os.close(here)
             raise
@@ -159,6 +163,7 @@ class Plain:
         return self._at(first, inner)
 
     def link(self, source: bytes, path: bytes) -> object:
+        self._status(source)  # linkat(2) resolves it whole before it looks at the second path
         return self._two(
             source,
             path,
@@ -174,10 +179,12 @@ class Plain:
     def rename(self, source: bytes, target: bytes, flags: int) -> object:
         def act(a: int, old: bytes, b: int, new: bytes) -> object:
             if flags == 1:
-                return rename_new(a, old, b, new)
-            if flags == 2:
-                return exchange(a, old, b, new)
-            return os.rename(old, new, src_dir_fd=a, dst_dir_fd=b)
+                rename_new(a, old, b, new)
+            elif flags == 2:
+                exchange(a, old, b, new)
+            else:
+                os.rename(old, new, src_dir_fd=a, dst_dir_fd=b)
+            return None
 
         return self._two(source, target, act)
 
@@ -185,7 +192,8 @@ class Plain:
         def act(directory: int, name: bytes) -> object:
             if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                 return ("errno", 95)  # what fchmodat2 answers; libc's chmod would follow
-            return os.chmod(name, mode, dir_fd=directory)
+            os.chmod(name, mode, dir_fd=directory)
+            return None
 
         return self._at(path, act)
 
@@ -198,7 +206,8 @@ class Plain:
         def act(directory: int, name: bytes) -> object:
             if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
                 return ("errno", 22)  # the caller resolves links; a link itself has no length to set
-            return os.truncate(b"/proc/self/fd/%d/%s" % (directory, name), length)
+            os.truncate(b"/proc/self/fd/%d/%s" % (directory, name), length)
+            return None
 
         return self._at(path, act)
 
@@ -222,11 +231,7 @@ class Plain:
         def act(directory: int, name: bytes) -> object:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
             try:
-                found = []
-                for entry in sorted(os.scandir(fd), key=lambda entry: os.fsencode(entry.name)):
-                    kind = os.stat(entry.name, dir_fd=fd, follow_symlinks=False).st_mode
-                    found.append((os.fsencode(entry.name), stat.S_IFMT(kind) >> 12))
-                return found
+                return sorted(map(os.fsencode, os.listdir(fd)))
             finally:
                 os.close(fd)
 
@@ -291,7 +296,7 @@ def _view(
     xattrs = attempt(lambda: sorted((name, getxattr(path, name)) for name in listxattr(path) if name[:5] == b"user."))
     found[path] = (shown, content, first, xattrs)
     if stat.S_ISDIR(kind) and isinstance(content, list):
-        for name, _ in content:
+        for name in content:
             below = path + b"/" + name if path else name
             found.update(_view(side, below, seen, listxattr, getxattr, inode))
     return found

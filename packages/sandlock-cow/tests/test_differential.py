@@ -1,7 +1,7 @@
-"""Random sequences of operations: a branch answers and looks like the kernel's own file systems, and commits to the same.
+"""Random operations: a branch answers and looks like the kernel's own file systems, and commits to the same.
 
-As root against a real overlayfs mount, as anybody against a plain copy of the tree. A failure shrinks to a short list of
-steps that the message shows.
+As root against a real overlayfs mount, as anybody against a plain copy of the tree. A failure shrinks to a short list
+of steps that the message shows.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ def compare(served: Served, plain: Plain, steps: list[Step]) -> None:
         done.append(step)
         ours, theirs = served.do(step), plain.do(step)
         assert ours == theirs, f"after {done!r}: the branch answered {ours!r}, the kernel {theirs!r}"
-    assert served.view() == plain.view(), f"after {done!r}"
+    ours, theirs = served.view(), plain.view()
+    differing = [(path, ours.get(path), theirs.get(path)) for path in sorted({*ours, *theirs})]
+    differing = [row for row in differing if row[1] != row[2]]
+    assert not differing, f"after {done!r}: {differing!r}"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -62,6 +62,7 @@ def chmod(tree: Tree, parts: Parts, mode: int) -> None:
     _require_owner(place)
     with _pinned(tree.raise_up(place)) as path:
         os.chmod(path, mode & 0o7777)
+    tree.directories.forget(parts)  # what is open below was reached by the old rights
 
 
 def chown(tree: Tree, parts: Parts, uid: int, gid: int) -> None:
@@ -76,6 +77,7 @@ def chown(tree: Tree, parts: Parts, uid: int, gid: int) -> None:
             raise failure(errno.EPERM)
     place = tree.raise_up(place)
     os.chown(place.name, uid, gid, dir_fd=place.parent.upper, follow_symlinks=False)
+    tree.directories.forget(parts)
 
 
 def utime(tree: Tree, parts: Parts, atime_ns: int | None, mtime_ns: int | None) -> None:
@@ -154,6 +156,7 @@ def setxattr(tree: Tree, parts: Parts, name: bytes, value: bytes, flags: int) ->
     tree.space.reserve(len(name) + len(value))
     os.setxattr(_by_path(place), _stored(place, name), value, flags, follow_symlinks=False)
     _book(tree, place)
+    tree.directories.forget(parts)  # it may have been an ACL
 
 
 def removexattr(tree: Tree, parts: Parts, name: bytes) -> None:

@@ -14,7 +14,7 @@ from sandlock_cow.errors import BranchError
 from sandlock_cow.journal import Journal, Step
 from sandlock_cow.records import signature
 from sandlock_cow.removing import remove_tree
-from sandlock_cow.walking import open_below
+from sandlock_cow.walking import open_below, open_upper
 from sandlock_sys.rename import exchange, rename_new
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _remove(tree: Tree, step: Step) -> None:
 
 
 def _attributes(tree: Tree, step: Step) -> None:
-    upper = open_below(tree.upper, step.path)
+    upper = open_upper(tree.upper, step.path)
     try:
         lower = open_below(tree.lower, step.path)
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from sandlock_cow import copying, metadata
 from sandlock_cow.permissions import made_writable
 from sandlock_cow.space import INODE_COST, cost
-from sandlock_cow.walking import DIRECTORY
+from sandlock_cow.walking import DIRECTORY, opened_up
 
 if TYPE_CHECKING:
     from sandlock_cow.directories import Directory
@@ -87,10 +88,17 @@ def _copy_file(tree: Tree, lower: int, source: bytes, name: bytes, found: os.sta
 def _into_place(tree: Tree, name: bytes, above: Directory, final: bytes, lower: os.stat_result) -> None:
     """Move a finished copy from the work directory into the upper layer, and book it."""
     copied = os.stat(name, dir_fd=tree.work, follow_symlinks=False)
-    tree.identities.note(copied, lower, "")
+    if not stat.S_ISDIR(lower.st_mode):
+        tree.identities.note(copied, lower, "")
     with made_writable(above.upper):
         os.rename(name, final, src_dir_fd=tree.work, dst_dir_fd=above.upper)
     tree.space.added(copied)
+
+
+def _directory_into_place(tree: Tree, name: bytes, upper: int, above: Directory, final: bytes) -> None:
+    """The same for a directory, open as `upper`: the kernel wants to write its `..`, whatever mode it was given."""
+    with made_writable(upper):
+        _into_place(tree, name, above, final, os.fstat(upper))
 
 
 def copy_up_directory(tree: Tree, parts: Parts) -> None:
@@ -112,7 +120,7 @@ def copy_up_directory(tree: Tree, parts: Parts) -> None:
         try:
             tree.identities.note(os.fstat(upper), found, f"/proc/self/fd/{upper}")
             metadata.copy_directory(directory.lower, upper)
-            _into_place(tree, name, above, step[-1], found)
+            _directory_into_place(tree, name, upper, above, step[-1])
         except BaseException:
             os.close(upper)
             os.rmdir(name, dir_fd=tree.work)
@@ -143,13 +151,18 @@ def copy_subtree(tree: Tree, parts: Parts) -> None:
     from sandlock_cow import listing  # it needs Tree, which needs this module
 
     pending = [parts]
-    while pending:
-        here = pending.pop()
-        tree.upper_directory(here)
-        for name in listing.bare_names(tree, here):
-            tree.trim()
-            place = tree.require((*here, name))
-            if place.is_directory:
-                pending.append((*here, name))
-            else:
-                tree.raise_up(place)
+    with ExitStack() as stack:
+        while pending:
+            here = pending.pop()
+            upper = tree.upper_directory(here).upper
+            if stat.S_IMODE(os.fstat(upper).st_mode) & 0o700 != 0o700 and os.geteuid() != 0:
+                kept = os.dup(upper)
+                stack.callback(os.close, kept)
+                stack.enter_context(opened_up(kept))
+            for name in listing.bare_names(tree, here):
+                tree.trim()
+                place = tree.require((*here, name))
+                if place.is_directory:
+                    pending.append((*here, name))
+                else:
+                    tree.raise_up(place)

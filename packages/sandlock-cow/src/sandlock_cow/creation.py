@@ -91,8 +91,10 @@ def exact_mode(fd: int, mode: int) -> None:
 
     Not where the directory handed down an ACL: then the kernel ignored the umask and took the ACL's bits away.
     """
-    wanted = mode & 0o7777
-    if stat.S_IMODE(os.fstat(fd).st_mode) & 0o777 == wanted & 0o777:
+    found = os.fstat(fd).st_mode
+    inherited = found & (stat.S_ISGID | stat.S_ISUID)
+    wanted = mode & 0o7777 | inherited
+    if stat.S_IMODE(found) == wanted:
         return
     path = f"/proc/self/fd/{fd}"
     try:
@@ -100,8 +102,7 @@ def exact_mode(fd: int, mode: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
-        inherited = os.fstat(fd).st_mode & (stat.S_ISGID | stat.S_ISUID)
-        os.chmod(path, wanted | inherited)
+        os.chmod(path, wanted)
 
 
 def _exact_mode_of(directory: int, name: bytes, mode: int) -> None:
@@ -124,15 +125,16 @@ def mkdir(tree: Tree, parts: Parts, mode: int) -> None:
     # The mark must be on it before it can be seen, or the removed files would come back with it.
     upper = _ready(tree, place)
     name = tree.work_name()
-    os.mkdir(name, mode & 0o7777, dir_fd=tree.work)
+    os.mkdir(name, 0o700, dir_fd=tree.work)
     overlay.set_opaque(tree.work, name)
     _hand_down(tree, name, upper)
-    _exact_mode_of(tree.work, name, mode & 0o1777)
     try:
         exchange(tree.work, name, upper, place.name)
     except OSError:
         os.rmdir(name, dir_fd=tree.work)
         raise
+    # Last: the kernel moves no directory that its owner may not write.
+    _exact_mode_of(upper, place.name, mode & 0o1777)
     tree.space.removed(os.stat(name, dir_fd=tree.work, follow_symlinks=False))
     os.unlink(name, dir_fd=tree.work)
     tree.space.added(os.stat(place.name, dir_fd=upper, follow_symlinks=False))
@@ -181,9 +183,6 @@ def symlink(tree: Tree, target: bytes, parts: Parts) -> None:
 
 def link(tree: Tree, source: Parts, target: Parts) -> None:
     """Give what is at `source` another name."""
-    # Both parents are looked up before either name, as in the kernel.
-    tree.directories.get(source[:-1])
-    tree.directories.get(target[:-1])
     old = tree.require(source)
     place = _new(tree, target)
     if old.is_directory:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandlock_cow import metadata, overlay
 from sandlock_cow.late import late_mark
 from sandlock_cow.model import Change, Entry, Kind
-from sandlock_cow.walking import open_below, scan
+from sandlock_cow.walking import open_below, open_readable, open_upper, opened_up, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,10 +72,11 @@ def deltas(tree: Tree, *, digests: bool = True) -> Iterator[Delta]:
     yield Delta(b"", os.fstat(tree.lower), os.fstat(tree.upper), _same_directory(tree.lower, tree.upper))
     while pending:
         pair = pending.pop()
-        upper = open_below(tree.upper, pair.path) if pair.upper else -1
+        upper = open_upper(tree.upper, pair.path) if pair.upper else -1
         lower = open_below(tree.lower, pair.path) if pair.lower else -1
         try:
-            found = list(_compare(pair, upper, lower, digests=digests))
+            with opened_up(upper) if upper >= 0 else nullcontext():
+                found = list(_compare(pair, upper, lower, digests=digests))
         finally:
             for fd in (upper, lower):
                 if fd >= 0:
@@ -155,7 +157,7 @@ def _same(
         return True
     if before.st_size != after.st_size or _xattrs(lower, name) != _xattrs(upper, name, upper=True):
         return False
-    return not digests or _digest(lower, name) == _digest(upper, name)
+    return not digests or _digest(lower, name) == _digest(upper, name, upper=True)
 
 
 def _same_directory(lower: int, upper: int) -> bool:
@@ -170,8 +172,8 @@ def _xattrs(directory: int, name: bytes, *, upper: bool = False) -> dict[bytes, 
     return metadata.program_xattrs(b"/proc/self/fd/%d/%s" % (directory, name), follow=False, upper=upper)
 
 
-def _digest(directory: int, name: bytes) -> str:
-    fd = os.open(name, _READ, dir_fd=directory)
+def _digest(directory: int, name: bytes, *, upper: bool = False) -> str:
+    fd = open_readable(directory, name) if upper else os.open(name, _READ, dir_fd=directory)
     try:
         digest = hashlib.sha256()
         while data := os.read(fd, _BUFFER):
@@ -181,8 +183,8 @@ def _digest(directory: int, name: bytes) -> str:
         os.close(fd)
 
 
-def describe(root: int, path: bytes, found: os.stat_result | None, *, digests: bool) -> Entry | None:
-    """The public description of one side."""
+def describe(tree: Tree, path: bytes, found: os.stat_result | None, *, upper: bool, digests: bool) -> Entry | None:
+    """The public description of one side; a file of the real tree that we may not read has no digest."""
     if found is None:
         return None
     kind = Kind.of(found.st_mode)
@@ -190,11 +192,15 @@ def describe(root: int, path: bytes, found: os.stat_result | None, *, digests: b
     if kind not in (Kind.FILE, Kind.SYMLINK):
         return Entry(kind, mode)
     above, _, name = path.rpartition(b"/")
-    directory = open_below(root, above)
+    directory = open_upper(tree.upper, above) if upper else open_below(tree.lower, above)
     try:
-        if kind is Kind.SYMLINK:
-            return Entry(kind, mode, target=os.fsdecode(os.readlink(name, dir_fd=directory)))
-        return Entry(kind, mode, found.st_size, _digest(directory, name) if digests else "")
+        with opened_up(directory) if upper else nullcontext():
+            if kind is Kind.SYMLINK:
+                return Entry(kind, mode, target=os.fsdecode(os.readlink(name, dir_fd=directory)))
+            readable = upper or os.access(name, os.R_OK, dir_fd=directory, effective_ids=True, follow_symlinks=False)
+            return Entry(
+                kind, mode, found.st_size, _digest(directory, name, upper=upper) if digests and readable else ""
+            )
     finally:
         os.close(directory)
 
@@ -211,7 +217,7 @@ def public(tree: Tree, delta: Delta, *, digests: bool) -> Change:
     """The public form of one delta."""
     return Change(
         os.fsdecode(delta.path),
-        describe(tree.lower, delta.path, delta.before, digests=digests),
-        describe(tree.upper, delta.path, delta.after, digests=digests),
+        describe(tree, delta.path, delta.before, upper=False, digests=digests),
+        describe(tree, delta.path, delta.after, upper=True, digests=digests),
         late_mark(delta.path, delta.after),
     )

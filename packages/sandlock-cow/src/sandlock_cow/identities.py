@@ -35,6 +35,13 @@ class Identities:
             return found.st_dev, found.st_ino
         return self._lower_device, found.st_ino | _FOREIGN
 
+    def of_upper(self, inode: int) -> int:
+        """The inode number alone, for one of the upper layer."""
+        lower = self._lower_of.get(inode)
+        if lower is not None:
+            return lower
+        return inode if self._upper_device == self._lower_device else inode | _FOREIGN
+
     def note(self, upper: os.stat_result, lower: os.stat_result, path: str | int) -> None:
         """Remember that `upper` was copied up from `lower`; `path` reaches the upper object, or is "" for a link."""
         if lower.st_dev != self._lower_device:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sandlock_cow import overlay
 from sandlock_cow.model import Name
+from sandlock_cow.walking import opened_up
 
 if TYPE_CHECKING:
     from sandlock_cow.directories import Directory
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bare_names", "is_empty", "names"]
 
-_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DT_UNKNOWN = 0
 
 
@@ -25,33 +27,41 @@ def names(tree: Tree, parts: Parts) -> tuple[Name, ...]:
     """Public listing of `Branch.listdir`."""
     directory = _directory(tree, parts)
     found: dict[bytes, Name] = {}
-    hidden = set()
-    if directory.upper >= 0:
-        for name, attributes in _scan(directory.upper):
-            if overlay.is_whiteout(directory.upper, name, attributes):
-                hidden.add(name)
-            else:
-                found[name] = Name(name, stat.S_IFMT(attributes.st_mode) >> 12, tree.identities.of(attributes)[1])
-    if directory.lower >= 0:
-        _add_lower(directory, found, hidden)
+    hidden: set[bytes] = set()
+    for fd in (directory.upper, directory.lower):
+        if fd >= 0:
+            _add(tree, fd, found, hidden, upper=fd == directory.upper)
     return tuple(found[name] for name in sorted(found))
 
 
-def _add_lower(directory: Directory, found: dict[bytes, Name], hidden: set[bytes]) -> None:
-    """d_type and d_ino of the listing itself will do here: no look at each file."""
-    reading = os.open(b".", _READ, dir_fd=directory.lower)
+def _add(tree: Tree, fd: int, found: dict[bytes, Name], hidden: set[bytes], *, upper: bool) -> None:
+    """Names with d_type and d_ino of the listing itself, which take no look at each file, and no right to."""
+    # Safety: the magic link leads to the pinned directory itself; `.` would need the right to search it.
+    reading = os.open(f"/proc/self/fd/{fd}", _READ)
     try:
-        with os.scandir(reading) as entries:
+        # The kind of a special file takes a look at it, which the right to read names does not give.
+        with opened_up(fd) if upper else nullcontext(), os.scandir(reading) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
                 if name in hidden or name in found:
                     continue
                 kind = _type(entry)
-                if kind == stat.S_IFCHR >> 12 and overlay.is_whiteout_mode(entry.stat(follow_symlinks=False)):
-                    continue
-                found[name] = Name(name, kind, entry.inode())
+                if _hides(tree, fd, name, kind, upper=upper):
+                    hidden.add(name)
+                else:
+                    inode = entry.inode()
+                    found[name] = Name(name, kind, tree.identities.of_upper(inode) if upper else inode)
     finally:
         os.close(reading)
+
+
+def _hides(tree: Tree, fd: int, name: bytes, kind: int, *, upper: bool) -> bool:
+    if kind == stat.S_IFCHR >> 12:
+        # The upper layer has no other character devices: the branch makes none and copies none.
+        return upper or overlay.is_whiteout_mode(os.stat(name, dir_fd=fd, follow_symlinks=False))
+    if not upper or tree.store.device_whiteouts or kind != stat.S_IFREG >> 12:
+        return False
+    return overlay.is_whiteout(fd, name, os.stat(name, dir_fd=fd, follow_symlinks=False))
 
 
 def _type(entry: os.DirEntry[str]) -> int:
@@ -63,17 +73,8 @@ def _type(entry: os.DirEntry[str]) -> int:
         return stat.S_IFLNK >> 12
     try:
         return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) >> 12
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return _DT_UNKNOWN
-
-
-def _scan(directory: int) -> list[tuple[bytes, os.stat_result]]:
-    reading = os.open(b".", _READ, dir_fd=directory)
-    try:
-        with os.scandir(reading) as entries:
-            return [(os.fsencode(entry.name), entry.stat(follow_symlinks=False)) for entry in entries]
-    finally:
-        os.close(reading)
 
 
 def _directory(tree: Tree, parts: Parts) -> Directory:
@@ -84,23 +85,16 @@ def _directory(tree: Tree, parts: Parts) -> Directory:
 
 
 def bare_names(tree: Tree, parts: Parts) -> list[bytes]:
-    """The names in a directory, whatever its mode says to programs: for the branch's own use."""
+    """The names in a directory, whatever the mode in the upper layer says to programs: for the branch's own use."""
     directory = tree.directories.get(parts)
+    found: dict[bytes, Name] = {}
     hidden: set[bytes] = set()
-    shown: set[bytes] = set()
-    for fd in (directory.upper, directory.lower):
-        if fd < 0:
-            continue
-        for name, attributes in _scan(fd):
-            if name in hidden:
-                continue
-            if overlay.is_whiteout_mode(attributes) or (
-                fd == directory.upper and overlay.is_whiteout(fd, name, attributes)
-            ):
-                hidden.add(name)
-            else:
-                shown.add(name)
-    return sorted(shown)
+    if directory.upper >= 0:
+        with opened_up(directory.upper):
+            _add(tree, directory.upper, found, hidden, upper=True)
+    if directory.lower >= 0:
+        _add(tree, directory.lower, found, hidden, upper=False)
+    return sorted(found)
 
 
 def is_empty(tree: Tree, parts: Parts) -> bool:

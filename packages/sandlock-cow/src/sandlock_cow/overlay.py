@@ -14,6 +14,8 @@ import errno
 import os
 import stat
 
+from sandlock_cow.walking import opened_up
+
 __all__ = [
     "IDENTITY",
     "OPAQUE",
@@ -70,12 +72,26 @@ def is_whiteout(directory: int, name: bytes, found: os.stat_result) -> bool:
 
 def is_opaque(directory: int) -> bool:
     """Whether the upper directory (an fd, O_PATH too) hides the lower one."""
-    return _has(directory, b".", OPAQUE) == b"y"
+    return _of_directory(directory) == b"y"
+
+
+def _of_directory(directory: int) -> bytes | None:
+    # Safety: the magic link leads to the pinned directory itself; `.` would need the right to search it.
+    path = b"/proc/self/fd/%d" % directory
+    try:
+        return _value(path, OPAQUE, follow=True)
+    except PermissionError:
+        with opened_up(directory):
+            return _value(path, OPAQUE, follow=True)
 
 
 def _has(directory: int, name: bytes, attribute: bytes) -> bytes | None:
+    return _value(_place(directory, name), attribute, follow=False)
+
+
+def _value(path: bytes, attribute: bytes, *, follow: bool) -> bytes | None:
     try:
-        return os.getxattr(_place(directory, name), attribute, follow_symlinks=False)
+        return os.getxattr(path, attribute, follow_symlinks=follow)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
@@ -130,5 +146,6 @@ def make_whiteout(directory: int, name: bytes, *, device: bool) -> None:
 
 def note_whiteouts(directory: int) -> None:
     """Say on an upper directory that it holds whiteouts of the second kind, unless it is opaque already."""
-    if _has(directory, b".", OPAQUE) is None:
-        os.setxattr(_place(directory, b"."), OPAQUE, b"x", follow_symlinks=False)
+    if _of_directory(directory) is None:
+        with opened_up(directory):
+            os.setxattr(_place(directory, b"."), OPAQUE, b"x", follow_symlinks=False)

@@ -54,9 +54,9 @@ def hide(tree: Tree, place: Place) -> None:
 def unlink(tree: Tree, parts: Parts) -> None:
     """Remove anything but a directory."""
     place = tree.require(parts)
+    require_removable(place)
     if place.is_directory:
         raise failure(errno.EISDIR)
-    require_removable(place)
     hide(tree, place)
 
 
@@ -65,9 +65,9 @@ def rmdir(tree: Tree, parts: Parts) -> None:
     if not parts:
         raise failure(errno.EBUSY)
     place = tree.require(parts)
+    require_removable(place)
     if not place.is_directory:
         raise failure(errno.ENOTDIR)
-    require_removable(place)
     if not listing.is_empty(tree, parts):
         raise failure(errno.ENOTEMPTY)
     if place.layer is Layer.LOWER:

@@ -31,14 +31,13 @@ def rename(tree: Tree, source: Parts, target: Parts, flags: int) -> None:
         raise failure(errno.EINVAL)
     if not source or not target:
         raise failure(errno.EBUSY)
-    # Both parents are looked up before either name, as in the kernel.
-    tree.directories.get(source[:-1])
-    tree.directories.get(target[:-1])
+    tree.require_parents(source, target)
     old, new = tree.require(source), tree.place(target)
     if not _has_something_to_do(old, new, flags):
         return
     _refuse(tree, old, new, flags)
     old = _bring_up(tree, old)
+    new = tree.place(target)  # a hard link of what came up has come up with it
     if flags == RENAME_EXCHANGE:
         new = _bring_up(tree, new)
         _swap(tree, old, new)
@@ -69,16 +68,17 @@ def _refuse(tree: Tree, old: Place, new: Place, flags: int) -> None:
         require(new.parent.upper if new.parent.upper >= 0 else new.parent.lower, b".", os.W_OK | os.X_OK)
     else:
         require_removable(new)
+    if flags != RENAME_EXCHANGE and new.found is not None:
+        if old.is_directory and not new.is_directory:
+            raise failure(errno.ENOTDIR)
+        if new.is_directory and not old.is_directory:
+            raise failure(errno.EISDIR)
     moved = [old] if flags != RENAME_EXCHANGE else [old, new]
     for place in moved:
         if place.is_directory and old.parts[:-1] != new.parts[:-1]:
             require(place.directory, place.name, os.W_OK)  # its `..` changes
     if flags == RENAME_EXCHANGE or new.found is None:
         return
-    if old.is_directory and not new.is_directory:
-        raise failure(errno.ENOTDIR)
-    if new.is_directory and not old.is_directory:
-        raise failure(errno.EISDIR)
     if new.is_directory and not listing.is_empty(tree, new.parts):
         raise failure(errno.ENOTEMPTY)
 

@@ -145,7 +145,7 @@ class Space:
         self._charged.clear()
         self._total = self._entries = 0
         self._charge(os.fstat(self._upper))
-        for _, _, listed in walk(self._upper):
+        for _, _, listed in walk(self._upper, upper=True):
             self._entries += len(listed)
             for _, found in listed:
                 self._charge(found)

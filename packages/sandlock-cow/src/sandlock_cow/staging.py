@@ -11,7 +11,7 @@ from sandlock_cow import copying, metadata
 from sandlock_cow.errors import BranchError
 from sandlock_cow.journal import Folder
 from sandlock_cow.removing import remove_tree
-from sandlock_cow.walking import open_below
+from sandlock_cow.walking import open_below, open_readable, open_upper, opened_up
 from sandlock_sys.syncfs import syncfs
 
 if TYPE_CHECKING:
@@ -115,9 +115,10 @@ def _stage_one(tree: Tree, step: Step, folder: int, delta: Delta, anchors: _Anch
             return
         anchors[found.st_ino] = (step.folder, step.temporary)
     above, _, name = step.path.rpartition(b"/")
-    upper = open_below(tree.upper, above)
+    upper = open_upper(tree.upper, above)
     try:
-        _copy(upper, name, folder, step.temporary, found)
+        with opened_up(upper):
+            _copy(upper, name, folder, step.temporary, found)
     finally:
         os.close(upper)
     made = os.stat(step.temporary, dir_fd=folder, follow_symlinks=False)
@@ -156,7 +157,7 @@ def _copy(upper: int, name: bytes, folder: int, temporary: bytes, found: os.stat
 
 
 def _copy_file(upper: int, name: bytes, folder: int, temporary: bytes) -> None:
-    read = _open_readable(upper, name)
+    read = open_readable(upper, name)
     try:
         write = os.open(temporary, _WRITE, 0o600, dir_fd=folder)
         try:
@@ -168,23 +169,6 @@ def _copy_file(upper: int, name: bytes, folder: int, temporary: bytes) -> None:
             os.close(write)
     finally:
         os.close(read)
-
-
-def _open_readable(upper: int, name: bytes) -> int:
-    """A file in the upper layer may have a mode that forbids its owner to read it."""
-    try:
-        return os.open(name, _READ, dir_fd=upper)
-    except PermissionError:
-        pinned = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=upper)
-        path = f"/proc/self/fd/{pinned}"
-        try:
-            mode = stat.S_IMODE(os.fstat(pinned).st_mode)
-            os.chmod(path, mode | 0o400)
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            os.chmod(path, mode)
-            return fd
-        finally:
-            os.close(pinned)
 
 
 def unstage(tree: Tree, journal: Journal) -> None:

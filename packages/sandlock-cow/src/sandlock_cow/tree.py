@@ -8,7 +8,7 @@ import stat
 from itertools import count
 from typing import TYPE_CHECKING
 
-from sandlock_cow import copy_up, overlay
+from sandlock_cow import copy_up, overlay, permissions
 from sandlock_cow.directories import Directories, Directory
 from sandlock_cow.hard_links import HardLinks
 from sandlock_cow.identities import Identities
@@ -87,7 +87,7 @@ class Tree:
         self._load_identities()
 
     def _load_identities(self) -> None:
-        for _, directory, listed in walk(self.upper):
+        for _, directory, listed in walk(self.upper, upper=True):
             for name, found in listed:
                 if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
                     self.identities.load(found, b"/proc/self/fd/%d/%s" % (directory, name))
@@ -136,6 +136,13 @@ class Tree:
         if place.found is None:
             raise failure(errno.ENOENT)
         return place
+
+    def require_parents(self, *paths: Parts) -> None:
+        """Raise unless every parent is there and may be searched: the kernel looks at both before either name."""
+        for parts in paths:
+            parent = self.directories.get(parts[:-1])
+            if os.geteuid() != 0:
+                permissions.require(parent.upper if parent.upper >= 0 else parent.lower, b".", os.X_OK)
 
     def find(self, parts: Parts) -> Found:
         """The public form of `place`."""
