@@ -28,8 +28,10 @@ headers = st.sampled_from(
     [
         b"Host: a.org:{port}", b"Host: b.org", b"Host: a.org", b"Content-Length: 5", b"Content-Length: 0",
         b"Content-Length: 5, 5", b"content-length:5", b"Content-Length : 5", b"Content_Length: 5",
-        b"Content-Length: -1",        b"Transfer-Encoding: chunked", b"Transfer-Encoding: Chunked", b"Transfer-Encoding:\tchunked",
-        b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked, chunked", b"Transfer_Encoding: chunked",
+        b"Content-Length: -1",
+        b"Transfer-Encoding: chunked", b"Transfer-Encoding: Chunked", b"Transfer-Encoding:\tchunked",
+        b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked, chunked",
+        b"Transfer_Encoding: chunked",
         b" Transfer-Encoding: chunked", b"X: y\rZ: z", b"X: y\nContent-Length: 9", b"Connection: close",
         b"Connection: Content-Length", b"Connection: Host", b"Upgrade: h2c", b"Expect: 100-continue", b"X: \xff",
         b"X:", b":",        b"X-HTTP-Method-Override: DELETE",
@@ -39,8 +41,9 @@ ends = st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b"\r\r
 bodies = st.sampled_from(
     [
         b"", b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"5;x\r\nhello\r\n0\r\nT: 1\r\n\r\n", b"5\nhello\n0\n\n",
-        b"0\r\n\r\n",        b"05\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloX\r\n0\r\n\r\n", b"GET /secret HTTP/1.1\r\nHost: a.org:{port}\r\n\r\n",
-        b"5 \r\nhello\r\n0\r\n\r\n", b"ffffffffffffffffffffff\r\n", b"5\r\nhello\r\n",
+        b"0\r\n\r\n", b"05\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloX\r\n0\r\n\r\n",
+        b"GET /secret HTTP/1.1\r\nHost: a.org:{port}\r\n\r\n", b"5 \r\nhello\r\n0\r\n\r\n",
+        b"ffffffffffffffffffffff\r\n", b"5\r\nhello\r\n",
     ]
 )  # fmt: skip
 
@@ -99,7 +102,8 @@ def test_net_17_what_arrives_is_what_was_judged(shared: Shared, data: bytes) -> 
     server.requests.clear()
     server.faults.clear()
     shared.send(data)
-    assert server.faults == []  # nothing that h11 cannot read was forwarded
+    # Nothing that h11 cannot read was forwarded; a body that its client never sent ends with the connection.
+    assert [fault for fault in server.faults if "peer closed connection" not in fault] == []
     allowed = [(event.method, event.path) for event in world.events if event.verdict == "allowed"]
     arrived = [(seen.method, parse_target(seen.target.encode()).path) for seen in server.requests]
     # A body that never came, or not as announced, ends a request that was allowed: it does not arrive whole.

@@ -162,7 +162,7 @@ class Stream(asyncio.BufferedProtocol):
     async def finish(self) -> None:
         """Send what is under way, then close; raises StreamTimeoutError if the other side does not take it."""
         self.transport.close()
-        if not self._lost:
+        while not self._lost:
             await self._wait_to_write()
 
     def abort(self) -> None:
