@@ -1,0 +1,82 @@
+"""Who may be reached: the rules of the policy, and the sandbox itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from sandlock_notif.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlock_notif.handlers.network.addresses import Inet
+    from sandlock_notif.handlers.network.inside import Inside
+    from sandlock_policy.matching import NetworkRules, Verdict
+    from sandlock_sys.sockets import Socket
+
+__all__ = ["DGRAM", "STREAM", "Gate", "Protocol", "protocol_of", "refusal_text"]
+
+Protocol = Literal["tcp", "udp", "icmp"]
+
+STREAM: Final = 1  # SOCK_STREAM, linux/net.h
+DGRAM: Final = 2  # SOCK_DGRAM, linux/net.h
+
+# What SO_TYPE and SO_PROTOCOL have a verdict for; linux/in.h, linux/in6.h. Raw sockets, MPTCP, SCTP, UDP-Lite: none.
+_PROTOCOLS: Final[dict[tuple[int, int], Protocol]] = {
+    (STREAM, 6): "tcp",
+    (DGRAM, 17): "udp",
+    (DGRAM, 1): "icmp",
+    (DGRAM, 58): "icmp",
+}
+
+
+def protocol_of(pinned: Socket, errno: int) -> Protocol:
+    """Return what the rules call the protocol of an IP socket; `errno` refuses those that they do not know."""
+    protocol = _PROTOCOLS.get((pinned.kind, pinned.protocol))
+    if protocol is None:
+        raise Refusal(errno, f"a socket of type {pinned.kind} and protocol {pinned.protocol} reaches nobody")
+    return protocol
+
+
+def refusal_text(protocol: str, target: Inet, verdict: Verdict) -> str:
+    """Say what was refused, why, and which flag allows it."""
+    endpoint = target.endpoint(protocol)
+    if verdict.rule:
+        return f"{endpoint} is denied by {verdict.rule}"
+    return f"{endpoint} is not allowed: --net-allow {endpoint}"
+
+
+class Gate:
+    """Decides about destinations on IP.
+
+    Arguments:
+        rules: of the policy, with its names resolved.
+        inside: the sandbox's own sockets.
+
+    """
+
+    def __init__(self, rules: NetworkRules, inside: Inside) -> None:
+        self.rules = rules
+        self.inside = inside
+
+    def check(self, protocol: Protocol, target: Inet, own: Callable[[], Inet] | None, errno: int) -> None:
+        """Let `target`, in canonical form, be reached, or raise `Refusal` with `errno`.
+
+        What the sandbox itself listens on behind loopback is no part of the outside: no rule is needed, and none
+        denies it. Whoever else listens there needs a rule. `own` finds the sender's own address.
+        """
+        port = 0 if protocol == "icmp" else target.port
+        verdict = self.rules.verdict(protocol, target.address, port)
+        if verdict.allowed:
+            return
+        if protocol != "icmp" and target.is_loopback():
+            try:
+                owner = self.inside.owner(protocol, target, own() if own is not None else None)
+            except OSError as error:
+                reason = f"{refusal_text(protocol, target, verdict)} (whose port it is cannot be told: {error})"
+                raise Refusal(errno, reason) from error
+            if owner is None and protocol == "tcp" and not verdict.rule:
+                raise Refusal(errno)  # nobody listens: what the kernel would answer, and nothing is denied
+            if owner is not None and owner in self.inside:
+                return
+        raise Refusal(errno, refusal_text(protocol, target, verdict))

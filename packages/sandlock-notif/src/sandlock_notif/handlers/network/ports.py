@@ -1,0 +1,89 @@
+"""The sandbox's own port space: which real port stands for a port that was taken when the program bound it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sandlock_notif.handlers.network.addresses import AF_INET, Inet
+
+if TYPE_CHECKING:
+    from sandlock_notif.handlers.network.inside import Inside
+
+__all__ = ["PortMap"]
+
+_LOOPBACKS = (Inet(AF_INET, bytes((127, 0, 0, 1)), 0), Inet(10, bytes(15) + b"\1", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    protocol: str
+    virtual: int
+    real: int
+    cookie: int
+    asked: Inet
+
+
+class PortMap:
+    """Ports that are bound inside by one number and outside by another.
+
+    An entry counts as long as the kernel says that the real port is still that socket's.
+    """
+
+    def __init__(self, inside: Inside, *, enabled: bool = False) -> None:
+        self.enabled = enabled
+        self._inside = inside
+        self._by_virtual: dict[tuple[str, int], _Entry] = {}
+        self._by_real: dict[tuple[str, int], _Entry] = {}
+
+    def add(self, protocol: str, asked: Inet, real: int, cookie: int) -> None:
+        """Remember that the socket `cookie`, which asked for `asked`, has the real port `real`."""
+        entry = _Entry(protocol, asked.port, real, cookie, asked)
+        self._by_virtual[protocol, asked.port] = entry
+        self._by_real[protocol, real] = entry
+
+    def real_target(self, protocol: str, target: Inet) -> Inet:
+        """Return where a destination on loopback really is."""
+        if not self._by_virtual or not target.is_loopback():
+            return target
+        entry = self._by_virtual.get((protocol, target.port))
+        return replace(target, port=entry.real) if entry is not None and self._lives(entry) else target
+
+    def virtual_name(self, protocol: str, name: Inet) -> Inet:
+        """Return what the program knows the address `name` of one of its sockets, or of a peer on loopback, by."""
+        entry = self._by_real.get((protocol, name.port))
+        if entry is None:
+            return name
+        # A listener on every address was put on loopback; the program asked for every address.
+        same = len(entry.asked.address) == len(name.address) and not any(entry.asked.address)
+        return replace(name, port=entry.virtual, address=entry.asked.address if same else name.address)
+
+    def virtual_peer(self, protocol: str, name: Inet) -> Inet:
+        """Return what the program knows a peer by."""
+        entry = self._by_real.get((protocol, name.port)) if name.is_loopback() else None
+        return name if entry is None else replace(name, port=entry.virtual)
+
+    def taken(self, protocol: str, port: int) -> bool:
+        """Tell whether the program itself has `port` under another number: then it is taken inside as well."""
+        entry = self._by_virtual.get((protocol, port))
+        return entry is not None and self._lives(entry)
+
+    def ports(self) -> dict[int, int]:
+        """Return the virtual ports that are bound now, with their real ones; a TCP port wins over a UDP port."""
+        found: dict[int, int] = {}
+        for protocol in ("udp", "tcp"):
+            for (kind, virtual), entry in self._by_virtual.items():
+                if kind == protocol and self._lives(entry):
+                    found[virtual] = entry.real
+        return found
+
+    def _lives(self, entry: _Entry) -> bool:
+        try:
+            owners = [self._inside.owner(entry.protocol, replace(one, port=entry.real)) for one in _LOOPBACKS]
+        except OSError:
+            return False
+        if entry.cookie in owners:
+            return True
+        if entry.protocol == "tcp":  # bound, not listening yet: nobody would be connected, and nobody else has it
+            return owners == [None, None]
+        return False
