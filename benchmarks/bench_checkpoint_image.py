@@ -129,9 +129,9 @@ def main() -> None:
         with open(f"{memory}/data", "wb") as file:
             file.write(source)
         dd = ["dd", f"if={memory}/data", f"of={disk}/data", "bs=1M", "conv=fsync", "status=none"]
-        base = ("dd conv=fsync", lambda: subprocess.run(dd, check=True))
+        disk_base = ("dd conv=fsync", lambda: subprocess.run(dd, check=True))
         on_disk = {"save to disk": (lambda: image.save(checkpoint(size), f"{disk}/image"), 1 / 0.9)}
-        report(f"An image of {size >> 20} MiB on the disk", compare(base, on_disk, rounds=5))
+        report(f"An image of {size >> 20} MiB on the disk", compare(disk_base, on_disk, rounds=5))
     finally:
         shutil.rmtree(memory, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)
