@@ -37,7 +37,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     problems: list[Problem] = []
     served = _served_fields(policy, features, problems)
     network = _decide_network(policy, problems)
-    root = _decide_root(policy, context, problems)
+    root, workdir = _decide_folders(policy, context, problems)
     if root is not None:
         context = Context("/", "/", context.env, context.uid, context.gid)  # paths are those inside
     cwd = _decide_cwd(policy, context, problems)
@@ -50,10 +50,10 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     if problems:
         raise PolicyError(problems)
     possible = namespaces_possible(policy, features)
-    view = decide_view(policy, rules, handled, root) if possible else None
+    view = decide_view(policy, rules, handled, root, workdir) if possible else None
     if view is None and shows_processes(rules):
         layers.bare_proc()
-    mounts = _decide_metadata(policy, layers, _writable(policy, writable, root), possible=possible)
+    mounts = _decide_metadata(policy, layers, _writable(policy, writable, root, workdir), possible=possible)
     if handled and layers.disabled("fs_refer"):
         old = rules.get("/", (0, True))
         rules["/"] = (old[0] | landlock.FS_REFER, old[1])
@@ -135,18 +135,27 @@ def _decide_cwd(policy: Policy, context: Context, problems: list[Problem]) -> st
         return context.cwd
 
 
-def _decide_root(policy: Policy, context: Context, problems: list[Problem]) -> str | None:
-    """Return the folder on the host that is the root inside, or None."""
-    if policy.chroot is None:
+def _decide_folders(policy: Policy, context: Context, problems: list[Problem]) -> tuple[str | None, str | None]:
+    """Return the root and the copy-on-write folder, absolute on the host."""
+    root = _decide_folder("chroot", policy.chroot, context, problems)
+    workdir = _decide_folder("workdir", policy.workdir, context, problems)
+    if root is not None and workdir is not None and not f"{workdir}/".startswith(f"{root}/"):
+        problems.append(Problem("filesystem.workdir", workdir, f"is not below the root {root}", "name a folder in it"))
+    return root, workdir
+
+
+def _decide_folder(name: str, written: str | None, context: Context, problems: list[Problem]) -> str | None:
+    """Return the absolute path of a folder on the host that field `name` has, or None."""
+    if written is None:
         return None
     try:
-        return expand_path(policy.chroot, cwd=context.cwd, home=context.home, variables=context.env)
+        return expand_path(written, cwd=context.cwd, home=context.home, variables=context.env)
     except RuleError as fault:
-        problems.append(Problem("filesystem.chroot", policy.chroot, str(fault), fault.remedy))
+        problems.append(Problem(FIELD_BY_NAME[name].path, written, str(fault), fault.remedy))
         return None
 
 
-def _writable(policy: Policy, grants: list[str], root: str | None) -> tuple[str, ...] | None:
+def _writable(policy: Policy, grants: list[str], root: str | None, workdir: str | None) -> tuple[str, ...] | None:
     """Return the places, on the host, that stay writable; None when no write is granted at all.
 
     A writable mount brings its own: it is taken before the rest becomes read-only.
@@ -154,6 +163,8 @@ def _writable(policy: Policy, grants: list[str], root: str | None) -> tuple[str,
     places = writable_places(grants)
     if root is not None:
         places = tuple([root.rstrip("/") + path for path in places])
+    if workdir is not None:
+        places = (*places, workdir)
     return places if places or policy.private_tmp or policy.fs_mount else None
 
 

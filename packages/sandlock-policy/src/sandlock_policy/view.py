@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMESPACED", "PROCESSOR_FILES", "View", "decide_view", "namespaces_possible"]
 
-NAMESPACED = ("chroot", "fs_mount", "fs_mount_ro", "name")
+NAMESPACED = ("chroot", "fs_mount", "fs_mount_ro", "name", "workdir", "fs_storage", "on_exit", "on_error")
 """Fields that namespaces enforce alone, without a supervisor."""
 
 PROCESSOR_FILES = (
@@ -40,6 +40,7 @@ class View:
         root: the folder on the host that is the root, or None.
         binds: (path on the host, path inside, read only).
         files: paths inside whose content is generated, where they exist.
+        branch: the folder on the host that a copy-on-write branch covers, or None.
         rules: (path inside, LANDLOCK_ACCESS_FS_* bits, required): grants on what is there only once this is made.
 
     """
@@ -49,6 +50,7 @@ class View:
     root: str | None
     binds: tuple[tuple[str, str, bool], ...]
     files: tuple[str, ...]
+    branch: str | None
     rules: tuple[tuple[str, int, bool], ...]
 
 
@@ -59,7 +61,9 @@ def namespaces_possible(policy: Policy, features: HostFeatures) -> bool:
     return features.privileged or features.user_namespace is not False
 
 
-def decide_view(policy: Policy, rules: dict[str, tuple[int, bool]], handled: int, root: str | None) -> View | None:
+def decide_view(
+    policy: Policy, rules: dict[str, tuple[int, bool]], handled: int, root: str | None, workdir: str | None = None
+) -> View | None:
     """Return what the namespaces show, or None when the host as it is will do.
 
     Arguments:
@@ -68,6 +72,7 @@ def decide_view(policy: Policy, rules: dict[str, tuple[int, bool]], handled: int
             into the view; the mounts' own grants are added there.
         handled: the file rights that Landlock decides; 0 for none.
         root: `policy.chroot` as an absolute path on the host, or None.
+        workdir: `policy.workdir` likewise; it is below `root` where there is one.
 
     """
     binds = [(host, inside, False) for inside, host in policy.fs_mount.items()]
@@ -77,18 +82,21 @@ def decide_view(policy: Policy, rules: dict[str, tuple[int, bool]], handled: int
     files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
     if policy.name is not None and _covered(_HOSTNAME, rules):
         files.append(_HOSTNAME)
-    if not (root or binds or pid_namespace or files or policy.name is not None):
+    if not (root or binds or pid_namespace or files or workdir or policy.name is not None):
         return None
     inside: list[tuple[str, int, bool]] = []
+    covered = binds if workdir is None else [*binds, (workdir, workdir[len(root or "") :] or "/", False)]
     for path in list(rules):
-        if root or path in files or (pid_namespace and _below(path, _PROC)) or _shadowed(path, binds):
+        if root or path in files or (pid_namespace and _below(path, _PROC)) or _shadowed(path, covered):
             access, required = rules.pop(path)
             inside.append((path, access, required))
     if handled:
-        inside += [(to, landlock.READ & handled if only else handled & ~landlock.NEVER, True) for _, to, only in binds]
+        inside += [
+            (to, landlock.READ & handled if only else handled & ~landlock.NEVER, True) for _, to, only in covered
+        ]
     else:
         inside.clear()
-    return View(pid_namespace, policy.name, root, tuple(binds), tuple(files), tuple(inside))
+    return View(pid_namespace, policy.name, root, tuple(binds), tuple(files), workdir, tuple(inside))
 
 
 def _below(path: str, folder: str) -> bool:

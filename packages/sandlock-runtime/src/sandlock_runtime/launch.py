@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from sandlock_policy import HostFeatures, Plan, Policy
+    from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Stream
@@ -176,7 +177,7 @@ def launch(
 class _Start:
     """One launch: what does not change when it is tried again with another plan."""
 
-    __slots__ = ("context", "hooks", "keep", "park", "policy", "program", "started", "streams")
+    __slots__ = ("branch", "context", "hooks", "keep", "park", "policy", "program", "started", "streams")
 
     def __init__(
         self,
@@ -197,6 +198,7 @@ class _Start:
         self.park = park
         self.hooks = hooks
         self.started = started
+        self.branch: RunBranch | None = None
 
     def served(self, plan: Plan, features: HostFeatures) -> Life:
         """Start the child, with a supervisor where something has to be served."""
@@ -230,7 +232,7 @@ class _Start:
                 make_scratch(scratch)
             self.confine(request, plan, features, scratch, rulesets)
             spawned = spawn(request)
-            life = Life(spawned, self.streams, self.program, plan, scratch, self.started, service)
+            life = Life(spawned, self.streams, self.program, plan, scratch, self.started, service, self.branch)
             if service is not None:
                 service.begin(spawned, request.ruleset)
                 service.watch(life.kill)
@@ -243,6 +245,8 @@ class _Start:
                 service.finish()
             if scratch:
                 remove_scratch(scratch)
+            if self.branch is not None:
+                self.branch.drop()
             raise
         else:
             return life
@@ -277,6 +281,11 @@ class _Start:
             from sandlock_runtime.view import show_view  # lazy: most runs see the machine as it is
 
             show_view(request, view, plan, scratch)
+            if view.branch is not None:
+                from sandlock_runtime.branching import RunBranch  # lazy: as above
+
+                self.branch = RunBranch(self.policy, plan, self.context)
+                self.branch.prepare(request)
         if plan.scoped & _SCOPE_SIGNAL and not request.pid_namespace:
             request.guard_ruleset = _guard_ruleset(plan)
             rulesets.append(request.guard_ruleset)

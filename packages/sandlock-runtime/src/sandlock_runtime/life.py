@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from sandlock_policy import Plan, Protection
+    from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.launch import Program
     from sandlock_runtime.result import Result
     from sandlock_runtime.service import Service
@@ -90,6 +91,7 @@ class Life:
         guard_pid: process id of its parent, the guard.
         program: what is executed.
         plan: what is enforced.
+        branch: where its writes below `workdir` go, or None.
 
     """
 
@@ -102,6 +104,7 @@ class Life:
         scratch: str,
         started: float,
         service: Service | None = None,
+        branch: RunBranch | None = None,
     ) -> None:
         self.pid = spawned.pid
         self.guard_pid = spawned.guard.pid
@@ -111,6 +114,7 @@ class Life:
         self._spawned = spawned
         self._guard: Guard = spawned.guard
         self._service = service
+        self.branch = branch
         self._scratch = scratch
         self._started = started
         self._cause = ""
@@ -289,6 +293,8 @@ class Life:
             )
             self._guard.close()
             self._spawned.abandon()  # forgets the memory that is gone now
+            if self.branch is not None:
+                self._result = self.branch.settle(self._result)
         self.streams.restore()
         self.streams.close()
         if self._scratch:

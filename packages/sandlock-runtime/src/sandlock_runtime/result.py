@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from sandlock_cow import Change
     from sandlock_policy import Protection
     from sandlock_sys.guard import Report
 
@@ -88,6 +89,8 @@ class Result:
         signal: the number of the signal that ended it, or None.
         stdout_dropped: bytes past `max_output` that were counted and dropped.
         stderr_dropped: likewise.
+        changes: what the program changed below `workdir`, as `sandlock_cow.Change`.
+        branch: where the branch with these changes lies, when it is kept or waits for a decision; else "".
         denials: what was refused, where the supervisor saw it; the kernel alone does not tell.
         protections: what was enforced, and by which layer.
         usage: what it cost.
@@ -103,6 +106,8 @@ class Result:
     signal: int | None = None
     stdout_dropped: int = 0
     stderr_dropped: int = 0
+    changes: tuple[Change, ...] = ()
+    branch: str = ""
     denials: tuple[Denial, ...] = ()
     protections: tuple[Protection, ...] = ()
     usage: Usage = Usage()

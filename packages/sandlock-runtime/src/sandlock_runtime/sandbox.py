@@ -15,14 +15,16 @@ from sandlock_sys.spawn import SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Any, Self, Unpack
 
+    from sandlock_cow import Change
     from sandlock_notif.handlers.callback import PolicyFunction
     from sandlock_notif.handlers.user import UserHandler
     from sandlock_policy import Protection
     from sandlock_policy.inputs import PolicyInputs
+    from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.launch import Command
     from sandlock_runtime.life import Life
     from sandlock_runtime.result import Result
@@ -48,7 +50,7 @@ class Sandbox:
     Raises:
         PolicyError: the fields contradict the grammar or each other.
 
-    Leaving the `with` block kills the whole tree and frees everything.
+    Leaving the `with` block kills the whole tree and frees everything; a branch that is still pending is dropped.
     """
 
     policy: Policy
@@ -72,6 +74,7 @@ class Sandbox:
             from sandlock_runtime.hooks import Hooks  # lazy: most sandboxes have none
 
             self._hooks = Hooks(policy_fn, tuple(handlers))
+        self._branch: RunBranch | None = None
         self._lock = allocate_lock()
         self._life: Life | None = None
         self._process: Process | None = None
@@ -204,6 +207,45 @@ class Sandbox:
         self._live().signal(_SIGCONT, everyone=True)
 
     @property
+    def pending(self) -> bool:
+        """Whether the branch of the latest run waits for `commit` or `abort` (on_exit or on_error is "defer")."""
+        return self._branch is not None and self._branch.pending
+
+    @property
+    def upper_dir(self) -> str | None:
+        """The folder on the host that holds what the pending branch changed (overlayfs's format), or None."""
+        return self._branch.branch.upper if self._branch is not None and self._branch.pending else None
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return what a commit of the pending branch would change; NotRunningError when none is pending."""
+        return self._pending().branch.changes()
+
+    def commit(self, paths: Iterable[str] | None = None) -> tuple[Change, ...]:
+        """Apply the pending branch to the real tree, or only `paths` and what is below them; return what was applied.
+
+        Files that run later outside (hooks, start-up files, CI definitions) are refused unless they are named.
+
+        Raises:
+            BranchConflictError: the real tree changed meanwhile; nothing was applied, and the branch is still pending.
+            NotRunningError: none is pending.
+
+        """
+        pending = self._pending()
+        applied = pending.branch.commit(paths)
+        pending.pending = paths is not None
+        return applied
+
+    def abort(self) -> None:
+        """Drop the pending branch; NotRunningError when none is pending."""
+        self._pending().drop()
+
+    def _pending(self) -> RunBranch:
+        branch = self._branch
+        if branch is None or not branch.pending:
+            raise NotRunningError('no branch is pending: on_exit="defer" lets one wait for a decision')
+        return branch
+
+    @property
     def pid(self) -> int | None:
         """Process id of the program, or None."""
         life = self._life
@@ -234,6 +276,8 @@ class Sandbox:
         elif life is not None:
             life.kill(Reason.KILLED)
             self._end(life)
+        if self._branch is not None and self._branch.pending:
+            self._branch.drop()
 
     def _launch(
         self,
@@ -249,11 +293,16 @@ class Sandbox:
             raise SandboxBusyError("a program of this Sandbox is alive: wait for it, or use another Sandbox")
         life = None
         self._process = None
+        if self._branch is not None and self._branch.pending:
+            self._lock.release()
+            raise SandboxBusyError("a branch is pending: commit() or abort() it first")
+        self._branch = None
         try:
             life, plan = launch(
                 self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks
             )
             self._life = life
+            self._branch = life.branch
             self._protections = plan.protections
             if plan.max_cpu is not None:
                 from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it

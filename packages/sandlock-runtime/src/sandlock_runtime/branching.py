@@ -1,0 +1,95 @@
+"""The copy-on-write branch of one run: made before the launch, settled after the end."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sandlock_cow import Branch, BranchError, BranchStorageError
+from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.paths import expand_path
+
+if TYPE_CHECKING:
+    from sandlock_policy import Context, Plan, Policy
+    from sandlock_runtime.result import Result
+    from sandlock_sys.spawn import SpawnRequest
+
+__all__ = ["RunBranch"]
+
+
+class RunBranch:
+    """A branch and what is to become of it.
+
+    Arguments:
+        policy, context: of the run.
+        plan: with a view that has a branch.
+
+    Attributes:
+        branch: the branch; closed once it is committed, dropped or kept.
+        pending: whether it waits for the caller's decision.
+
+    Raises:
+        PolicyError: the folder or the storage cannot have a branch, with the field.
+
+    """
+
+    def __init__(self, policy: Policy, plan: Plan, context: Context) -> None:
+        view = plan.view
+        assert view is not None and view.branch is not None  # noqa: PT018, S101  # why we are here
+        storage = None
+        if policy.fs_storage is not None:
+            storage = expand_path(policy.fs_storage, cwd=context.cwd, home=context.home, variables=context.env)
+        try:
+            self.branch = Branch(view.branch, storage=storage, backend="overlay")
+        except BranchStorageError as error:
+            ours = os.path.realpath(view.branch) == os.path.realpath(error.path)
+            field = "filesystem.workdir" if ours else "filesystem.storage"
+            raise PolicyError([Problem(field, error.path, error.reason, "name another folder")]) from error
+        self.pending = False
+        self._actions = {True: policy.on_exit, False: policy.on_error}
+        grant = next((path for path in plan.writable_mounts or () if _below(self.branch.path, path)), None)
+        if grant is not None:
+            self.branch.discard()
+            text = f"lies below {grant}, which the program may write, so it could change the branch behind its back"
+            raise PolicyError([Problem("filesystem.storage", self.branch.path, text, "name a folder elsewhere")])
+
+    def prepare(self, request: SpawnRequest) -> None:
+        """Let the launch cover the folder with the branch."""
+        request.branch = (os.fsencode(self.branch.lower), self.branch.overlay_options())
+
+    def settle(self, result: Result) -> Result:
+        """Do with the branch what the policy says; return the result with what changed.
+
+        A branch that cannot be committed is kept, and the result says where and why: nothing is lost.
+        """
+        action = self._actions[result.success]
+        changes = self.branch.changes()
+        kept, error = "", result.error
+        if action == "commit":
+            try:
+                self.branch.commit()
+            except (BranchError, OSError) as refused:
+                kept = self.branch.keep()
+                error = f"the changes were not committed: {refused}; the branch is kept in {kept}"
+        elif action == "abort":
+            self.branch.discard()
+        elif action == "keep":
+            kept = self.branch.keep()
+        else:
+            self.pending = True
+            kept = self.branch.path
+        success = result.success and not (error and action == "commit")
+        settled: Result = result.__replace__(  # type: ignore[attr-defined]  # dataclasses have it from 3.13
+            success=success, changes=changes, branch=kept, error=error
+        )
+        return settled
+
+    def drop(self) -> None:
+        """Forget a branch that no program has used, or that nobody decided about."""
+        self.pending = False
+        if not self.branch.closed:
+            self.branch.discard()
+
+
+def _below(path: str, folder: str) -> bool:
+    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/")
