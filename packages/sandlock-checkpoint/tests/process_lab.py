@@ -69,7 +69,8 @@ class Running:
     def wait_for(self, text: str) -> None:
         """Wait until the output has `text` in it."""
         wait_until(
-            lambda: text in self.text() or self.process.poll() is not None, f"{text!r} in {self.output}: {self.text()!r}"
+            lambda: text in self.text() or self.process.poll() is not None,
+            f"{text!r} in {self.output}: {self.text()!r}",
         )
         assert text in self.text(), f"it ended with {self.process.returncode}: {self.text()!r}"
 
@@ -94,7 +95,11 @@ class Lab:
         output = self.folder / f"output{self._count}"
         with output.open("wb", buffering=0) as file:
             process = subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, **options  # type: ignore[call-overload]
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                **options,  # type: ignore[call-overload]
             )
         running = Running(process, output)
         self._running.append(running)

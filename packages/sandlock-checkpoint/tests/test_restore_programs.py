@@ -33,7 +33,7 @@ def check_count(lines: list[str], last: int) -> None:
     assert len({line.split()[1] for line in lines}) == 1
 
 
-@pytest.mark.parametrize("flags", [(), ("-static",), ("-static-pie",), ("-no-pie",)], ids=lambda flags: " ".join(flags))
+@pytest.mark.parametrize("flags", [(), ("-static",), ("-static-pie",), ("-no-pie",)], ids=" ".join)
 def test_a_c_program_counts_on(lab: Lab, programs: Path, flags: tuple[str, ...]) -> None:
     running = lab.start([build(programs, "counter", *flags)])
     running.wait_for("\n5 ")

@@ -3,19 +3,19 @@
 What the thread may be doing when it is stopped, and why none of it is disturbed:
 
 * *Its own code, or the vDSO or vsyscall page.* Nothing of the thread's memory is written. The call is made by an
-  instruction that enters the kernel and already stands in its memory (the vDSO has some); the program counter is pointed
-  at it, and put back afterwards with all general registers, and with the register sets that a call destroys.
+  instruction that enters the kernel and already stands in its memory (the vDSO has some); the program counter is
+  pointed at it, and put back afterwards with all general registers, and with the register sets that a call destroys.
 * *A blocked system call.* The kernel has ended it with a restart code in the return register, which the tracer sees
   (x86_64) or which it has already turned into "again" (aarch64, riscv64). The number of the call is set to "none"
   while ours run, so that the kernel does not rewind our program counter; then both are put back at a stop before
   signal delivery, the very kind of stop they were taken at, where the kernel still acts on the code.
-* *A restart block* (the rest of a time-out, held by the kernel for restart_syscall). Only the calls that sleep touch it;
-  those that are injected into a process that is to run on never do.
+* *A restart block* (the rest of a time-out, held by the kernel for restart_syscall). Only the calls that sleep touch
+  it; those that are injected into a process that is to run on never do.
 * *Signals.* All are blocked while our calls run, and the mask is put back. When a call had replaced the mask for its
   own time (sigsuspend, ppoll), ptrace shows and replaces the one of before, which is what the call restores anyway.
   SIGSTOP cannot be blocked: one that comes meanwhile is held back and given back at the end.
-* *A restartable sequence* (rseq(2)). The kernel finds the program counter outside the sequence while ours runs and takes
-  the sequence for left; its pointer is put back, so that it is restarted as after any other preemption.
+* *A restartable sequence* (rseq(2)). The kernel finds the program counter outside the sequence while ours runs and
+  takes the sequence for left; its pointer is put back, so that it is restarted as after any other preemption.
 * *A seccomp filter* judges our calls as if they were the program's; one that it refuses is an error, and whatever it
   does otherwise (a supervisor that answers, a kill) happens to the process.
 """
@@ -128,7 +128,7 @@ class Injector:
         return self
 
     def begin(self) -> None:
-        """Note what will be put back, and block all signals; for who will not put it back (a restore) there is no end."""
+        """Note what will be put back, and block all signals; a restore, which puts nothing back, stops here."""
         self._general = ptrace.get_regset(self.tid, _PRSTATUS)
         for note in self._architecture.abi.clobbered_regsets:
             try:
@@ -233,7 +233,7 @@ class Injector:
 
     def _point(self, number: int, arguments: tuple[int, ...]) -> None:
         abi, layout = self._architecture.abi, self._architecture.registers
-        values = {name: 0 for name in abi.argument_registers}
+        values = dict.fromkeys(abi.argument_registers, 0)
         values |= {name: value & _ALL_BLOCKED for name, value in zip(abi.argument_registers, arguments, strict=False)}
         if layout.syscall_number != abi.number_register:
             values[layout.syscall_number] = _NO_CALL

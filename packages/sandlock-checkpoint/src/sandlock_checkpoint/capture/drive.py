@@ -176,7 +176,9 @@ class _Job:
         return tuple(found[number] for number in range(len(self.members))), shared
 
 
-def _reopened(files: tuple[OpenFile, ...], opened: OpenFiles, descriptors: dict[int, tuple[Descriptor, ...]]) -> tuple[OpenFile, ...]:
+def _reopened(
+    files: tuple[OpenFile, ...], opened: OpenFiles, descriptors: dict[int, tuple[Descriptor, ...]]
+) -> tuple[OpenFile, ...]:
     """Return the files with those sockets that are to be made anew described so."""
     result = list(files)
     for one in opened.found:

@@ -1,7 +1,7 @@
 """What a stopped thread was doing in the kernel, and how that goes on after a restore.
 
-Only x86_64 shows it: there the tracer sees the number of the call and its restart code. Elsewhere the kernel has rewound
-the thread before the stop, and the registers alone say "again".
+Only x86_64 shows it: there the tracer sees the number of the call and its restart code. Elsewhere the kernel has
+rewound the thread before the stop, and the registers alone say "again".
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def time_left_ns(pid: int, name: str, arguments: list[int]) -> int:
     except SyscallError:  # EFAULT: a pointer to nowhere, which the kernel could not write through either
         return 0
     left = int(seconds) * _SECOND + int(nanoseconds)
-    return left if left > 0 else 0
+    return max(left, 0)
 
 
 def _number_before(pid: int, architecture: Architecture, counter: int) -> int:

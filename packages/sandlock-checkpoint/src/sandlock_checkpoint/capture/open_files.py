@@ -35,7 +35,10 @@ __all__ = ["Found", "OpenFiles", "parse_locks"]
 
 _CLOSE_ON_EXEC = os.O_CLOEXEC
 _ASYNC = 0o20000  # O_ASYNC: the owner gets a signal
-_MEMORY_MAJOR, _MEMORY_MINORS = 1, {3, 5, 7, 8, 9}  # null, zero, full, random, urandom: Documentation/admin-guide/devices
+_MEMORY_MAJOR, _MEMORY_MINORS = (
+    1,
+    {3, 5, 7, 8, 9},
+)  # null, zero, full, random, urandom: Documentation/admin-guide/devices
 _LOCK = re.compile(rb"\d+: (FLOCK|POSIX|OFDLCK) +\w+ +(READ|WRITE) +(-?\d+) +[0-9a-f:]+ +(\d+) +(\d+|EOF)")
 _LOCK_KINDS = {b"FLOCK": LockKind.FLOCK, b"POSIX": LockKind.POSIX, b"OFDLCK": LockKind.OFD}
 _EPOLL = re.compile(rb"tfd: +(\d+) +events: +([0-9a-f]+) +data: +([0-9a-f]+)")
@@ -155,15 +158,16 @@ class OpenFiles:
         elif one.link.deleted:
             if one.link.kind is not FdKind.FILE:
                 return Unsupported(one.name, "deleted", f"{text}: has no name any more")
-            return MemoryFile(
-                shared.of_file(one.pid, one.fd, "deleted", one.link.name), one.info.position, locks
-            )
+            return MemoryFile(shared.of_file(one.pid, one.fd, "deleted", one.link.name), one.info.position, locks)
         elif one.link.kind is FdKind.FIFO:
             return Unsupported(one.name, "fifo", f"{text}: what is in a named pipe belongs to others too")
         elif re.match(r"/proc/(\d+|self|thread-self)(/|$)", text):
             return Unsupported(one.name, "proc", f"{text}: a file of one process")
         identity = identify(one.pid, one.link.name)
-        if (identity.inode, stat.S_IFMT(identity.mode)) != (one.inode, stat.S_IFMT(os.stat(f"/proc/{one.pid}/fd/{one.fd}").st_mode)):
+        if (identity.inode, stat.S_IFMT(identity.mode)) != (
+            one.inode,
+            stat.S_IFMT(os.stat(f"/proc/{one.pid}/fd/{one.fd}").st_mode),
+        ):
             return Unsupported(one.name, "replaced", f"{text}: another file has this name now")
         return NamedFile(identity, one.info.position, locks)
 
@@ -193,7 +197,9 @@ def _anonymous(one: Found, pids: list[int], number: dict[tuple[int, int], int]) 
     match one.link.name:
         case b"eventfd":
             semaphore = info.detail("eventfd-semaphore")
-            return EventFile(int(info.detail("eventfd-count") or b"0", 16), semaphore is not None and int(semaphore) > 0)
+            return EventFile(
+                int(info.detail("eventfd-count") or b"0", 16), semaphore is not None and int(semaphore) > 0
+            )
         case b"signalfd":
             return SignalFile(int(info.detail("sigmask") or b"0", 16))
         case b"timerfd":

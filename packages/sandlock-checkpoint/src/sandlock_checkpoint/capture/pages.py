@@ -60,9 +60,7 @@ class PageFinder:
         while self._scans:
             unwanted = _FILE | (0 if of_file else _ZERO) | (_GUARD if self._guards else 0)
             try:
-                regions = pagemap.scan(
-                    self._fd, start, end, any_of=_PRESENT | _SWAPPED, none_of=unwanted, report=_FILE
-                )
+                regions = pagemap.scan(self._fd, start, end, any_of=_PRESENT | _SWAPPED, none_of=unwanted, report=_FILE)
             except SyscallError as error:
                 self._give_up(error)
                 continue
@@ -93,6 +91,6 @@ class PageFinder:
         step = _PAGES_AT_ONCE * self._page
         for part in range(start, end, step):
             data = read_pagemap(self._fd, part, min(part + step, end))
-            for run in find_runs(data, any_of=Page.PRESENT | Page.SWAPPED, none_of=Page.FILE_OR_SHARED | Page.GUARD):
-                found.append(Run(part - start + run.first * self._page, run.pages * self._page))
+            runs = find_runs(data, any_of=Page.PRESENT | Page.SWAPPED, none_of=Page.FILE_OR_SHARED | Page.GUARD)
+            found += [Run(part - start + run.first * self._page, run.pages * self._page) for run in runs]
         return merged(found)

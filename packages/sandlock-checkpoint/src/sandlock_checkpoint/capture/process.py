@@ -127,8 +127,8 @@ def describe_process(
         no_new_privs=bool(status.no_new_privs),
         child_subreaper=settings.child_subreaper,
         thp_disable=settings.thp_disable,
-        uid=tuple(status.uid),
-        gid=tuple(status.gid),
+        uid=(*status.uid,),
+        gid=(*status.gid,),
         groups=status.groups,
         exit_signal=stat.exit_signal,
         layout=read_layout(pid, stat, settings.brk),
@@ -150,8 +150,8 @@ def describe_zombie(pid: int, parent: int) -> ProcessInfo:
     return ProcessInfo(
         pid=_inner(status, "NStgid", pid), parent=parent, process_group=_inner(status, "NSpgid", stat.pgrp),
         session=_inner(status, "NSsid", stat.session), exe=b"", cwd=b"/", root=b"/", umask=0, personality=0,
-        dumpable=0, no_new_privs=False, child_subreaper=False, thp_disable=False, uid=tuple(status.uid),
-        gid=tuple(status.gid), groups=status.groups, exit_signal=stat.exit_signal,
+        dumpable=0, no_new_privs=False, child_subreaper=False, thp_disable=False, uid=(*status.uid,),
+        gid=(*status.gid,), groups=status.groups, exit_signal=stat.exit_signal,
         layout=Layout(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b""), mappings=(), threads=(), descriptors=(), actions=(),
         pending=(), interval_timers=(), posix_timers=(), next_timer_id=-1, limits=(), wait_status=stat.exit_code,
     )  # fmt: skip

@@ -80,8 +80,8 @@ class SharedObjects:
         number = self._number((facts.st_dev, facts.st_ino), kind, name)
         found = self.objects[number]
         if found.fd < 0:
-            # Opened again, so that reading moves nobody's offset. It may be open for writing only: then the link refuses
-            # nothing, the permissions of the file count.
+            # Opened again, so that reading moves nobody's offset. It may be open for writing only: then the link
+            # refuses nothing, the permissions of the file count.
             found.fd = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         return number
 
@@ -144,4 +144,3 @@ def _mapped_runs(found: SharedObject, injectors: dict[int, tuple[Injector, Scrat
             answers = scratch.read(size // page)
             there.update((offset + part) // page + at for at, answer in enumerate(answers) if answer & 1)
     return merged(Run(number * page, page) for number in sorted(there))
-

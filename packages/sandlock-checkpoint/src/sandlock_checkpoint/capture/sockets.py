@@ -143,7 +143,9 @@ def _queued(copy: socket.socket, kind: int) -> tuple[bytes, ...] | None:
                 data, ancillary, _, _ = copy.recvmsg(_LARGEST, socket.CMSG_SPACE(1024), flags)
             except BlockingIOError:
                 break
-            carried = [text for level, name, text in ancillary if (level, name) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
+            carried = [
+                text for level, name, text in ancillary if (level, name) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            ]
             for text in carried:
                 for (fd,) in struct.iter_unpack("=i", text[: len(text) // 4 * 4]):
                     os.close(fd)

@@ -83,7 +83,8 @@ def stop_process(pid: int, architecture: Architecture, timeout_s: float) -> Stop
     """Stop every thread of the process; threads that are made meanwhile are found until none is new.
 
     Raises:
-        CaptureError: it may not be traced, is traced already, is gone, or a thread does not stop; nothing stays stopped.
+        CaptureError: it may not be traced, is traced already, is gone, or a thread does not stop; nothing stays
+        stopped.
 
     """
     stopped = StoppedProcess(pid)

@@ -20,7 +20,7 @@ _DEAD = {"Z", "X"}
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A process of the tree: stopped, or None when it is a zombie; `parent` is the number of its parent, -1 for none."""
+    """A process of the tree: stopped, or None for a zombie; `parent` is its parent's number, -1 for the first."""
 
     pid: int
     parent: int
@@ -30,8 +30,8 @@ class Member:
 def stop_tree(pid: int, architecture: Architecture, timeout_s: float, into: list[Member]) -> None:
     """Stop a process and all below it, parents before their children, and add each to `into` as soon as it is stopped.
 
-    A stopped process makes no children. So below a parent that is stopped the list is final, but for those that end: they
-    stay as zombies, because the parent cannot wait for them.
+    A stopped process makes no children. So below a parent that is stopped the list is final, but for those that end:
+    they stay as zombies, because the parent cannot wait for them.
 
     Raises:
         CaptureError: one cannot be stopped. What is in `into` is stopped, and the caller's to let go.

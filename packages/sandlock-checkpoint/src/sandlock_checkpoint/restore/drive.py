@@ -89,16 +89,17 @@ def restore(
 ) -> Restored:
     """Make the processes of a checkpoint anew, and let them go.
 
-    The same checkpoint may be restored many times, at once too. Policy is the restorer's: everything is done by the child
-    that `spawn` starts, under whatever confines it, before a byte of the checkpoint runs; only its memory and registers
-    are written from here. Should anything fail, or the restorer die, the child is killed.
+    The same checkpoint may be restored many times, at once too. Policy is the restorer's: everything is done by the
+    child that `spawn` starts, under whatever confines it, before a byte of the checkpoint runs; only its memory and
+    registers are written from here. Should anything fail, or the restorer die, the child is killed.
 
     Arguments:
         checkpoint: from `load`, or straight from `capture`.
         spawn: starts the stub program that is to become the process; a plain child by default.
         allow: names or kinds of what the restored process may lack.
         ids: which process and thread ids they have; only a plain child's can be chosen, `spawn` chooses its own.
-        descriptors: what stands in for descriptors of the first process that lead outside: number there -> the caller's.
+        descriptors: what stands in for descriptors of the first process that lead outside: number there -> the
+        caller's.
 
     Raises:
         RestoreError: it cannot be restored; `skipped` lists what would be lacking, if that is why.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
-from sandlock_checkpoint.model import PosixTimer, ProcessInfo, Unsupported
 from sandlock_checkpoint.errors import RestoreError
+from sandlock_checkpoint.model import PosixTimer, ProcessInfo, Unsupported
 from sandlock_checkpoint.restore.target import Target
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_status

@@ -65,7 +65,7 @@ def _move_kernel_pages(
 
 def _move(target: Target, parts: list[tuple[bytes, int, int]], here: int, there: int) -> None:
     entry = target.main.entry
-    for name, offset, size in parts:
+    for _, offset, size in parts:
         old, new = here + offset, there + offset
         target.call("mremap", old, size, size, _MAY_MOVE_FIXED, new)
         if old <= entry < old + size:

@@ -29,7 +29,8 @@ def stub_program(architecture: Architecture) -> bytes:
     code = _loop(architecture) + architecture.encode.syscall() + _call(architecture, "exit_group", 0)
     size = _CODE - _BASE + len(code)
     header = _HEADER.pack(
-        _IDENT, _EXECUTABLE, architecture.elf_machine, 1, _CODE, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, 1, 0, 0, 0
+        _IDENT, _EXECUTABLE, architecture.elf_machine, 1, _CODE, _HEADER.size, 0, 0, _HEADER.size, _SEGMENT.size, 1, 0,
+        0, 0
     )  # fmt: skip
     return header + _SEGMENT.pack(_LOAD, _READ_EXECUTE, 0, _BASE, _BASE, size, size, 0x1000) + code
 

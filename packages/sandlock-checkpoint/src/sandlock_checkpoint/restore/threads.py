@@ -57,8 +57,8 @@ def make_threads(target: Target, process: ProcessInfo, *, keep: bool) -> None:
 def _clone_as(target: Target, tid: int) -> bool:
     """Make a thread with this very id; False where that is not permitted, or the id is taken.
 
-    It needs CAP_CHECKPOINT_RESTORE over the pid namespace (clone3(2), set_tid, 5.5), which root has, and whoever made the
-    namespace together with a user namespace.
+    It needs CAP_CHECKPOINT_RESTORE over the pid namespace (clone3(2), set_tid, 5.5), which root has, and whoever made
+    the namespace together with a user namespace.
     """
     wanted = target.put(tid.to_bytes(4, "little"), 256)
     arguments = struct.pack("<11Q", _THREAD_FLAGS, 0, 0, 0, 0, 0, 0, 0, wanted, 1, 0)  # struct clone_args
@@ -115,8 +115,8 @@ def patch_tid(pid: int, thread: ThreadState, now: int) -> None:
     """Write the new thread id where the C library keeps the old one.
 
     glibc has its copy where the kernel is told to clear it when the thread ends, so it is found without knowing any
-    layout: the word at `tid_address` is the captured id. The owners in the list of held robust mutexes are changed too. A
-    recursive mutex that is held and not robust keeps its old owner; only a restore under the old ids cures that.
+    layout: the word at `tid_address` is the captured id. The owners in the list of held robust mutexes are changed
+    too. A recursive mutex that is held and not robust keeps its old owner; only a restore under the old ids cures that.
     """
     if now == thread.tid:
         return
@@ -157,8 +157,8 @@ def _peek(pid: int, address: int, length: int) -> bytes | None:
 def resume_wait(target: Target, injector: Injector, thread: ThreadState, captured_ns: int) -> int:
     """Begin the wait again that was interrupted with time left; return what the return register is to hold.
 
-    The call is made with the program's own arguments, but for a sleep of which less is left, and interrupted at once. Then
-    the kernel holds for this thread what it held for the captured one, and goes on from there.
+    The call is made with the program's own arguments, but for a sleep of which less is left, and interrupted at once.
+    Then the kernel holds for this thread what it held for the captured one, and goes on from there.
     """
     architecture = target.architecture
     general = architecture.registers.general.unpack(thread.registers[0].data)
@@ -198,7 +198,7 @@ def finish_thread(target: Target, injector: Injector, thread: ThreadState, resul
 
 
 def register_rseq(target: Target, injector: Injector, thread: ThreadState) -> None:
-    """Register the restartable sequence area again; a sequence that was interrupted is aborted as after a preemption."""
+    """Register the restartable sequence area; a sequence that was interrupted is aborted as after a preemption."""
     rseq = thread.rseq
     if not rseq.address:
         return
