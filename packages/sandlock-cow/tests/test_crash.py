@@ -24,12 +24,14 @@ def counted(function):
     def call(*arguments, **named):
         global count
         count += 1
-        if count == at and not after:
+        mine = count
+        if mine == at and not after:
             os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*arguments, **named)
-        if count == at and after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            return function(*arguments, **named)
+        finally:
+            if mine == at and after:
+                os.kill(os.getpid(), signal.SIGKILL)
     return call
 branch = Branch.resume(sys.argv[1])
 for name in "rename unlink rmdir mkdir link symlink mknod chmod chown utime fsync write open".split():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_cow import overlay
 from sandlock_cow.model import Layer
-from sandlock_cow.permissions import require_writable
+from sandlock_cow.permissions import require, require_writable
 from sandlock_cow.space import INODE_COST
 from sandlock_cow.tree import failure
 from sandlock_sys.rename import exchange
@@ -185,9 +185,11 @@ def link(tree: Tree, source: Parts, target: Parts) -> None:
     """Give what is at `source` another name."""
     old = tree.require(source)
     place = _new(tree, target)
-    if old.is_directory:
-        raise failure(errno.EPERM)
     require_writable(place.parent)
+    if old.is_directory:
+        # Asked here because nothing will be made there that would ask it.
+        require(place.parent.upper if place.parent.upper >= 0 else place.parent.lower, b".", os.W_OK | os.X_OK)
+        raise failure(errno.EPERM)
     old = tree.raise_up(old)
 
     def make(upper: int) -> int:

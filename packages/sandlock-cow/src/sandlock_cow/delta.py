@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandlock_cow import metadata, overlay
+from sandlock_cow.errors import BranchConflictError, Conflict
 from sandlock_cow.late import late_mark
 from sandlock_cow.model import Change, Entry, Kind
 from sandlock_cow.walking import open_below, open_readable, open_upper, opened_up, scan
@@ -73,8 +75,9 @@ def deltas(tree: Tree, *, digests: bool = True) -> Iterator[Delta]:
     while pending:
         pair = pending.pop()
         upper = open_upper(tree.upper, pair.path) if pair.upper else -1
-        lower = open_below(tree.lower, pair.path) if pair.lower else -1
+        lower = -1
         try:
+            lower = _open_lower(tree, pair.path) if pair.lower else -1
             with opened_up(upper) if upper >= 0 else nullcontext():
                 found = list(_compare(pair, upper, lower, digests=digests))
         finally:
@@ -85,6 +88,17 @@ def deltas(tree: Tree, *, digests: bool = True) -> Iterator[Delta]:
             if below is not None:
                 pending.append(below)
         yield from (delta for delta, _ in found)
+
+
+def _open_lower(tree: Tree, path: bytes) -> int:
+    """It was a directory a moment ago."""
+    try:
+        return open_below(tree.lower, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        conflict = Conflict((os.fsdecode(path), "became something else"))
+        raise BranchConflictError((conflict,)) from error
 
 
 def _compare(pair: _Pair, upper: int, lower: int, *, digests: bool) -> Iterator[tuple[Delta, _Pair | None]]:

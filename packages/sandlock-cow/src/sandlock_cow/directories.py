@@ -85,27 +85,39 @@ def _open_part(directory: int, name: bytes) -> int:
 
 def _enter(parent: Directory, name: bytes) -> Directory:
     upper = lower = -1
-    if parent.upper >= 0:
-        try:
-            upper = _open_part(parent.upper, name)
-        except NotADirectoryError:
-            found = os.stat(name, dir_fd=parent.upper, follow_symlinks=False)
-            if overlay.is_whiteout(parent.upper, name, found):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-            raise
-    if parent.lower >= 0 and not (upper >= 0 and overlay.is_opaque(upper)):
-        try:
-            lower = _open_part(parent.lower, name)
-        except NotADirectoryError:
-            if upper < 0:
-                _refuse(parent.lower, name)
-        except OSError:
-            if upper >= 0:
-                os.close(upper)
-            raise
+    try:
+        upper = _enter_upper(parent, name)
+        if parent.lower >= 0 and not (upper >= 0 and overlay.is_opaque(upper)):
+            lower = _enter_lower(parent, name, hidden=upper >= 0)
+    except BaseException:
+        if upper >= 0:
+            os.close(upper)
+        raise
     if upper < 0 and lower < 0:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     return Directory(upper, lower)
+
+
+def _enter_upper(parent: Directory, name: bytes) -> int:
+    if parent.upper < 0:
+        return -1
+    try:
+        return _open_part(parent.upper, name)
+    except NotADirectoryError:
+        found = os.stat(name, dir_fd=parent.upper, follow_symlinks=False)
+        if overlay.is_whiteout(parent.upper, name, found):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+        raise
+
+
+def _enter_lower(parent: Directory, name: bytes, *, hidden: bool) -> int:
+    """The lower part; something that is no directory is no part where an upper directory hides it."""
+    try:
+        return _open_part(parent.lower, name)
+    except NotADirectoryError:
+        if not hidden:
+            _refuse(parent.lower, name)
+        return -1
 
 
 def _refuse(directory: int, name: bytes) -> None:
