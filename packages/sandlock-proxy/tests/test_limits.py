@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -122,3 +123,27 @@ def test_closing_the_proxy_ends_everything(world: World) -> None:
             assert connection.recv(10) == b""
         except ConnectionResetError:
             continue
+
+
+def test_connections_leave_nothing_behind(world: World) -> None:
+    server = world.server()
+    proxy = world.proxy(server.port)
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def use() -> None:
+        for ending in (ORDINARY, b"GET /no HTTP/1.1\r\nHost: a.org:{port}\r\n\r\n", b"junk\r\n\r\n", b"GET", b""):
+            connection = world.intercept(proxy, server.port)
+            connection.sendall(ending.replace(b"{port}", str(server.port).encode()))
+            if ending.endswith(b"\r\n\r\n"):
+                read_answer(connection)
+            connection.close()
+        wait_until(lambda: proxy.connections == 0)
+
+    use()
+    time.sleep(0.3)
+    before = descriptors()
+    for _ in range(20):
+        use()
+    wait_until(lambda: descriptors() <= before)

@@ -360,3 +360,27 @@ def test_a_decision_that_cannot_be_recorded_is_not_carried_out(world: World) -> 
     wait_until(lambda: bool(world.faults))
     assert isinstance(world.faults[0]["exception"], OSError)
     world.faults.clear()  # the task that died says so; that is what is wanted here
+
+
+def test_two_proxies_in_two_threads_do_not_mix_their_bytes(world: World) -> None:
+    other = World()
+    wrong: list[int] = []
+
+    def transfer(where: World, byte: int) -> None:
+        server = where.server()
+        connection = where.intercept(where.proxy(server.port), server.port)
+        body = bytes([byte]) * 8_000_000
+        for _ in range(5):
+            connection.sendall(
+                request(server.port, f"PUT /ok/x HTTP/1.1\r\n{HEAD}Content-Length: {len(body)}\r\n\r\n", body)
+            )
+            read_answer(connection)
+            wrong.append(len(server.requests[-1].body) - server.requests[-1].body.count(byte))
+
+    threads = [threading.Thread(target=transfer, args=pair) for pair in ((world, 65), (other, 66))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    other.close()
+    assert wrong == [0] * 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import cast
 
@@ -10,8 +11,19 @@ from sandlock_proxy.limits import Limits
 
 __all__ = ["Stream", "StreamLostError", "StreamTimeoutError"]
 
-# A read that allocates 256 KiB for a request of 200 bytes spends most of its time on the allocation.
-_ROOM = memoryview(bytearray(256 * 1024))
+
+class _Room(threading.local):
+    """Where all streams of a thread receive into, one after the other.
+
+    A read that allocates 256 KiB for a request of 200 bytes spends most of its time on the allocation. Threads must
+    not share it: two loops receive at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(256 * 1024))
+
+
+_ROOM = _Room()
 
 
 class StreamLostError(ConnectionError):
@@ -29,6 +41,7 @@ class Stream(asyncio.BufferedProtocol):
         """Hold no more than `limits` say."""
         self._limits = limits
         self._buffer = bytearray()
+        self._room = _ROOM.view
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Future[None] | None = None
@@ -50,11 +63,11 @@ class Stream(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the room that all streams receive into: it is emptied before anyone else can fill it."""
-        return _ROOM
+        return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Keep what came."""
-        self._buffer += _ROOM[:nbytes]
+        self._buffer += self._room[:nbytes]
         if len(self._buffer) >= self._limits.buffer_bytes and not self._held and self._transport:
             self._held = True
             self._transport.pause_reading()

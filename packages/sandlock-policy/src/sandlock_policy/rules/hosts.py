@@ -47,7 +47,8 @@ def parse_address(text: str, position: int = 0) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise RuleError(f"{text!r} is not an address", position=position) from None
+        at, reason, remedy = _find_fault(text)
+        raise RuleError(f"{text!r} is not an address{reason}", remedy, position + at) from None
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)
 
@@ -58,13 +59,32 @@ def parse_network(text: str, position: int = 0) -> str:
     canonical = parse_address(address, position)
     width = 32 if "." in canonical else 128
     at = position + len(address) + 1
-    mapped = width == 32 and ":" in address  # its prefix would count from the IPv6 side
-    if mapped or not (bits.isascii() and bits.isdigit() and len(bits) <= 3 and int(bits) <= width):
+    if width == 32 and ":" in address:  # its prefix would count from the IPv6 side
+        less = int(bits) - 96 if bits.isdigit() and 96 <= int(bits) <= 128 else 32
+        raise RuleError("a network of IPv4-mapped addresses is an IPv4 network", f"write {canonical}/{less}", position)
+    if not (bits.isascii() and bits.isdigit() and len(bits) <= 3 and int(bits) <= width):
         raise RuleError(f"{bits!r} is not a prefix length from 0 to {width}", "write such as 10.0.0.0/8", at)
     network = ipaddress.ip_network(f"{canonical}/{bits}", strict=False)
     if str(network.network_address) != canonical:
         raise RuleError(f"{text} has bits behind its prefix", f"write {network}", position)
     return str(network)
+
+
+def _find_fault(text: str) -> tuple[int, str, str]:
+    """Return where an address goes wrong, how, and what to write instead; all of it if no character is to blame."""
+    allowed = "0123456789abcdefABCDEF:." if ":" in text else "0123456789."
+    wrong = next((index for index, char in enumerate(text) if char not in allowed), None)
+    if wrong is not None:
+        return wrong, f": {text[wrong]!r} cannot be in one", ""
+    if ":" in text:
+        return 0, "", ""
+    at = 0
+    for number in text.split("."):
+        if not number or len(number) > 3 or int(number) > 255 or (len(number) > 1 and number[0] == "0"):
+            remedy = f"write {int(number)}" if number and number[0] == "0" and int(number) < 256 else ""
+            return at, f": {number!r} is not a number from 0 to 255", remedy
+        at += len(number) + 1
+    return 0, ": IPv4 has four numbers", "write such as 10.0.0.1"
 
 
 def _idna(text: str) -> str:

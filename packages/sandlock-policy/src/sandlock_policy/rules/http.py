@@ -19,9 +19,9 @@ TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJ
 class HttpRule:
     """Requests that a rule names.
 
-    `method` is `*` or exact; `host` is `*`, a name, `*.` and a name, or an address; `port` is None for the usual one.
-    `path` is the components, decoded once, `*` for any one of them; `open_end` says that the last one is a prefix of
-    whatever follows.
+    `method` is `*` or exact; `host` is `*`, a name, `*.` and a name, or an address; `port` is None for all that are
+    intercepted. `path` is the components, decoded once, `*` for any one of them; `open_end` says that the last one is
+    a prefix of whatever follows.
     """
 
     method: str
