@@ -40,7 +40,8 @@ def status_of(argv: list[str], **fields: Any) -> int:
 
 @BOTH
 def test_inf_01_foreign_processes_are_absent_and_own_ones_are_there(flags: int) -> None:
-    script = "exec 2>&1; sleep 60 & ls -d /proc/[0-9]* | sort; cat /proc/$!/comm; ls -d /proc/{0}; kill -0 {0}; kill $!"
+    script = "exec 2>&1; sleep 60 & ls -d /proc/[0-9]* | sort; until grep sleep /proc/$!/comm; do :; done;"
+    script += "ls -d /proc/{0}; kill -0 {0}; kill $!"
     script = script.format(os.getpid()) + "; true"
     assert Path(f"/proc/{os.getpid()}/stat").exists(), "control: the host sees itself"
     listed = inside(script, flags=flags)

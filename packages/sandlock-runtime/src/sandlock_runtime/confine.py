@@ -8,7 +8,8 @@ from sandlock_arch import native
 from sandlock_policy.seccomp.filter import compile_filter
 from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.features import host_features
-from sandlock_runtime.launch import child_ruleset, make_context, plan_for
+from sandlock_runtime.launch import child_ruleset
+from sandlock_runtime.prepare import encode_rules, make_context, plan_for
 from sandlock_sys import landlock, prctl, seccomp
 
 TYPE_CHECKING = False
@@ -46,7 +47,8 @@ def confine(policy: Policy) -> tuple[Protection, ...]:
     context, _ = make_context(policy, None)
     plan = plan_for(policy.replace(namespaces="off"), context, host_features())
     program = compile_filter(native(), plan.filter)
-    ruleset = child_ruleset(plan, plan.fs_rules) if plan.handled_fs | plan.handled_net | plan.scoped else -1
+    handles = plan.handled_fs | plan.handled_net | plan.scoped
+    ruleset = child_ruleset(plan, encode_rules(plan.fs_rules)) if handles else -1
     try:
         prctl.set_no_new_privs()
         if ruleset >= 0:

@@ -7,15 +7,11 @@ import time
 from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, ENOTDIR, EPERM, EUSERS
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
-from sandlock_arch import native_name
 from sandlock_policy.data.landlock import FS_REFER, NEVER
-from sandlock_policy.errors import RuleError
-from sandlock_policy.plan import Context, Protection
-from sandlock_policy.resolve import DEFAULT_PATH, resolve
-from sandlock_policy.seccomp.filter import compile_filter
-from sandlock_runtime.errors import ConfinementError
+from sandlock_policy.plan import Protection
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
+from sandlock_runtime.prepare import Program, encode_env, encode_rules, make_context, parts_of, plan_for, prepare
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
 from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys import landlock
@@ -25,16 +21,16 @@ from sandlock_sys.spawn import NO_ASLR, NO_THP, SpawnError, SpawnRequest, spawn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeAlias
 
     from sandlock_policy import HostFeatures, Plan, Policy
+    from sandlock_policy.plan import Context
     from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.prepare import Command, Parts
     from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Stream
+    from sandlock_sys.landlock import PathRules
     from sandlock_sys.spawn import Spawned
-
-    Command: TypeAlias = Sequence[str | bytes | os.PathLike[str] | os.PathLike[bytes]]
 
 __all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
 
@@ -43,78 +39,7 @@ _NAMESPACE_STEPS = ("namespace", "id-map", "mount", "hostname", "proc")
 _NOT_HERE = (EPERM, EACCES, EINVAL, ENOSPC, ENOSYS, EUSERS)
 _INNER_TMP = "/tmp"  # noqa: S108  # where a private temporary directory is shown in another root
 _SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12
-
-
-class Program:
-    """A command and where it was found.
-
-    Attributes:
-        argv: the command, as bytes.
-        candidates: the paths that execvp(3) would try inside.
-        path: the first candidate that is an executable file, as the host sees it, or "".
-
-    """
-
-    __slots__ = ("argv", "candidates", "path")
-
-    def __init__(self, command: Command, search: str, cwd: str, root: str = "") -> None:
-        if isinstance(command, (str, bytes)):
-            raise TypeError(f"a command is a list of strings, not one string: write [{command!r}] or use sh -c")
-        self.argv = [os.fsencode(word) for word in command]
-        if not self.argv or not self.argv[0]:
-            raise ValueError("a command needs at least the name of a program")
-        name = self.argv[0]
-        folders = [b""] if b"/" in name else os.fsencode(search).split(b":")
-        self.candidates = [os.path.join(folder or b".", name) if b"/" not in name else name for folder in folders]
-        self.path = ""
-        base, above = os.fsencode(cwd), os.fsencode(root)
-        for candidate in self.candidates:
-            full = above + os.path.join(base, candidate)
-            if os.path.isfile(full) and os.access(full, os.X_OK):
-                self.path = os.fsdecode(os.path.normpath(full))
-                break
-
-
-def make_context(policy: Policy, command: Command | None) -> tuple[Context, Program | None]:
-    """Return what `policy` is resolved against for one run of `command`, and the command itself."""
-    env = os.environ  # not a copy: decoding every variable costs more than resolving the policy
-    try:
-        cwd = os.getcwd()
-    except OSError as error:
-        reason = f"the directory that you are in: {error.strerror}"
-        raise ConfinementError("cwd", reason, error.errno or 0, "change into one that exists") from error
-    home = os.path.realpath(env["HOME"]) if env.get("HOME") else ""  # as getcwd: no link hides that both are the same
-    program = None
-    if command is not None:
-        search = policy.env.get("PATH") or env.get("PATH") or DEFAULT_PATH
-        if policy.chroot is not None:
-            program = Program(command, search, policy.cwd or "/", policy.chroot)
-            return Context(cwd, home, env, os.getuid(), os.getgid()), program
-        program = Program(command, search, os.path.join(cwd, policy.cwd) if policy.cwd else cwd)
-    folders: tuple[str, ...] = ()
-    if program is not None and program.path:
-        from sandlock_policy.programs import program_folders  # lazy: not for `confine`, which runs nothing
-
-        folders = program_folders(program.path, home, exists=os.path.exists, realpath=os.path.realpath)
-    path = program.path if program is not None else ""
-    return Context(cwd, home, env, os.getuid(), os.getgid(), path, folders), program
-
-
-def plan_for(policy: Policy, context: Context, features: HostFeatures) -> Plan:
-    """Resolve `policy` for one run, its working directory without links: what a link stands for can be planted."""
-    if policy.chroot is not None:
-        return resolve(policy, features, context)  # whose links are looked up inside, by the child
-    if policy.cwd is not None and policy.cwd[:1] in ("/", "."):
-        policy = policy.replace(cwd=os.path.realpath(os.path.join(context.cwd, policy.cwd)))
-    elif policy.cwd is not None:
-        from sandlock_policy.paths import expand_path  # loaded by resolve anyway
-
-        try:
-            path = expand_path(policy.cwd, cwd=context.cwd, home=context.home, variables=context.env)
-        except RuleError:
-            return resolve(policy, features, context)  # which tells it with all other faults
-        policy = policy.replace(cwd=os.path.realpath(path))
-    return resolve(policy, features, context)
+_REFER_EVERYWHERE, _NO_RULES = landlock.PathRules([(b"/", FS_REFER)]), landlock.PathRules([])
 
 
 def launch(
@@ -142,10 +67,8 @@ def launch(
     started = time.monotonic()
     for fd in keep:
         os.fstat(fd)  # before anything is opened here: a number that is free now would become one of the launch's own
-    context, program = make_context(policy, command)
-    assert program is not None  # noqa: S101  # a command was given
     features = host_features()
-    plan = plan_for(policy, context, features)
+    context, program, plan = prepare(policy, command, features)
     streams = Streams(stdin, stdout, stderr)
     start = _Start(policy, context, program, streams, keep, park, hooks, started)
     try:
@@ -218,7 +141,7 @@ class _Start:
         """Start the child, or leave nothing behind."""
         if plan.writable_mounts is not None and exposes([*self.streams.child, *self.keep]):
             plan = _without_metadata(plan)
-        request = _request(self.program, plan)
+        request = _request(self.program, plan, parts_of(plan))
         request.stdio = self.streams.child
         request.keep = self.keep
         request.park = self.park
@@ -258,21 +181,20 @@ class _Start:
         self, request: SpawnRequest, plan: Plan, features: HostFeatures, scratch: str, rulesets: list[int]
     ) -> None:
         """Put environment, mounts and rulesets into the request; each ruleset that is made is added to `rulesets`."""
-        env = plan.env
-        rules = list(plan.fs_rules)
+        parts = parts_of(plan)
+        request.env = parts.env
+        path_rules = parts.rules
         writable = plan.writable_mounts
         if writable:
-            optional = [path for path, _, must in rules if not must]
-            writable = tuple([path for path in writable if path not in optional or os.path.exists(path)])
+            writable = tuple([path for path in writable if path not in parts.optional or os.path.exists(path)])
         view = plan.view
         if scratch and view is not None and view.root is not None:
-            env = {**env, "TMPDIR": _INNER_TMP}
+            request.env = encode_env({**plan.env, "TMPDIR": _INNER_TMP})
         elif scratch:
-            env = {**env, "TMPDIR": scratch}
-            rules.append((scratch, plan.handled_fs & ~NEVER, True))
+            request.env = encode_env({**plan.env, "TMPDIR": scratch})
+            path_rules = encode_rules([*plan.fs_rules, (scratch, plan.handled_fs & ~NEVER, True)])
             if writable is not None:
                 writable = (*writable, scratch)
-        request.env = [os.fsencode(f"{name}={value}") for name, value in env.items()]
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
         if not features.privileged and (writable is not None or view is not None):
@@ -291,16 +213,16 @@ class _Start:
             rulesets.append(request.guard_ruleset)
             request.scoped = True
         if plan.handled_fs | plan.handled_net | plan.scoped:
-            request.ruleset = child_ruleset(plan, rules)
+            request.ruleset = child_ruleset(plan, path_rules)
             rulesets.append(request.ruleset)
 
 
-def _request(program: Program, plan: Plan) -> SpawnRequest:
+def _request(program: Program, plan: Plan, parts: Parts) -> SpawnRequest:
     request = SpawnRequest(program.argv, program.candidates)
-    request.cwd = os.fsencode(plan.cwd)
+    request.cwd = parts.cwd
     request.limits = plan.rlimits
     request.affinity = plan.affinity or ()
-    request.filter = compile_filter(native_name(), plan.filter)
+    request.filter = parts.filter
     request.flags = (NO_ASLR if plan.no_randomize_memory else 0) | (NO_THP if plan.no_huge_pages else 0)
     return request
 
@@ -312,10 +234,8 @@ def _guard_ruleset(plan: Plan) -> int:
     into another directory (landlock(7)), so this one handles it, and grants it everywhere; the child's decides.
     """
     refer = plan.handled_fs & FS_REFER
-    ruleset = _above_streams(landlock.create_ruleset(refer, 0, _SCOPE_SIGNAL))
-    if refer:
-        landlock.add_paths(ruleset, [(b"/", refer)])
-    return ruleset
+    rules = _REFER_EVERYWHERE if refer else _NO_RULES
+    return _above_streams(landlock.make_ruleset(refer, 0, _SCOPE_SIGNAL, rules))
 
 
 def _above_streams(fd: int) -> int:
@@ -342,23 +262,20 @@ def _without_metadata(plan: Plan) -> Plan:
     return changed
 
 
-def child_ruleset(plan: Plan, rules: Sequence[tuple[str, int, bool]]) -> int:
+def child_ruleset(plan: Plan, rules: PathRules) -> int:
     """Return the caller's fd of a Landlock ruleset with the plan's masks and ports, and `rules` for files."""
-    ruleset = _above_streams(landlock.create_ruleset(plan.handled_fs, plan.handled_net, plan.scoped))
     try:
-        landlock.add_paths(
-            ruleset,
-            [(os.fsencode(path), access if must else access | landlock.OPTIONAL) for path, access, must in rules],
-        )
-        for port, access in plan.port_rules:
-            landlock.add_port(ruleset, port, access)
+        ruleset = landlock.make_ruleset(plan.handled_fs, plan.handled_net, plan.scoped, rules)
     except SyscallError as error:
-        os.close(ruleset)
         if error.call == "open" and error.errno in (ENOENT, EACCES, ENOTDIR, ELOOP, ENAMETOOLONG):
             from sandlock_runtime.failure import missing_path  # lazy: good launches never need it
 
             raise missing_path(error) from error
         raise
+    ruleset = _above_streams(ruleset)
+    try:
+        for port, access in plan.port_rules:
+            landlock.add_port(ruleset, port, access)
     except BaseException:
         os.close(ruleset)
         raise

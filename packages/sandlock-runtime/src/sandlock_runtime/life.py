@@ -236,9 +236,11 @@ class Life:
         """Pass data until no process is left; False when `clock` ended it first. Can be called again then."""
         if self._result is not None:
             return True
-        guard = self._guard.fileno()
+        # The report comes a little before the guard's end, and until then there is something to do here.
+        guard, report = self._guard.fileno(), self._guard.report_fileno()
         watch = poll()
         watch.register(guard, POLLIN)
+        watch.register(report, POLLIN)
         readers = {sink.fd: sink for sink in self._sinks or () if sink and not sink.ended}
         for fd in readers:
             watch.register(fd, POLLIN)
@@ -246,7 +248,7 @@ class Life:
             watch.register(self._source, POLLOUT)
         while True:
             for fd, _ in watch.poll(clock.left_ms()):
-                if fd == guard:
+                if fd in (guard, report):
                     return True
                 if fd == self._source:
                     self._feed = _write(fd, self._feed)
@@ -309,7 +311,8 @@ class Life:
         output, dropped = [b"", b""], [0, 0]
         for index, sink in enumerate(self._sinks or ()):
             if sink:
-                sink.drain()
+                if not sink.ended:
+                    sink.drain()
                 os.close(sink.fd)
                 output[index], dropped[index] = b"".join(sink.chunks), sink.dropped
         return (output[0], output[1]), (dropped[0], dropped[1])

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sandlock_policy import Protection
     from sandlock_policy.inputs import PolicyInputs
     from sandlock_runtime.branching import RunBranch
-    from sandlock_runtime.launch import Command
     from sandlock_runtime.life import Life
+    from sandlock_runtime.prepare import Command
     from sandlock_runtime.result import Result
     from sandlock_runtime.streams import Stream
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sandlock_sys._ffi import CData
 
-__all__ = ["NULL", "address", "hold", "own_memory", "readable", "string", "strings", "writable"]
+__all__ = ["NULL", "Strings", "address", "hold", "own_memory", "readable", "string", "strings", "writable"]
 
 NULL = ffi.NULL
 
@@ -59,19 +59,32 @@ def string(text: bytes, held: list[object]) -> CData:
     return hold(ffi.new("char[]", text), held)
 
 
-def strings(texts: Sequence[bytes], held: list[object]) -> CData:
-    """Return a NULL-terminated array of C strings, which are one after the other in one block of memory.
+class Strings:
+    """A NULL-terminated array of C strings, which are one after the other in one block of memory; it cannot change.
 
-    It lives as long as `held`; ValueError for a NUL byte in one of them.
+    Raises ValueError for a NUL byte in one of them.
     """
-    block = b"\0".join(texts) + b"\0"
-    if block.count(b"\0") != max(len(texts), 1):
-        raise ValueError(f"a NUL byte in one of {list(texts)!r}")
-    memory = hold(ffi.from_buffer("char[]", block), held)
-    pointers = hold(ffi.new("char *[]", len(texts) + 1), held)
-    start = ffi.cast("char *", memory)
-    offset = 0
-    for index, text in enumerate(texts):
-        pointers[index] = start + offset
-        offset += len(text) + 1
-    return pointers
+
+    __slots__ = ("_kept", "pointers")
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        block = b"\0".join(texts) + b"\0"
+        if block.count(b"\0") != max(len(texts), 1):
+            raise ValueError(f"a NUL byte in one of {list(texts)!r}")
+        memory = ffi.from_buffer("char[]", block)
+        place = int(ffi.cast("uintptr_t", memory))
+        places = []
+        for text in texts:
+            places.append(place)
+            place += len(text) + 1
+        places.append(0)
+        words = ffi.new("uintptr_t[]", places)
+        self.pointers = ffi.cast("char **", words)
+        self._kept = memory, words  # a cast keeps nothing alive
+
+
+def strings(texts: Sequence[bytes] | Strings, held: list[object]) -> CData:
+    """Return the pointers of `Strings`, made here if need be; they live as long as `held`."""
+    array = texts if isinstance(texts, Strings) else Strings(texts)
+    held.append(array)
+    return array.pointers

@@ -70,6 +70,17 @@ class _Lib:
     def sl_landlock_add_paths(
         self, ruleset: int, paths: _Constant, accesses: _Constant, count: int, failure: CData, /
     ) -> int: ...
+    def sl_landlock_make_ruleset(
+        self,
+        handled_fs: int,
+        handled_net: int,
+        scoped: int,
+        paths: bytes,
+        accesses: bytes,
+        count: int,
+        failure: CData,
+        /,
+    ) -> int: ...
     def sl_landlock_add_port(self, ruleset: int, port: int, access: int, /) -> int: ...
     def sl_landlock_restrict_self(self, ruleset: int, flags: int, /) -> int: ...
     # memfd

@@ -127,13 +127,14 @@ class Guard:
 
     """
 
-    __slots__ = ("_control", "_held", "_memory", "_pidfd", "pid")
+    __slots__ = ("_control", "_held", "_memory", "_pidfd", "_told", "pid")
 
     def __init__(self, control: int, memory: CData, held: list[object]) -> None:
         self._control = control
         self._pidfd: int = memory.guard_pidfd
         self._memory: CData | None = memory
         self._held = held
+        self._told = False  # the report is here, so the guard needs no order to end
         self.pid: int = memory.guard_pid
 
     def fileno(self) -> int:
@@ -148,22 +149,40 @@ class Guard:
         """The launch's `struct sl_spawn`, or None when the guard has been waited for."""
         return self._memory
 
-    def report(self) -> Report | None:
-        """Wait for the guard to end and return its report; None when it was killed before it could tell.
+    def report_fileno(self) -> int:
+        """The control socket, borrowed: readable when the report is there, a little before the guard has ended.
 
-        The control socket holds the report then. The wait is not bounded: poll `fileno()` first to bound it.
+        -1 after `close`. A guard that was killed makes it readable too, or only `fileno()`, where a process that was
+        forked during the launch holds the guard's end.
         """
-        self._reap()
-        if self._control < 0:
+        return self._control
+
+    def report(self) -> Report | None:
+        """Return the report, waiting for the guard's end where it has not told yet; None when it was killed before.
+
+        With the report every process of the sandbox has ended, but for the guard itself, which `close` waits for. The
+        wait is not bounded: poll `report_fileno()` or `fileno()` first to bound it.
+        """
+        message = self._receive()
+        if not message:
+            self._reap()
+            message = self._receive()
+        if len(message) != _REPORT.size:
             return None
-        try:
-            message = os.read(self._control, _REPORT.size)
-        except OSError as error:
-            if error.errno != ECONNRESET:
-                raise
-            # The guard ended with an order of ours unread. The kernel tells that first, once; the report is behind it.
-            message = os.read(self._control, _REPORT.size)
-        return Report(message) if len(message) == _REPORT.size else None
+        self._told = True
+        return Report(message)
+
+    def _receive(self) -> bytes:
+        """Read the report; b"" when there is none."""
+        for _ in range(2 if self._control >= 0 else 0):
+            try:
+                return os.read(self._control, _REPORT.size)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                # The guard ended with an order of ours unread. The kernel tells that first, once; the report is behind.
+                continue
+        return b""
 
     def kill(self) -> None:
         """Kill every process of the sandbox; the report follows."""
@@ -186,7 +205,9 @@ class Guard:
     def close(self) -> None:
         """Give everything up: what is left of the sandbox is killed, and the guard is waited for."""
         control, self._control = self._control, -1
-        if control >= 0:
+        if control >= 0 and self._told:
+            os.close(control)
+        elif control >= 0:
             lib.sl_guard_hang_up(control, _SHUT_RDWR)
             os.close(control)
             self._wake()

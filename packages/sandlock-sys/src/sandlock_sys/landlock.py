@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTIONAL",
+    "PathRules",
     "abi_version",
     "add_path_fd",
     "add_paths",
     "add_port",
     "create_ruleset",
     "errata",
+    "make_ruleset",
     "restrict_self",
     "usable",
 ]
@@ -33,7 +35,7 @@ OPTIONAL = 1 << 63  # SL_LANDLOCK_OPTIONAL in _csrc/landlock.h
 
 _QUERY_VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION, linux/landlock.h, 5.13
 _QUERY_ERRATA = 2  # LANDLOCK_CREATE_RULESET_ERRATA, linux/landlock.h, 6.15
-_STEPS = ("", "open", "fstat", "landlock_add_rule")  # SL_LANDLOCK_STEP_* in _csrc/landlock.h
+_STEPS = ("", "open", "fstat", "landlock_add_rule", "landlock_create_ruleset")  # SL_LANDLOCK_STEP_* in _csrc/landlock.h
 
 
 def abi_version() -> int:
@@ -103,16 +105,52 @@ def add_paths(ruleset: int, rules: Sequence[tuple[bytes, int]]) -> None:
         ValueError: a path is empty or has a NUL in it.
 
     """
-    paths = [path for path, _ in rules]
-    # One block of NUL-terminated strings: a NUL inside a path would shift every later path to another rule's rights.
-    block = b"\0".join(paths)
-    if paths and (block.count(b"\0") != len(paths) - 1 or b"" in paths):
-        raise ValueError(f"a path is empty or has a NUL byte in it: {paths!r}")
+    packed = PathRules(rules)
     failure = ffi.new("struct sl_landlock_failure *")
-    accesses = pack(f"={len(rules)}Q", *[access for _, access in rules])
-    result = lib.sl_landlock_add_paths(ruleset, block, accesses, len(rules), failure)
+    result = lib.sl_landlock_add_paths(ruleset, packed.block, packed.accesses, packed.count, failure)
     if result < 0:
-        raise SyscallError(_STEPS[failure.step], -result, fsdecode(paths[failure.index]))
+        raise SyscallError(_STEPS[failure.step], -result, fsdecode(packed.path(failure.index)))
+
+
+class PathRules:
+    """Rules for paths as C takes them, for rulesets that are made again and again; they cannot change.
+
+    Raises ValueError for a path that is empty or has a NUL byte in it.
+    """
+
+    __slots__ = ("accesses", "block", "count")
+
+    def __init__(self, rules: Sequence[tuple[bytes, int]]) -> None:
+        paths = [path for path, _ in rules]
+        # One block of strings that end with NUL: one inside a path would shift all later paths to others' rights.
+        self.block = b"\0".join(paths)
+        self.count = len(paths)
+        if paths and (self.block.count(b"\0") != len(paths) - 1 or b"" in paths):
+            raise ValueError(f"a path is empty or has a NUL byte in it: {paths!r}")
+        self.accesses = pack(f"={len(rules)}Q", *[access for _, access in rules])
+
+    def path(self, index: int) -> bytes:
+        """Return the path of rule `index`, or b"" where there is none."""
+        return self.block.split(b"\0")[index] if index < self.count else b""
+
+
+def make_ruleset(handled_fs: int, handled_net: int, scoped: int, rules: PathRules) -> int:
+    """Return the fd of a new ruleset with `rules`, as `create_ruleset` and `add_paths` make it, in one call.
+
+    Raises:
+        SyscallError: as those; `.call` tells the step, and `.detail` the path. Nothing is left open.
+
+    """
+    failure = ffi.new("struct sl_landlock_failure *")
+    result = lib.sl_landlock_make_ruleset(
+        handled_fs, handled_net, scoped, rules.block, rules.accesses, rules.count, failure
+    )
+    if result < 0:
+        step = _STEPS[failure.step]
+        if step == "landlock_create_ruleset":
+            raise SyscallError(step, -result, f"fs {handled_fs:#x}, net {handled_net:#x}, scoped {scoped:#x}")
+        raise SyscallError(step, -result, fsdecode(rules.path(failure.index)))
+    return result
 
 
 def add_path_fd(ruleset: int, path_fd: int, access: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from os import fsdecode
 
-from sandlock_sys._buffers import NULL, hold, string, strings
+from sandlock_sys._buffers import NULL, Strings, hold, string, strings
 from sandlock_sys._call import check
 from sandlock_sys._ffi import ffi, lib
 from sandlock_sys.errors import SyscallError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sandlock_sys._ffi import CData
 
-__all__ = ["NO_ASLR", "NO_THP", "NULL_DEVICE", "SpawnError", "SpawnRequest", "Spawned", "spawn"]
+__all__ = ["NO_ASLR", "NO_THP", "NULL_DEVICE", "SpawnError", "SpawnRequest", "Spawned", "Strings", "spawn"]
 
 NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
@@ -92,7 +92,7 @@ class SpawnRequest:
 
     Attributes:
         argv: at least one byte string.
-        env: `NAME=value` byte strings.
+        env: `NAME=value` byte strings, or `Strings` of them, made once for many launches.
         candidates: paths to execute, tried in order as execvp(3) does; a refusal outlives a later "not there".
         cwd: where it starts, or None for the caller's directory.
         stdio: fds that become 0, 1 and 2, or NULL_DEVICE; the caller's, left open here.
@@ -126,7 +126,7 @@ class SpawnRequest:
         "ruleset", "scoped", "stdio", "writable",
     )  # fmt: skip
 
-    def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] = ()) -> None:
+    def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] | Strings = ()) -> None:
         self.argv = argv
         self.candidates = candidates
         self.env = env

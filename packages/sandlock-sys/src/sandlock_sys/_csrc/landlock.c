@@ -100,6 +100,20 @@ long sl_landlock_add_paths(int ruleset, const char *paths, const void *accesses,
     return 0;
 }
 
+/* All in one: the new ruleset's fd, or -errno and nothing left open. */
+long sl_landlock_make_ruleset(uint64_t handled_fs, uint64_t handled_net, uint64_t scoped, const char *paths,
+                              const void *accesses, size_t count, struct sl_landlock_failure *failure)
+{
+    failure->step = SL_LANDLOCK_STEP_CREATE;
+    long ruleset = sl_landlock_create_ruleset(handled_fs, handled_net, scoped);
+    if (ruleset < 0)
+        return ruleset;
+    long result = sl_landlock_add_paths((int)ruleset, paths, accesses, count, failure);
+    if (result < 0)
+        RAW(__NR_close, ruleset);
+    return result < 0 ? result : ruleset;
+}
+
 long sl_landlock_add_port(int ruleset, uint64_t port, uint64_t access)
 {
     struct net_port rule = {access, port};

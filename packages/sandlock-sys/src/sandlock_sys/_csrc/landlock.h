@@ -18,7 +18,7 @@ struct sl_landlock_failure {
     uint32_t unused;
 };
 
-enum { SL_LANDLOCK_STEP_OPEN = 1, SL_LANDLOCK_STEP_STAT = 2, SL_LANDLOCK_STEP_ADD_RULE = 3 };
+enum { SL_LANDLOCK_STEP_OPEN = 1, SL_LANDLOCK_STEP_STAT = 2, SL_LANDLOCK_STEP_ADD_RULE = 3, SL_LANDLOCK_STEP_CREATE = 4 };
 
 /* In a rule's rights: a path that is not there, or cannot be reached, is left out. No right has this bit. */
 #define SL_LANDLOCK_OPTIONAL (1ULL << 63)
@@ -34,6 +34,8 @@ long sl_landlock_create_ruleset(uint64_t handled_fs, uint64_t handled_net, uint6
 long sl_landlock_add_path_fd(int ruleset, int path_fd, uint64_t access);
 long sl_landlock_add_paths(int ruleset, const char *paths, const void *accesses, size_t count,
                            struct sl_landlock_failure *failure);
+long sl_landlock_make_ruleset(uint64_t handled_fs, uint64_t handled_net, uint64_t scoped, const char *paths,
+                              const void *accesses, size_t count, struct sl_landlock_failure *failure);
 long sl_landlock_add_port(int ruleset, uint64_t port, uint64_t access);
 long sl_landlock_restrict_self(int ruleset, uint32_t flags);
 

@@ -356,5 +356,5 @@ long sl_spawn_go(struct sl_spawn *spawn, uint32_t verdict)
 
 long sl_control_pair(int32_t *pair)
 {
-    return RAW(__NR_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair);
+    return RAW(__NR_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair);
 }

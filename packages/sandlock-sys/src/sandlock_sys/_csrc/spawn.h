@@ -144,7 +144,7 @@ long sl_spawn(struct sl_spawn *spawn);
 /* Let a parked child go on to exec or end, as the SL_VERDICT_* says; returns when it has. */
 long sl_spawn_go(struct sl_spawn *spawn, uint32_t verdict);
 
-/* A close-on-exec SOCK_SEQPACKET pair: pair[0] for the caller, pair[1] for the guard. */
+/* A close-on-exec, non-blocking SOCK_SEQPACKET pair: pair[0] for the caller, pair[1] for the guard. */
 long sl_control_pair(int32_t *pair);
 
 #endif
