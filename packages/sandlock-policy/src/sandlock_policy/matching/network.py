@@ -51,6 +51,9 @@ class NetworkRules:
         self._deny_learned = LearnedNames(deny, clock)
         self._allow = Table(resolved.allow)
         self._allow_learned = LearnedNames(resolved.allow, clock)
+        # Made ahead: a verdict takes longer to make than to find.
+        self._denied = {label: Verdict(allowed=False, rule=label) for label, _ in deny}
+        self._allowed = {label: Verdict(allowed=True, rule=label) for label, _ in resolved.allow}
         self._else_allowed = bool(policy.net_deny) and not policy.net_allow
         self._bind_allow = _bind_table("network.allow_bind", policy.net_allow_bind)
         self._bind_deny = _bind_table("network.deny_bind", policy.net_deny_bind)
@@ -87,12 +90,12 @@ class NetworkRules:
             inside = (self._deny.find(protocol, 4, one, port) for one in embedded_ipv4(value))
             rule = next((one for one in inside if one is not None), None)
         if rule is not None:
-            return Verdict(allowed=False, rule=rule)
+            return self._denied[rule]
         rule = self._allow.find(protocol, version, value, port)
         if rule is None:
             rule = self._allow_learned.find(protocol, (version, value), port)
         if rule is not None:
-            return Verdict(allowed=True, rule=rule)
+            return self._allowed[rule]
         return _ANYTHING if self._else_allowed and protocol != "icmp" else _NOTHING
 
     def verdict_on_bind(self, port: int) -> Verdict:
