@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from cow_lab import clear, fingerprint
@@ -20,7 +21,7 @@ from cow_oracle import Overlay, Plain, Served, Step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandlock_cow import Branch
+from sandlock_cow import Branch, overlay
 
 NAMES = [b"a", b"b", b"c", b"\xff\n"]
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(b"/".join)
@@ -106,17 +107,28 @@ def test_fs19_a_branch_behaves_like_a_real_overlay(steps: list[Step]) -> None:
     with scratch() as root:
         (root / "lower").mkdir()
         grow(root / "lower")
-        overlay = Overlay(root / "lower", root / "oracle")
+        mounted = Overlay(root / "lower", root / "oracle")
         try:
             with Branch(str(root / "lower"), storage=str(root / "storage")) as branch:
-                compare(Served(branch), Plain(overlay.root), steps)
+                compare(Served(branch), Plain(mounted.root), steps)
         finally:
-            overlay.close()
+            mounted.close()
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=SEQUENCES)
 def test_fs19_a_branch_behaves_like_a_directory_and_its_commit_equals_a_bare_run(steps: list[Step]) -> None:
+    as_in_a_directory(steps)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=SEQUENCES)
+def test_the_same_where_mknod_refuses_whiteouts(steps: list[Step]) -> None:
+    with patch.object(overlay, "writes_device_whiteouts", lambda _: False):
+        as_in_a_directory(steps)
+
+
+def as_in_a_directory(steps: list[Step]) -> None:
     with scratch() as root:
         lower, bare = root / "lower", root / "bare"
         lower.mkdir()

@@ -102,7 +102,6 @@ class Branch:
         except BaseException:
             store.close()
             raise
-        self._decided = False
 
     @contextmanager
     def _using(self) -> Iterator[Tree]:
@@ -366,7 +365,6 @@ class Branch:
             self._finish()
 
     def _finish(self) -> None:
-        self._decided = True
         self._tree.close()
         self._store.remove()
 
@@ -381,7 +379,6 @@ class Branch:
     def close(self) -> None:
         """Close all fds and the lock. What was neither committed nor discarded stays in the storage. Idempotent."""
         with self._lock:
-            self._decided = True
             if not self._store.closed:
                 self._tree.close()
                 self._store.close()

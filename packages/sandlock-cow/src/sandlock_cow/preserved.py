@@ -10,7 +10,7 @@ from sandlock_cow import journal
 from sandlock_cow.branch import Branch
 from sandlock_cow.errors import BranchBusyError, BranchStorageError
 from sandlock_cow.model import State
-from sandlock_cow.storage import GONE, KEPT, NEW, default_storage, open_folder, read_meta
+from sandlock_cow.storage import GONE, KEPT, NEW, Store, default_storage, open_folder, read_meta
 
 __all__ = ["Preserved", "list_preserved"]
 
@@ -39,8 +39,14 @@ class Preserved:
         return Branch.resume(self.path, quota=quota)
 
     def discard(self) -> None:
-        """Remove it; an interrupted commit is finished or undone first, since its traces are in the real tree."""
-        self.resume().discard()
+        """Remove it; an interrupted commit is finished or undone first, since its traces are in the real tree.
+
+        Otherwise the real tree is not looked at, and may be gone.
+        """
+        if self.state is State.COMMITTING:
+            self.resume().discard()
+        else:
+            Store.drop(self.path)
 
 
 def list_preserved(storage: str | bytes | None = None) -> tuple[Preserved, ...]:

@@ -112,6 +112,21 @@ class Store:
             remove_tree(home, os.fsencode(NEW + name))
             raise
 
+    @staticmethod
+    def drop(path: str) -> None:
+        """Remove the folder of a branch that nobody has open, without a look at its lower directory."""
+        folder = open_folder(path)
+        try:
+            _lock(folder, path)
+            read_meta(folder, path)
+            home = os.open("..", _FOLDER, dir_fd=folder)
+        finally:
+            os.close(folder)
+        try:
+            remove_tree(home, os.fsencode(os.path.basename(path)))
+        finally:
+            os.close(home)
+
     @classmethod
     def open(cls, path: str | bytes) -> Store:
         """Lock and open an existing branch's folder."""
@@ -119,14 +134,12 @@ class Store:
         folder = open_folder(place)
         fds: list[int] = []
         try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BranchBusyError(place) from error
+            _lock(folder, place)
             meta = read_meta(folder, place)
             fds.append(_open_lower(meta["lower"]))
             _refuse_other(fds[0], meta)
             fds += (os.open(part, os.O_PATH | _FOLDER, dir_fd=folder) for part in ("upper", "work"))
+            _clear(fds[2])
             return cls(place, folder, meta, (fds[0], fds[1], fds[2]))
         except BaseException:
             for fd in (*fds, folder):
@@ -163,6 +176,24 @@ class Store:
             remove_tree(home, gone)
         finally:
             os.close(home)
+
+
+def _lock(folder: int, path: str) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BranchBusyError(path) from error
+
+
+def _clear(work: int) -> None:
+    """Remove what a crash left half made in the work directory."""
+    readable = os.open(".", _FOLDER, dir_fd=work)
+    try:
+        names = os.listdir(readable)
+    finally:
+        os.close(readable)
+    for name in names:
+        remove_tree(work, os.fsencode(name))
 
 
 def sweep(home: int) -> None:
