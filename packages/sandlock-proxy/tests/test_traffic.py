@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -137,6 +138,22 @@ def test_an_early_answer_arrives_before_the_body_is_sent(world: World) -> None:
     )
     answer = read_answer(connection)
     assert (answer.status, answer.body) == (413, b"no")
+
+
+def test_an_early_answer_survives_a_client_that_sends_first_and_reads_later(world: World) -> None:
+    def serve(connection: socket.socket) -> None:
+        drain_head(connection)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        time.sleep(1)
+
+    server = world.server(serve)
+    proxy = world.proxy(server.port)
+    with socket.create_connection(("127.0.0.1", world.door(proxy, server.port)), timeout=10) as client:
+        client.sendall(request(server.port, f"PUT /ok/x HTTP/1.1\r\n{HEAD}Content-Length: 100000000\r\n\r\n"))
+        client.sendall(b"x" * 100_000)
+        time.sleep(0.1)
+        client.sendall(b"x" * 100_000)
+        assert read_answer(client).status == 413
 
 
 def test_server_sent_events_arrive_one_by_one(world: World) -> None:
@@ -323,6 +340,18 @@ def test_a_server_that_is_down_or_silent_is_said_so(world: World) -> None:
     proxy = world.proxy(silent.port, limits=limits)
     answer = world.ask(proxy, silent.port, request(silent.port, f"GET /ok/x HTTP/1.1\r\n{HEAD}\r\n"))
     assert (answer.status, b"did not answer" in answer.body) == (504, True)
+
+
+def test_a_name_that_does_not_resolve_in_time_is_said_so(world: World) -> None:
+    async def resolve(_name: str) -> list[str]:
+        await asyncio.sleep(30)
+        return []
+
+    server = world.server()
+    proxy = world.proxy(server.port, resolve=resolve, limits=Limits(connect_s=0.2))
+    answer = world.ask(proxy, server.port, request(server.port, f"GET /ok/x HTTP/1.1\r\n{HEAD}\r\n"))
+    assert (answer.status, b"did not resolve within 0.2 s" in answer.body) == (504, True)
+    assert server.connections == 0
 
 
 def test_every_decision_is_an_event_and_text_is_escaped(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 from dataclasses import dataclass
@@ -119,7 +120,12 @@ class Admission:
     async def _addresses(self, authority: Authority) -> tuple[str, ...]:
         if authority.is_address:
             return (authority.host,)
-        return tuple(await self._service.resolve(authority.host))
+        wait = self._service.limits.connect_s
+        try:
+            async with asyncio.timeout(wait):
+                return tuple(await self._service.resolve(authority.host))
+        except TimeoutError:
+            raise Refusal(504, f"{authority.host} did not resolve within {wait:g} s") from None
 
     def _may_connect(self, address: str, port: int) -> bool:
         return self._service.may_connect is None or self._service.may_connect(address, port)

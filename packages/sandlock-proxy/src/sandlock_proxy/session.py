@@ -163,6 +163,8 @@ class Session:
         upstream.used = True
         if not (relay.server_reusable and sent):
             self._drop_upstream()
+        if not sent:
+            await self._linger()
         return relay.client_reusable and sent
 
     def _explain(self, fault: Exception, sending: asyncio.Task[None] | None, relay: Relay, asked: Asked) -> Exception:
