@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from measure import Row, report
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "packages/sandlock-notif/tests"))
-from supervision import supervise
+from supervision import PYTHON, supervise
 
+from sandlock_notif.handlers.memory import MemoryLimit
 from sandlock_notif.handlers.processes import ProcessLimit
 from sandlock_notif.handlers.signals import ChildSignals
 from sandlock_policy.seccomp.rules import ABSENT, Rule
@@ -68,9 +69,10 @@ static void allocations(void)
 static void maps(void)
 {
     for (int i = 0; i < 3000; i++) {
-        char *block = malloc(1 << 20);
-        memset(block, 1, 1 << 20);
-        free(block);
+        volatile char *block = malloc(1 << 20);
+        memset((char *)block, 1, 1 << 20);
+        __asm__ volatile("" : : "r"(block) : "memory");
+        free((void *)block);
     }
 }
 
@@ -93,6 +95,7 @@ for turn in range(4):
     words.sort()
 print(time.monotonic() - start)
 """
+ROUNDS = 9
 CLONE3 = Rule("clone3", (), ABSENT, "as in the default filter")
 Case = tuple[str, "list[str]", "Callable[[], Sequence[HandlerTable]]", float | None]
 
@@ -118,7 +121,7 @@ def main() -> None:
         source.write_text(SOURCE)
         subprocess.run([shutil.which("cc") or "gcc", "-O2", "-w", "-o", program, str(source)], check=True)
         for name, argv, tables, budget in cases(program):
-            pairs = [(inside(argv, tables()), outside(argv)) for _ in range(9)][2:]
+            pairs = [(inside(argv, tables()), outside(argv)) for _ in range(ROUNDS + 2)][2:]
             ratios = sorted(mine / bare for mine, bare in pairs)
             middle = sorted(mine for mine, _ in pairs)[len(pairs) // 2] * 1e3
             rows.append(Row(name, "bare", middle, ratios[len(ratios) // 2], ratios[0], ratios[-1], budget))
@@ -128,11 +131,19 @@ def main() -> None:
 def cases(program: str) -> list[Case]:
     """Return what is measured."""
     forks = [program, "forks"]
+
+    def ample() -> Sequence[HandlerTable]:
+        return (MemoryLimit(256 << 20),)
+
     return [
         ("fork and exec x 500, max_processes=1000", forks, lambda: (ChildSignals(), ProcessLimit(1000)), 1.15),
         ("fork and exec x 500, max_processes=64", forks, lambda: (ChildSignals(), ProcessLimit(64)), 1.15),
         ("fork and exec x 500, max_processes=2", forks, lambda: (ChildSignals(), ProcessLimit(2)), None),
         ("no limit, the same filter otherwise", forks, lambda: (), None),
+        ("malloc and free x 3,000,000, max_memory=256M", [program, "allocations"], ample, 1.02),
+        ("map, fill and free 1 MiB x 3000, max_memory=256M", [program, "maps"], ample, 1.02),
+        ("the same, max_memory=8M", [program, "maps"], lambda: (MemoryLimit(8 << 20),), 1.02),
+        ("sorting in Python, max_memory=256M", [PYTHON, "-c", SORTING], ample, 1.02),
     ]
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from sandlock_notif.processes import Process, Processes
 
-__all__ = ["census", "current_call", "same_memory", "threads_of"]
+__all__ = ["between", "census", "contents", "current_call", "look", "same_memory", "threads_of"]
 
 _CHUNK = 1 << 16
 
 
-def census(processes: Processes, first: int) -> tuple[set[Process], set[int]] | None:
+def census(processes: Processes, outside: frozenset[int]) -> tuple[set[Process], set[int]] | None:
     """Return the living processes and the ids of the zombies, or None when some came or went meanwhile: ask again.
 
     The walk goes from each process to the children of each of its threads. It misses a process only when that gets
@@ -27,31 +27,61 @@ def census(processes: Processes, first: int) -> tuple[set[Process], set[int]] | 
 
     Arguments:
         processes: the index; all that are found are registered. Its root is where the walk begins.
-        first: the sandbox's first process. What lies between it and the root (an init of ours) is not counted.
+        outside: processes below the root that are not the sandbox's, from `between`.
 
     """
+    living, dead, complete = look(processes, outside)
+    same = complete and all(os.access(f"/proc/{pid}", os.F_OK) for pid in dead)
+    return (living, dead) if same and all(member.alive() for member in living) else None
+
+
+def look(processes: Processes, outside: frozenset[int]) -> tuple[set[Process], set[int], bool]:
+    """Return the processes and zombies that one walk finds, and whether none ended under its eyes; see `census`."""
     living: set[Process] = set()
     dead: set[int] = set()
-    ours = _between(processes.root, first)
-    try:
-        pending = [processes.root] if processes.root else [first]
-        while pending:
-            pid = pending.pop()
+    complete = True
+    pending = [processes.root]
+    while pending:
+        pid = pending.pop()
+        try:
             for child in _children(pid):
-                if _is_zombie(child):
+                member = processes.get(child)
+                if member is None and _is_zombie(child):
                     dead.add(child)
                     continue
                 pending.append(child)
-                if child not in ours:
-                    living.add(processes.register(child))
-        if not processes.root:
-            living.add(processes.register(first))
-        if all(os.access(f"/proc/{pid}", os.F_OK) for pid in dead) and all(member.alive() for member in living):
-            return living, dead
-    except OSError as error:
-        if error.errno not in (ENOENT, ESRCH):
-            raise
-    return None
+                if child not in outside:
+                    living.add(member if member is not None else processes.register(child))
+        except OSError as error:
+            if error.errno not in (ENOENT, ESRCH):
+                raise
+            complete = False
+    return living, dead, complete
+
+
+def between(root: int, first: int) -> frozenset[int]:
+    """Return the processes between the root and the sandbox's first process, which lives: an init of ours, or none."""
+    found: set[int] = set()
+    pid = first
+    while pid != root and len(found) < 16:
+        data = contents(f"/proc/{pid}/stat")
+        pid = int(data[data.rindex(b")") + 2 :].split()[1])
+        if pid <= 1:
+            raise ProcessLookupError(ESRCH, f"process {first} does not descend from {root}")
+        found.add(pid)
+    return frozenset(found - {root})
+
+
+def contents(path: str) -> bytes:
+    """Return a whole file of /proc."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, _CHUNK):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    return b"".join(parts)
 
 
 def threads_of(pid: int) -> list[int]:
@@ -71,7 +101,7 @@ def current_call(tid: int) -> int | None:
 
     """
     try:
-        words = _contents(f"/proc/{tid}/syscall").split()
+        words = contents(f"/proc/{tid}/syscall").split()
     except FileNotFoundError as error:
         raise ProcessLookupError(ESRCH, f"there is no thread {tid}") from error
     except OSError as error:
@@ -97,36 +127,12 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def _read_children(pid: int, tid: int) -> list[int]:
-    return [int(word) for word in _contents(f"/proc/{pid}/task/{tid}/children").split()]
+    return [int(word) for word in contents(f"/proc/{pid}/task/{tid}/children").split()]
 
 
 def _is_zombie(pid: int) -> bool:
     """Whether every thread of a process has ended; the first one alone may have."""
-    data = _contents(f"/proc/{pid}/stat")
+    data = contents(f"/proc/{pid}/stat")
     if data[data.rindex(b")") + 2 :][:1] not in (b"Z", b"X"):
         return False
     return len(threads_of(pid)) == 1
-
-
-def _between(root: int, first: int) -> set[int]:
-    """Return the processes between the root and the sandbox's first process."""
-    found: set[int] = set()
-    pid = first
-    while root and pid != root and len(found) < 16:  # the guard, and an init at most
-        data = _contents(f"/proc/{pid}/stat")
-        pid = int(data[data.rindex(b")") + 2 :].split()[1])
-        if pid in (root, 0, 1):
-            break
-        found.add(pid)
-    return found
-
-
-def _contents(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, _CHUNK):
-            parts.append(part)
-    finally:
-        os.close(fd)
-    return b"".join(parts)

@@ -18,7 +18,7 @@ from sandlock_notif.action import Action, Errno
 from sandlock_notif.dispatch import HandlerTable, Outcome, Services, Trap
 from sandlock_notif.errors import VanishedError
 from sandlock_notif.tracing import Tracer, pass_through
-from sandlock_notif.tree import census, current_call, same_memory
+from sandlock_notif.tree import between, census, current_call, same_memory
 from sandlock_policy.seccomp.rules import lacks_bits
 from sandlock_sys.errors import SyscallError
 
@@ -107,6 +107,7 @@ class ProcessLimit(HandlerTable):
         self._vfork_only = True  # whoever shares its memory with another process came out of a vfork
         self._forks: frozenset[int] = frozenset()
         self._clone = -1
+        self._outside: frozenset[int] = frozenset()
         self._services: Services | None = None
 
     def traps(self) -> Sequence[Trap]:
@@ -124,6 +125,7 @@ class ProcessLimit(HandlerTable):
         numbers = (services.arch.syscalls.get(name) for name in ("fork", "vfork", "clone"))
         self._forks = frozenset(number for number in numbers if number is not None)
         self._clone = services.arch.syscalls["clone"]
+        self._outside = between(services.processes.root, services.pid)
         self._known.add(services.processes.register(services.pid))
         services.processes.on_exit(self._known.discard)
 
@@ -176,7 +178,7 @@ class ProcessLimit(HandlerTable):
         await self._settle()
         before = {member.pid for member in self._known} | self._dead
         for attempt in range(_WALKS):
-            found = census(services.processes, services.pid)
+            found = census(services.processes, self._outside)
             if found is not None:
                 living, self._dead = found
                 born = {member.pid for member in living if member not in self._known} | self._dead - before

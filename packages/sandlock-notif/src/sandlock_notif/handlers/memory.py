@@ -1,0 +1,325 @@
+"""max_memory: what the tree keeps in memory stays below a bound, or the process that grows is killed.
+
+No allocation is trapped. The use is sampled, and the next sample is due when the tree could reach the limit at the
+earliest; sampling never takes more than a hundredth of the time. What cannot be seen from outside is taken at its
+source, in calls that are rare: memfds are made by the supervisor, which so can always look at them, and anonymous
+shared memory counts by its whole size from the moment it is mapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from errno import EINVAL, EMFILE, ENAMETOOLONG, ENOMEM, ENOSPC
+from functools import partial
+from signal import SIGKILL
+from typing import TYPE_CHECKING, TypeVar
+
+from sandlock_notif import memory, usage
+from sandlock_notif.action import Action, Errno, InjectFd
+from sandlock_notif.dispatch import HandlerTable, Outcome, Services, Trap
+from sandlock_notif.errors import Refusal
+from sandlock_notif.events import Event
+from sandlock_notif.tree import between as processes_between
+from sandlock_notif.tree import look
+from sandlock_notif.usage import Use
+from sandlock_policy.seccomp.rules import between, has_bits
+from sandlock_sys import memfd, pidfd
+from sandlock_sys.errors import SyscallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandlock_notif.processes import Process
+    from sandlock_notif.request import Request
+
+Seen = TypeVar("Seen")
+
+__all__ = ["MemoryLimit", "data_limit", "decide_offender", "decide_period"]
+
+_MAP_SHARED = 0x01  # asm-generic/mman-common.h; MAP_SHARED_VALIDATE has this bit too
+_MAP_ANONYMOUS = 0x20  # asm-generic/mman-common.h
+_MFD_CLOEXEC = 0x1  # linux/memfd.h, 3.17
+_LARGEST = (1 << 63) - 1
+_NAME_MAX = 250  # of a memfd, its NUL included
+_MEMFDS = 256  # that live at once
+_GROWTH = 2 << 30  # bytes per second that one CPU fills; measured 1-2 GiB/s in 4 KiB pages
+_CPUS = min(os.cpu_count() or 1, 8)
+_SHORTEST_S, _LONGEST_S = 0.001, 0.1
+# At most one part in so many of the time goes into sampling, and of the time of a CPU, so that a supervisor that had to
+# wait for one does not look less often. More into what only large trees need: finding members, walking page tables.
+_SHARE = 100
+_LARGE_SHARE = 10
+_NOTABLE = 1 << 20  # a process that grew by less is not the one that grows
+_ROOM = 1 << 30
+
+
+def data_limit(max_memory: int) -> int:
+    """Return the RLIMIT_DATA for each process: what it may map, writable and private, used or not, in bytes.
+
+    Well above the limit, since stacks of threads and reservations count in full there. It bounds what a process can
+    take at once while the supervisor has no CPU.
+    """
+    return max(2 * max_memory, max_memory + _ROOM)
+
+
+def decide_period(distance: int, cost_s: float, share: int = _SHARE) -> float:
+    """Return after how many seconds to sample again.
+
+    Arguments:
+        distance: bytes to the limit.
+        cost_s: seconds that a sample takes.
+        share: sampling takes at most one part in so many of the time.
+
+    """
+    due = distance / (_GROWTH * _CPUS)
+    return max(min(due, _LONGEST_S), _SHORTEST_S, cost_s * share)
+
+
+def decide_offender(uses: Sequence[Use], owner: int = 0) -> int | None:
+    """Return the process to kill: the one that grew most, else `owner` of what grew, else the largest; None of none."""
+    if not uses:
+        return None
+    growing = max(uses, key=lambda use: use.growth)
+    if growing.growth >= _NOTABLE:
+        return growing.pid
+    if any(use.pid == owner for use in uses):
+        return owner
+    return max(uses, key=lambda use: use.now).pid
+
+
+@dataclass(slots=True)
+class _Memfd:
+    """One memfd: our copy of its fd, who made it, and how often nobody was seen to hold it."""
+
+    fd: int
+    owner: int
+    unseen: int = 0
+
+
+class MemoryLimit(HandlerTable):
+    """Kills the process that takes the tree above `limit` bytes, and reports Event("limit", reason="memory").
+
+    Arguments:
+        limit: bytes: private pages (each counted once), memfds, anonymous shared mappings, files below `folders`.
+        folders: writable ones in memory (tmpfs). What is there at the start does not count.
+
+    Attributes:
+        limit: may be changed while the sandbox runs.
+        peak: the largest use that was seen.
+
+    """
+
+    name = "memory"
+
+    def __init__(self, limit: int, folders: Sequence[str | bytes] = ()) -> None:
+        self.limit = limit
+        self.peak = 0
+        self._folders = tuple(folders)
+        self._services: Services | None = None
+        self._task: asyncio.Task[None] | None = None
+        # Page tables and mappings are read beside the loop: who changes a mapping makes the reader wait.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="sandlock-memory")
+        self._before: dict[int, int] = {}
+        self._faults: dict[int, int] = {}
+        self._dying: set[Process] = set()
+        self._memfds: list[_Memfd] = []
+        self._mapped = False  # anonymous shared memory exists
+        self._lent = 0  # of it, what was let through since the last look
+        self._shared = 0  # of it, what was there at the last look
+        self._slow_due = 0.0
+        self._filed = 0
+        self._reach_due = 0.0
+        self._members: set[Process] = set()
+        self._started = False
+        self._outside: frozenset[int] = frozenset()
+        self._twice = 0  # what forks share and `usage.anonymous` counts in each, at the last walk of page tables
+        self._precise_due = 0.0
+
+    def traps(self) -> Sequence[Trap]:
+        """The two ways to memory that no process shows as its own."""
+        return (
+            Trap("memfd_create", self._memfd, "its pages count, whoever holds it", (), "memory"),
+            Trap(
+                "mmap",
+                self._map,
+                "anonymous shared memory counts by its size",
+                (has_bits(3, _MAP_SHARED), has_bits(3, _MAP_ANONYMOUS)),
+            ),
+            Trap(
+                "fallocate",
+                self._allocate,
+                "a memfd that one call would make too large",
+                (between(3, self.limit // 8, _LARGEST, wide=True),),
+            ),
+        )
+
+    def attach(self, services: Services) -> None:
+        """Begin to sample."""
+        self._services = services
+        self._at_start = sum(usage.folder_bytes(folder) for folder in self._folders)
+        self._outside = processes_between(services.processes.root, services.pid)
+        self._members = {services.processes.register(services.pid)}
+        self._task = services.loop.create_task(self._watch(services))
+
+    async def close(self) -> None:
+        """Stop sampling and let the memfds go."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        while self._memfds:
+            os.close(self._memfds.pop().fd)
+
+    async def _memfd(self, request: Request) -> Action:
+        flags = request.args[1] & 0xFFFFFFFF
+        try:
+            name = memory.read_string(request, request.args[0], _NAME_MAX)
+        except Refusal as refusal:
+            return Errno(EINVAL if refusal.errno == ENAMETOOLONG else refusal.errno, refusal.reason)
+        for _ in range(2):
+            if len(self._memfds) >= _MEMFDS:
+                await self._look_slowly()
+        if len(self._memfds) >= _MEMFDS:
+            return Errno(EMFILE, f"{_MEMFDS} memfds are in use")
+        assert self._services is not None  # noqa: S101  # attached before the first request
+        owner = self._services.processes.of(request).pid
+        try:
+            fd = memfd.create(name, flags | _MFD_CLOEXEC)
+        except SyscallError as error:
+            return Errno(error.errno or EINVAL)
+        self._memfds.append(_Memfd(fd, owner))
+        return InjectFd(fd, close_on_exec=bool(flags & _MFD_CLOEXEC), owned=False)
+
+    def _map(self, request: Request) -> Outcome:
+        if self._shared + self._lent + request.args[1] > self.limit:
+            return self._map_late(request)
+        self._mapped = True
+        self._lent += request.args[1]
+        return None
+
+    async def _map_late(self, request: Request) -> Action | None:
+        await self._look_slowly()
+        if self._shared + self._lent + request.args[1] > self.limit:
+            return Errno(ENOMEM, "max_memory: a shared mapping larger than what is left")
+        self._mapped = True
+        self._lent += request.args[1]
+        return None
+
+    def _allocate(self, request: Request) -> Action | None:
+        """Refuse what the limit has no room for: one call fills a memfd faster than any sampling sees."""
+        offset, length = request.args[2], request.args[3]
+        held = usage.file_of(request.tid, request.int_arg(0))
+        if held is None or not request.waits():
+            return None
+        room = self.limit - sum(usage.file_bytes(one.fd) for one in self._memfds)
+        if any(usage.file_key(one.fd) == held for one in self._memfds) and offset + length > room:
+            return Errno(ENOSPC, "max_memory: a memfd larger than what is left")
+        return None
+
+    async def _watch(self, services: Services) -> None:
+        """Sample for ever; a failure to look does not end it."""
+        while True:
+            begin = time.thread_time()
+            used = self.limit
+            try:
+                # Until its exec the first process has the memory of whoever launched it.
+                self._started = self._started or usage.has_executed(services.pid)
+                used = await self._look(services) if self._started else 0
+                self.peak = max(self.peak, used)
+            except OSError as error:
+                services.report(Event("fault", reason=f"max_memory: {error}"))
+            cost = time.thread_time() - begin
+            await asyncio.sleep(decide_period(max(self.limit - used, 0), cost))
+
+    async def _look(self, services: Services) -> int:
+        now = services.loop.time()
+        if now >= self._reach_due:
+            self._find_members(services, now)
+        if now >= self._slow_due and (self._mapped or self._memfds or self._folders):
+            await self._look_slowly()
+        members = [member for member in self._members if not member.gone and member not in self._dying]
+        bound = {member: usage.anonymous(member.pid) for member in members}
+        total = self._other() + sum(bound.values())
+        if total <= self.limit:
+            self._before = {member.pid: size for member, size in bound.items()}
+            return total
+        if total - self._twice <= self.limit and now < self._precise_due:
+            return total - self._twice
+        return await self._look_precisely(services, bound)
+
+    def _other(self) -> int:
+        """Return what is in memory and no process's own."""
+        return self._filed + self._shared + self._lent + sum(usage.file_bytes(one.fd) for one in self._memfds)
+
+    async def _look_precisely(self, services: Services, bound: dict[Process, int]) -> int:
+        """Count each page once, and kill if it is too much even so."""
+        pids = [member.pid for member in bound]
+        (exact, faults), cost = await services.loop.run_in_executor(
+            self._reader, _timed, partial(usage.proportional_of, pids)
+        )
+        other = self._other()
+        total = other + sum(exact.values())
+        self._twice = sum(bound.values()) - sum(exact.values())
+        self._precise_due = services.loop.time() + decide_period(self.limit - total, cost, _LARGE_SHARE)
+        if total > self.limit:
+            idle = {pid for pid, count in faults.items() if self._faults.get(pid) == count}
+            self._kill(services, {member: exact.get(member.pid, 0) for member in bound if not member.gone}, total, idle)
+        self._before, self._faults = exact, faults
+        return total
+
+    def _find_members(self, services: Services, now: float) -> None:
+        begin = time.thread_time()
+        found, _, complete = look(services.processes, self._outside)
+        if not complete:  # whoever was missed may still be there
+            found |= {member for member in self._members if not member.gone}
+        if found != self._members:
+            self._members, self._precise_due = found, 0.0
+        self._dying &= self._members
+        self._reach_due = now + max(_SHORTEST_S, (time.thread_time() - begin) * _LARGE_SHARE)
+
+    async def _look_slowly(self) -> None:
+        """Look at what only mappings, descriptors and folders tell."""
+        assert self._services is not None  # noqa: S101  # set by attach
+        pids = [member.pid for member in self._members]
+        lent, known = self._lent, list(self._memfds)
+        around = partial(usage.look_around, pids, mapped=self._mapped, memfds=bool(known), folders=self._folders)
+        seen, cost = await self._services.loop.run_in_executor(self._reader, _timed, around)
+        # What was let through before and is not mapped yet is found at the next look.
+        self._shared, self._lent = seen.shared, self._lent - lent
+        self._filed = max(seen.filed - self._at_start, 0)
+        for one in known:  # let go of what nobody holds, seen twice: it may be on its way through a socket
+            one.unseen = 0 if usage.file_key(one.fd) in seen.held else one.unseen + 1
+            if one.unseen > 1 and one in self._memfds:
+                self._memfds.remove(one)
+                os.close(one.fd)
+        self._slow_due = self._services.loop.time() + max(_SHORTEST_S * 10, cost * _LARGE_SHARE)
+
+    def _kill(self, services: Services, uses: dict[Process, int], total: int, idle: set[int]) -> None:
+        """Kill until what is left is within the limit."""
+        owner = max(self._memfds, key=lambda one: usage.file_bytes(one.fd)).owner if self._memfds else 0
+        left, excess = dict(uses), total - self.limit
+        while excess > 0:
+            listed = [Use(each.pid, now, self._before.get(each.pid, 0), each.pid in idle) for each, now in left.items()]
+            pid = decide_offender(listed, owner)
+            member = next((each for each in left if each.pid == pid), None)
+            if member is None:
+                return
+            excess -= max(left.pop(member), 1)
+            if pid == owner:
+                excess -= sum(usage.file_bytes(one.fd) for one in self._memfds if one.owner == owner)
+            self._dying.add(member)
+            with suppress(SyscallError):
+                # Safety: by pidfd, so that nobody else can be hit.
+                pidfd.send_signal(member.pidfd, SIGKILL)
+            detail = {"pid": member.pid, "used": total, "limit": self.limit}
+            services.report(Event("limit", reason="memory", detail=detail))
+
+
+def _timed(look: Callable[[], Seen]) -> tuple[Seen, float]:
+    begin = time.thread_time()
+    return look(), time.thread_time() - begin
