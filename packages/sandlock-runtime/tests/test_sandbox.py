@@ -72,10 +72,9 @@ def test_fields_are_attributes() -> None:
     ("fields", "named"),
     [
         ({"max_memory": "1G"}, "limits.memory"),
-        ({"max_processes": 3}, "limits.processes"),
         ({"fs_denied": ["/etc"]}, "filesystem.deny"),
-        ({"workdir": "/tmp"}, "filesystem.workdir"),
-        ({"net_allow": ["example.org:443"]}, "network.allow"),
+        ({"max_disk": "1M", "workdir": "/tmp"}, "limits.disk"),
+        ({"http_allow": ["GET example.org/*"]}, "http.allow"),
         ({"random_seed": 1}, "determinism.random_seed"),
         ({"uid": 0}, "program.uid"),
         ({"image": "oci:/x"}, "image"),
@@ -97,8 +96,8 @@ def test_an_argument_that_is_not_served_yet_refuses_by_name(name: str) -> None:
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(PolicyError) as caught:
-        box(max_memory="1G", max_processes=2).run(["true"])
-    assert {problem.field for problem in caught.value.problems} == {"limits.memory", "limits.processes"}
+        box(max_memory="1G", random_seed=2).run(["true"])
+    assert {problem.field for problem in caught.value.problems} == {"limits.memory", "determinism.random_seed"}
 
 
 @pytest.mark.parametrize("again", ["run", "popen", "create", "spawn"])

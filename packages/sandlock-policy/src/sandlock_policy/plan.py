@@ -20,7 +20,8 @@ class Context:
 
     `cwd` and `home` are absolute; `env` is the caller's environment. `program` is the absolute path of the file that
     will be executed, links not resolved, and `program_folders` what `sandlock_policy.programs.program_folders` found
-    it to need; both are empty where they are not known, and only policies that hold `-${PROGRAM}` use them.
+    it to need; both are empty where they are not known, and only policies that hold `-${PROGRAM}` use them. `hooked`: a
+    policy callback decides about the network as well, so that the kernel alone will not do.
     """
 
     cwd: str
@@ -30,13 +31,15 @@ class Context:
     gid: int
     program: str = ""
     program_folders: tuple[str, ...] = ()
+    hooked: bool = False
 
 
 @record(frozen=True, slots=True)
 class Protection:
     """One thing that is protected: by which layer, and whether it really is.
 
-    `state` is `active`, `degraded` or `disabled`; `layer` is `landlock`, `seccomp`, `namespace` or `guard`.
+    `state` is `active`, `degraded` or `disabled`; `layer` is `landlock`, `seccomp`, `namespace`, `guard` or
+    `supervisor`.
     """
 
     name: str

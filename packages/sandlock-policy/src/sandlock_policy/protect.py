@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_policy.features import HostFeatures
     from sandlock_policy.model import Policy
+    from sandlock_policy.network import KernelNetwork
 
 __all__ = ["Protections"]
 
@@ -49,11 +50,19 @@ class Protections:
         if self.handled_fs:
             self.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
 
-    def decide(self, *, tcp: bool, listen: bool, any_bind: bool) -> None:
-        """Decide all that Landlock, seccomp and the guard protect; `tcp`: the policy lets TCP sockets be made."""
+    def decide(self, network: KernelNetwork | None, *, served: bool = False) -> None:
+        """Decide all that is protected.
+
+        `network`: what the kernel enforces of the network, None where no socket may be made; `served`: the supervisor
+        decides about it instead.
+        """
         self._decide_files()
-        self._decide_network(tcp=tcp, listen=listen, any_bind=any_bind)
-        self._decide_scopes()
+        if served:
+            self._serve_network()
+        else:
+            listen, any_bind = (network.listens, network.any_bind) if network is not None else (False, False)
+            self._decide_network(tcp=network is not None, listen=listen, any_bind=any_bind)
+        self._decide_scopes(served=served)
         self.row("syscalls", "active", "seccomp")
         if self.scoped & landlock.SCOPE_SIGNAL:
             self.row("tree_kill", "active", "guard")
@@ -127,10 +136,17 @@ class Protections:
             reason = "without the supervisor a program that may listen can do so unbound, on a port the kernel picks"
             self.lack("net_listen", "supervisor", reason)
 
-    def _decide_scopes(self) -> None:
+    def _serve_network(self) -> None:
+        both = landlock.NET_BIND_TCP | landlock.NET_CONNECT_TCP
+        self.handled_net = 0 if self.disabled("net_tcp") else self._features.landlock_net & both
+        self.row("net_tcp", "active", "supervisor", "connects and binds are made on behalf, after the rules passed")
+        self.row("net_sockets", "active", "seccomp", "only sockets that the rules speak of can be made")
+        self.row("net_listen", "active", "supervisor")
+
+    def _decide_scopes(self, *, served: bool) -> None:
         abi = self._features.landlock_abi
         unix_off = self.disabled("unix_sockets")
-        self.row("unix_sockets", "disabled" if unix_off else "active", "seccomp",
+        self.row("unix_sockets", "disabled" if unix_off else "active", "supervisor" if served else "seccomp",
                  "every Unix socket that files and scopes let through may be reached" if unix_off else "")  # fmt: skip
         for name, scope in (("scope_abstract", "abstract_unix_socket"), ("scope_signal", "signal")):
             bit, first_abi, kernel = landlock.SCOPES[scope]
@@ -139,7 +155,7 @@ class Protections:
             elif self._features.landlock_scopes & bit:
                 self.scoped |= bit
                 self.row(name, "active", "landlock")
-            elif name == "scope_abstract" and not unix_off:
+            elif name == "scope_abstract" and not unix_off and not served:
                 self.row(name, "active", "seccomp", "no Unix socket can be made")
             else:
                 self.lack(name, "landlock", _needs(name, abi, first_abi, kernel))

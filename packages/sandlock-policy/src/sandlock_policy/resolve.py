@@ -36,15 +36,13 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     """
     problems: list[Problem] = []
     served = _served_fields(policy, features, problems)
-    network = _decide_network(policy, problems)
+    network, network_served = _decide_network(policy, features, context, problems)
     root, workdir = _decide_folders(policy, context, problems)
     if root is not None:
-        context = Context("/", "/", context.env, context.uid, context.gid)  # paths are those inside
+        context = Context("/", "/", context.env, context.uid, context.gid, hooked=context.hooked)  # paths inside
     cwd = _decide_cwd(policy, context, problems)
     layers = Protections(policy, features)
-    tcp = network is not None
-    listen = network is not None and network.listens
-    layers.decide(tcp=tcp, listen=listen, any_bind=network is not None and network.any_bind)
+    layers.decide(network, served=network_served)
     handled = layers.handled_fs
     rules, writable = decide_grants(policy, handled, cwd, context, problems)
     if problems:
@@ -65,9 +63,10 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         scoped=layers.scoped,
         port_rules=network.rules(layers.handled_net) if network is not None else (),
         filter=FilterOptions(
-            tcp=tcp,
-            listen=listen,
+            tcp=network is not None,
+            listen=network is not None and network.listens,
             unix_sockets=layers.disabled("unix_sockets"),
+            served_network=network_served,
             deny_metadata=mounts is None and not layers.disabled("fs_metadata"),
             extra_deny=policy.extra_deny_syscalls,
             extra_allow=policy.extra_allow_syscalls,
@@ -85,7 +84,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         num_cpus=policy.num_cpus,
         timeout_s=policy.timeout,
         grace_s=policy.grace,
-        needs_supervisor=served,
+        needs_supervisor=(*served, "net_allow") if network_served and "net_allow" not in served else served,
         protections=protections,
     )
 
@@ -116,13 +115,22 @@ def _served_fields(policy: Policy, features: HostFeatures, problems: list[Proble
     return tuple([field.name for field in wanted])
 
 
-def _decide_network(policy: Policy, problems: list[Problem]) -> KernelNetwork | None:
-    """Return what the kernel enforces of the network rules; None where no IP socket may be made."""
-    if not (policy.net_allow or policy.net_allow_bind or policy.net_deny_bind):
-        return None
+def _decide_network(
+    policy: Policy, features: HostFeatures, context: Context, problems: list[Problem]
+) -> tuple[KernelNetwork | None, bool]:
+    """Return what the kernel enforces of the network rules, or None; and whether the supervisor does it instead."""
+    ports = bool(policy.net_allow or policy.net_allow_bind or policy.net_deny_bind)
+    served = bool(policy.net_deny or policy.unix_allow or policy.port_remap or policy.http_allow or policy.http_deny)
+    if not (ports or served):
+        return None, False
     from sandlock_policy.network import decide_network  # lazy: most runs have no network
 
-    return decide_network(policy, problems)
+    beyond: list[Problem] = []
+    kernel = decide_network(policy, beyond) if ports else None
+    if (served or context.hooked or beyond) and policy.supervisor and "net_allow" in features.served:
+        return None, True
+    problems += beyond
+    return kernel, False
 
 
 def _decide_cwd(policy: Policy, context: Context, problems: list[Problem]) -> str:

@@ -23,7 +23,16 @@ _UNKNOWN_RIGHT = (
     E2BIG,
     ENOMSG,
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
-_SERVED = ("max_processes", "num_cpus")  # policy fields that `tables` has a domain for
+_SERVED = (
+    "max_processes",
+    "net_allow",
+    "net_allow_bind",
+    "net_deny",
+    "net_deny_bind",
+    "num_cpus",
+    "port_remap",
+    "unix_allow",
+)  # policy fields that `tables` has a domain for
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None
 

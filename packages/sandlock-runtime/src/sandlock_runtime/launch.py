@@ -68,7 +68,8 @@ def launch(
     for fd in keep:
         os.fstat(fd)  # before anything is opened here: a number that is free now would become one of the launch's own
     features = host_features()
-    context, program, plan = prepare(policy, command, features)
+    hooked = hooks is not None and hooks.policy_fn is not None
+    context, program, plan = prepare(policy, command, features, hooked=hooked)
     streams = Streams(stdin, stdout, stderr)
     start = _Start(policy, context, program, streams, keep, park, hooks, started)
     try:
@@ -100,7 +101,7 @@ def launch(
 class _Start:
     """One launch: what does not change when it is tried again with another plan."""
 
-    __slots__ = ("branch", "context", "hooks", "keep", "park", "policy", "program", "started", "streams")
+    __slots__ = ("branch", "context", "hooks", "keep", "names", "park", "policy", "program", "started", "streams")
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class _Start:
         self.hooks = hooks
         self.started = started
         self.branch: RunBranch | None = None
+        self.names: dict[str, tuple[str, ...]] | None = None
 
     def served(self, plan: Plan, features: HostFeatures) -> Life:
         """Start the child, with a supervisor where something has to be served."""
@@ -129,13 +131,23 @@ class _Start:
             return self.once(plan, features, None)
         from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
 
-        service = Service(self.policy, plan, self.hooks)
+        service = Service(self.policy, plan, self.hooks, self.resolved(plan))
         try:
             return self.once(plan, features, service)
         except SpawnError as error:
             if not service.forget_killable(error):
                 raise
         return self.once(plan, features, service)
+
+    def resolved(self, plan: Plan) -> dict[str, tuple[str, ...]]:
+        """Return the addresses of the policy's host names; they are looked up once, so all see the same."""
+        if self.names is None:
+            self.names = {}
+            if plan.filter.served_network:
+                from sandlock_notif.handlers.network import resolve_names  # lazy: waits for DNS
+
+                self.names = resolve_names(self.policy)
+        return self.names
 
     def once(self, plan: Plan, features: HostFeatures, service: Service | None) -> Life:
         """Start the child, or leave nothing behind."""

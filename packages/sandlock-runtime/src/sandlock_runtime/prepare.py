@@ -79,8 +79,11 @@ def _without_links(path: str) -> str:
     return path
 
 
-def make_context(policy: Policy, command: Command | None) -> tuple[Context, Program | None]:
-    """Return what `policy` is resolved against for one run of `command`, and the command itself."""
+def make_context(policy: Policy, command: Command | None, *, hooked: bool = False) -> tuple[Context, Program | None]:
+    """Return what `policy` is resolved against for one run of `command`, and the command itself.
+
+    `hooked` says that a policy callback is asked as well.
+    """
     env = os.environ  # not a copy: decoding every variable costs more than resolving the policy
     try:
         cwd = os.getcwd()
@@ -94,7 +97,7 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
         search = policy.env.get("PATH") or env.get("PATH") or DEFAULT_PATH
         if policy.chroot is not None:
             program = Program(command, search, policy.cwd or "/", policy.chroot)
-            return Context(cwd, home, env, os.getuid(), os.getgid()), program
+            return Context(cwd, home, env, os.getuid(), os.getgid(), hooked=hooked), program
         program = Program(command, search, os.path.join(cwd, policy.cwd) if policy.cwd else cwd)
     folders: tuple[str, ...] = ()
     if program is not None and program.path and (PROGRAM in policy.fs_readable or PROGRAM in policy.fs_writable):
@@ -102,7 +105,7 @@ def make_context(policy: Policy, command: Command | None) -> tuple[Context, Prog
 
         folders = program_folders(program.path, home, exists=os.path.exists, realpath=os.path.realpath)
     path = program.path if program is not None else ""
-    return Context(cwd, home, env, os.getuid(), os.getgid(), path, folders), program
+    return Context(cwd, home, env, os.getuid(), os.getgid(), path, folders, hooked), program
 
 
 def plan_for(policy: Policy, context: Context, features: HostFeatures) -> Plan:
@@ -140,7 +143,9 @@ class _Known:
 _known: dict[int, _Known] = {}
 
 
-def prepare(policy: Policy, command: Command, features: HostFeatures) -> tuple[Context, Program, Plan]:
+def prepare(
+    policy: Policy, command: Command, features: HostFeatures, *, hooked: bool = False
+) -> tuple[Context, Program, Plan]:
     """Return the context of one run of `command`, the command, and the plan for it.
 
     Raises:
@@ -148,7 +153,7 @@ def prepare(policy: Policy, command: Command, features: HostFeatures) -> tuple[C
         ConfinementError: the current directory is gone.
 
     """
-    context, program = make_context(policy, command)
+    context, program = make_context(policy, command, hooked=hooked)
     assert program is not None  # noqa: S101  # a command was given
     known = _known.get(id(policy))
     # The bytes that os.environ holds: comparing them costs a hundredth of decoding them.
@@ -178,6 +183,7 @@ def _same_place(one: Context, other: Context) -> bool:
         and one.gid == other.gid
         and one.program == other.program
         and one.program_folders == other.program_folders
+        and one.hooked == other.hooked
     )
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from errno import EINVAL
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from typing import TYPE_CHECKING
 
 from sandlock_arch import native
-from sandlock_notif import Dispatch, Event, Listener, Processes, Services, Supervisor, filter_rules
+from sandlock_notif import Dispatch, Event, Listener, Processes, Services, Supervisor
 from sandlock_notif.deputies import Deputies
 from sandlock_policy.seccomp.supervised import compile_supervised
 from sandlock_runtime.loop import shared_loop
 from sandlock_runtime.result import Denial, Reason
-from sandlock_runtime.tables import tables_for
+from sandlock_runtime.tables import rules_for, tables_for
 from sandlock_sys import pidfd
 from sandlock_sys.constants.seccomp import FilterFlag
 from sandlock_sys.deputy import Deputy
@@ -40,6 +40,7 @@ class Service:
     Arguments:
         policy, plan: what is to be enforced.
         hooks: the caller's callback and handlers.
+        names: the addresses of every host name in the policy.
 
     Attributes:
         cause: the `Reason` for which the supervisor ended the sandbox, or "".
@@ -47,9 +48,10 @@ class Service:
 
     """
 
-    def __init__(self, policy: Policy, plan: Plan, hooks: Hooks | None) -> None:
+    def __init__(self, policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]]) -> None:
         self._arch = native()
-        self._tables = tables_for(policy, plan, hooks)
+        self._tables = tables_for(policy, plan, hooks, names)
+        self._rules = rules_for(policy, plan, self._tables)
         self._plan = plan
         self._thread = shared_loop()
         self._supervisor: Supervisor | None = None
@@ -61,7 +63,7 @@ class Service:
 
     def prepare(self, request: SpawnRequest) -> None:
         """Put the filter into the request; the child parks, so that its listener can be taken."""
-        request.filter = compile_supervised(self._arch, self._plan.filter, filter_rules(self._tables))
+        request.filter = compile_supervised(self._arch, self._plan.filter, self._rules)
         request.filter_flags = FilterFlag.NEW_LISTENER | _killable
         request.park = True
 

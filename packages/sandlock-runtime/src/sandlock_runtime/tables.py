@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandlock_notif import filter_rules
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sandlock_notif import HandlerTable
     from sandlock_notif.handlers.callback import CallbackTable
     from sandlock_policy import Plan, Policy
+    from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
 
-__all__ = ["tables_for"]
+__all__ = ["rules_for", "tables_for"]
 
 
-def tables_for(policy: Policy, plan: Plan, hooks: Hooks | None) -> Sequence[HandlerTable]:
+def rules_for(policy: Policy, plan: Plan, tables: Sequence[HandlerTable]) -> tuple[Rule, ...]:
+    """Return what the filter gets beside the denials of the plan: which sockets there may be, and the traps."""
+    if not plan.filter.served_network:
+        return filter_rules(tables)
+    from sandlock_notif.handlers.network import network_filter_rules  # lazy: as below
+
+    return (*network_filter_rules(policy), *filter_rules(tables))
+
+
+def tables_for(
+    policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]]
+) -> Sequence[HandlerTable]:
     """Return the tables for what `plan` says must be served, and for the caller's hooks.
+
+    `names` has the addresses of every host name in the policy.
 
     Each domain is imported only by who uses it. The callback comes first, since it is asked before anything is done;
     the caller's handlers come last, since they can never allow what a built-in one refuses.
@@ -32,6 +48,10 @@ def tables_for(policy: Policy, plan: Plan, hooks: Hooks | None) -> Sequence[Hand
         from sandlock_notif.handlers.processes import ProcessLimit
 
         tables.append(ProcessLimit(policy.max_processes))
+    if plan.filter.served_network:
+        from sandlock_notif.handlers.network import network_tables
+
+        tables += network_tables(policy, names)
     if plan.num_cpus is not None:
         from sandlock_notif.handlers.processors import ProcessorsTable
 

@@ -39,6 +39,8 @@ def _rules(options: FilterOptions) -> Iterator[Rule]:
     for group_name in ("metadata", *ALWAYS) if options.deny_metadata else ALWAYS:
         if group_name not in lifted:
             yield from [rule for rule in _group_rules(group_name) if rule.syscall not in lifted]
+    if options.served_network:
+        return
     yield from UNIX_ALLOWED if options.unix_sockets else UNIX_REFUSED
     yield from INET_TCP_ONLY if options.tcp else INET_REFUSED
     # With Unix sockets and no TCP every socket that could listen is a Unix one.
