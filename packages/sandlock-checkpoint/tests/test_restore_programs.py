@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from process_lab import Lab, build, lab_folder
+from process_lab import Lab, build
+
+from sandlock_checkpoint import Leave, RestoreError, capture, load, restore
 
 pytestmark = pytest.mark.needs("ptrace")
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Path]:
-    with lab_folder() as folder:
-        yield folder
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
-    yield lab
-    lab.close()
 
 
 def check_count(lines: list[str], last: int) -> None:
@@ -162,10 +151,6 @@ def test_vector_registers_keep_their_contents(lab: Lab, programs: Path) -> None:
 
 def test_an_interactive_interpreter_keeps_its_session(lab: Lab) -> None:
     """Its streams lead outside, so they are taken on by name, and replaced at the restore."""
-    import subprocess
-
-    from sandlock_checkpoint import Leave, capture, load
-
     process = subprocess.Popen(
         [sys.executable, "-i", "-q", "-u"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -182,6 +167,8 @@ def test_an_interactive_interpreter_keeps_its_session(lab: Lab) -> None:
     process.stdout.close()
     here, there = os.pipe(), os.pipe()
     with load(image) as checkpoint:
+        with pytest.raises(RestoreError, match="fd:0"):
+            restore(checkpoint)
         restored = lab.restore(checkpoint, descriptors={0: here[0], 1: there[1], 2: there[1]})
     os.close(here[0])
     os.close(there[1])

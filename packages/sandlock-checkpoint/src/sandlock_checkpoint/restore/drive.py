@@ -261,7 +261,7 @@ class _Job:
         for index, mapping in enumerate(process.mappings):
             if mapping.runs and mapping.end < 1 << 63:
                 fill_mapping(target, self.checkpoint.source, Area(number, index), mapping, buffer)
-        for words in builder.advise(process):
+        for words in builder.finish(process):
             self._note([Unsupported("mlock", "mlock", words)])
 
     def _settle(self, target: Target, process: ProcessInfo, *, powers: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.memory import Area, FileIdentity, Mapping, MappingKind, MemorySource, Run
 from sandlock_checkpoint.model import ProcessInfo
-from sandlock_checkpoint.restore.plan import differs, map_flags, user_mappings
+from sandlock_checkpoint.restore.plan import differs, first_prot, map_flags, user_mappings
 from sandlock_checkpoint.restore.target import Target
 from sandlock_sys import procmem
 from sandlock_sys.errors import SyscallError
@@ -86,7 +86,7 @@ class MappingBuilder:
         elif area.kind is MappingKind.SHARED:
             fd = self.objects[area.memory]
         offset = 0 if area.kind is MappingKind.ANONYMOUS else area.offset
-        got = self.target.call("mmap", area.start, area.size, area.prot, map_flags(area), fd, offset)
+        got = self.target.call("mmap", area.start, area.size, first_prot(area), map_flags(area), fd, offset)
         if got != area.start:
             raise RestoreError(_words(area), f"the kernel mapped it at {got:#x}")
 
@@ -103,12 +103,14 @@ class MappingBuilder:
         self._files[known.path, flags] = fd
         return fd
 
-    def advise(self, process: ProcessInfo) -> list[str]:
-        """Put back what madvise(2), mlock(2) and names had said of the mappings; return what the kernel refused."""
+    def finish(self, process: ProcessInfo) -> list[str]:
+        """Give the filled mappings their protection, advice, locks and names; return what the kernel refused."""
         refused = []
         for area in user_mappings(process):
             if area.kind in {MappingKind.VDSO, MappingKind.VVAR}:
                 continue
+            if first_prot(area) != area.prot:
+                self.target.call("mprotect", area.start, area.size, area.prot)
             for flag, advice in _ADVICE.items():
                 if flag in area.flags:
                     error = self.target.errno("madvise", area.start, area.size, advice)
@@ -136,7 +138,7 @@ def fill_mapping(target: Target, source: MemorySource, area: Area, mapping: Mapp
             view = memoryview(buffer)[:size]
             source.read(area, batch, view)
             ranges = [(mapping.start + run.offset, run.length) for run in batch]
-            if mapping.prot & _WRITE:
+            if first_prot(mapping) & _WRITE:
                 transfer = procmem.write_ranges(target.pid, ranges, view)
                 if transfer.stop is not None:
                     raise RestoreError(_words(mapping), f"writing failed: errno {transfer.stop.errno}")

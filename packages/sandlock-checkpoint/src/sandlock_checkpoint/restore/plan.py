@@ -10,12 +10,13 @@ from sandlock_checkpoint.memory import Mapping as Area
 from sandlock_checkpoint.model import Checkpoint, ProcessInfo, Unsupported
 from sandlock_checkpoint.open_files import ExternalFile
 
-__all__ = ["LOWEST", "check_host", "differs", "find_gap", "list_skipped", "map_flags", "user_mappings"]
+__all__ = ["LOWEST", "check_host", "differs", "find_gap", "first_prot", "list_skipped", "map_flags", "user_mappings"]
 
 LOWEST = 0x1_0000  # mmap_min_addr as it is set everywhere
 _HIGHEST = 0x7FFF_FFFF_0000  # the lower half with 47 bits, the smallest there is of x86_64; others reach as far
 _MARGIN = 0x10_0000  # room that a stack may grow into (stack_guard_gap)
 _PRIVATE, _SHARED, _FIXED_NOREPLACE = 0x02, 0x01, 0x100000
+_WRITE, _EXECUTE = 2, 4  # PROT_*
 _ANONYMOUS, _GROWS_DOWN, _NO_RESERVE = 0x20, 0x100, 0x4000
 
 
@@ -77,6 +78,17 @@ def map_flags(area: Area) -> int:
     if "nr" in area.flags:
         flags |= _NO_RESERVE
     return flags
+
+
+def first_prot(area: Area) -> int:
+    """Return the PROT_* bits a mapping is made with, before it is filled and gets its own.
+
+    A private mapping that was written once and is not writable now (relocated pages) is made writable first: then the
+    kernel accounts for it as it did, and does not join it to its neighbour. Code is not: a policy may forbid memory that
+    is writable and executable, and its tracer writes it all the same.
+    """
+    once_written = not area.shared and "ac" in area.flags and not area.prot & (_WRITE | _EXECUTE)
+    return area.prot | _WRITE if once_written else area.prot
 
 
 def list_skipped(

@@ -1,0 +1,76 @@
+"""Memory of every kind is the same after a restore: contents, sharing, protection, and the map itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from process_lab import Lab, build
+
+from sandlock_checkpoint import CaptureError, capture
+
+pytestmark = pytest.mark.needs("ptrace")
+
+
+def shape(pid: int) -> list[str]:
+    """The map of a process, without the numbers of devices and inodes, which shared memory gets anew."""
+    found = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        span, prot, offset, _, _, *name = line.split(maxsplit=5)
+        words = re.sub(r"^(/dev/zero|/memfd:\S*|.*\.gone) \(deleted\)$", "shared", name[0] if name else "")
+        found.append(f"{span} {prot} {offset if words != 'shared' else ''} {words}")
+    return found
+
+
+@pytest.mark.parametrize("size", [64, 2048], ids=["64 MiB", "2 GiB"])
+def test_memory_of_every_kind_is_the_same(lab: Lab, programs: Path, size: int) -> None:
+    flag = lab.folder / "flag"
+    running = lab.start([build(programs, "memory"), flag, lab.folder / "data", str(size)])
+    running.wait_for("kept")
+    before = shape(running.pid)
+    with lab.take(running) as checkpoint:
+        written = sum(run.length for area in checkpoint.processes[0].mappings for run in area.runs)
+        assert written < 40 << 20  # what was never touched costs nothing
+        restored = lab.restore(checkpoint)
+    assert shape(restored.pid) == before
+    flag.touch()
+    assert lab.finish(restored) == 0
+    first, second = running.lines()
+    assert first == second
+    assert " one 1 seals 6 brk 1 " in first
+
+
+def test_one_image_is_restored_many_times_at_once(lab: Lab, programs: Path) -> None:
+    """Private memory is each one's own; each has its own pid namespace where the ids are taken."""
+    flag = lab.folder / "flag"
+    running = lab.python(
+        "import os, sys, time\n"
+        "numbers = list(range(1000)); me = os.getpid(); print('ready')\n"
+        "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+        "assert os.getpid() == me and sum(numbers) == 499500\n"
+        "os._exit(9)",
+        str(flag),
+    )
+    running.wait_for("ready")
+    with lab.take(running) as checkpoint:
+        many = [lab.restore(checkpoint) for _ in range(20)]
+    flag.touch()
+    assert [lab.finish(restored) for restored in many] == [9] * 20
+
+
+def test_a_mapping_of_a_device_is_refused_by_name(lab: Lab) -> None:
+    """System V shared memory outlives its users and cannot be made again under its key; the refusal names it."""
+    running = lab.python(
+        "import ctypes, time\n"
+        "libc = ctypes.CDLL(None); libc.shmat.restype = ctypes.c_void_p\n"
+        "key = libc.shmget(0, 4096, 0o1600); at = libc.shmat(key, None, 0); libc.shmctl(key, 0, None)\n"
+        "ctypes.memset(at, 65, 4096); print('ready'); time.sleep(2)\n"
+        "print(ctypes.string_at(at, 3))"
+    )
+    running.wait_for("ready")
+    with pytest.raises(CaptureError) as caught:
+        capture(running.pid)
+    assert [one.kind for one in caught.value.unsupported] == ["sysv_shm"]
+    assert running.process.wait(20) == 0  # and it ran on
+    assert running.lines()[-1] == "b'AAA'"
