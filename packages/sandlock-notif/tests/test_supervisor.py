@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Generator
 
 import pytest
 from supervision import PYTHON, Table, supervise, table
@@ -212,3 +214,25 @@ def test_conditions_of_one_trap_do_not_call_another() -> None:
     tables = [table(call, first, one_of(0, 0)), table(call, lambda _: Value(2), one_of(0, 1))]
     assert supervise(python(code), *tables).output == b"1 2\n"
     assert asked == [0]
+
+
+def test_an_awaitable_that_is_dropped_before_it_was_awaited_is_closed() -> None:
+    closed: list[str] = []
+
+    class Holding:
+        def __await__(self) -> Generator[object, object, Action]:
+            yield from asyncio.sleep(0.01).__await__()
+            closed.append("awaited")
+            return Value(1)
+
+        def close(self) -> None:
+            closed.append("dropped")
+
+    def gone(request: Request) -> Holding:
+        os.kill(request.tid, signal.SIGKILL)
+        while request.waits():
+            time.sleep(0.001)
+        return Holding()
+
+    assert supervise(python(GETPPID), table("getppid", gone)).code == -9
+    assert closed == ["dropped"]

@@ -198,8 +198,9 @@ class Supervisor:
         """Make a task of the rest."""
 
         def drop() -> None:
-            if inspect.iscoroutine(outcome):
-                outcome.close()
+            close = getattr(outcome, "close", None)  # of a coroutine, or of what holds a resource until it is awaited
+            if close is not None:
+                close()
             self._answerer.deny(request)
 
         try:
