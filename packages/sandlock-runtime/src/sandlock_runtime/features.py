@@ -24,6 +24,7 @@ _UNKNOWN_RIGHT = (
     ENOMSG,
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
 _SERVED = (
+    "max_memory",
     "max_processes",
     "net_allow",
     "net_allow_bind",

@@ -15,7 +15,7 @@ from sandlock_notif.deputies import Deputies
 from sandlock_policy.seccomp.supervised import compile_supervised
 from sandlock_runtime.loop import shared_loop
 from sandlock_runtime.result import Denial, Reason
-from sandlock_runtime.tables import rules_for, tables_for
+from sandlock_runtime.tables import limits_for, rules_for, tables_for
 from sandlock_sys import pidfd
 from sandlock_sys.constants.seccomp import FilterFlag
 from sandlock_sys.deputy import Deputy
@@ -51,6 +51,7 @@ class Service:
     def __init__(self, policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]]) -> None:
         self._arch = native()
         self._tables = tables_for(policy, plan, hooks, names)
+        self._limits = limits_for(policy)
         self._rules = rules_for(policy, plan, self._tables)
         self._plan = plan
         self._thread = shared_loop()
@@ -63,6 +64,7 @@ class Service:
 
     def prepare(self, request: SpawnRequest) -> None:
         """Put the filter into the request; the child parks, so that its listener can be taken."""
+        request.limits = (*request.limits, *self._limits)
         request.filter = compile_supervised(self._arch, self._plan.filter, self._rules)
         request.filter_flags = FilterFlag.NEW_LISTENER | _killable
         request.park = True
@@ -159,7 +161,7 @@ class Service:
     def _take(self, event: Event) -> None:
         """Count an event; called in the loop's thread."""
         if event.kind == "limit":
-            self._end(Reason.MEMORY)
+            self.cause = self.cause or Reason.MEMORY  # the offender is dead; what can do without it goes on
             return
         if event.kind == "audit":
             return

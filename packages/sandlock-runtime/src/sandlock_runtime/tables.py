@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from sandlock_notif import filter_rules
+from sandlock_policy.data.landlock import FS_WRITE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
 
-__all__ = ["rules_for", "tables_for"]
+__all__ = ["limits_for", "rules_for", "tables_for"]
+
+_RLIMIT_DATA = 2  # asm-generic/resource.h; private writable mappings count since 4.7
 
 
 def rules_for(policy: Policy, plan: Plan, tables: Sequence[HandlerTable]) -> tuple[Rule, ...]:
@@ -25,6 +29,37 @@ def rules_for(policy: Policy, plan: Plan, tables: Sequence[HandlerTable]) -> tup
     from sandlock_notif.handlers.network import network_filter_rules  # lazy: as below
 
     return (*network_filter_rules(policy), *filter_rules(tables))
+
+
+def limits_for(policy: Policy) -> tuple[tuple[int, int, int], ...]:
+    """Return the (resource, soft, hard) limits that the kernel enforces in support of what is served."""
+    if policy.max_memory is None:
+        return ()
+    from sandlock_notif.handlers.memory import data_limit  # lazy: as below
+
+    bound = data_limit(policy.max_memory)
+    return ((_RLIMIT_DATA, bound, bound),)
+
+
+def _folders_in_memory(plan: Plan) -> tuple[str, ...]:
+    """Return the write grants that are kept in memory, so that what is written there counts."""
+    written = {path for path, access, _ in plan.fs_rules if access & FS_WRITE_FILE}
+    if plan.view is not None:
+        written.update(host for host, _, only in plan.view.binds if not only)
+    kept = _devices_in_memory()
+    return tuple(sorted(path for path in written if os.path.isdir(path) and os.stat(path).st_dev in kept))
+
+
+def _devices_in_memory() -> frozenset[int]:
+    """Return the device numbers of every tmpfs that is mounted (proc_pid_mountinfo(5))."""
+    found = set()
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            fields, _, rest = line.partition(b" - ")
+            if rest.startswith(b"tmpfs "):
+                major, minor = fields.split(b" ")[2].split(b":")
+                found.add(os.makedev(int(major), int(minor)))
+    return frozenset(found)
 
 
 def tables_for(
@@ -48,6 +83,10 @@ def tables_for(
         from sandlock_notif.handlers.processes import ProcessLimit
 
         tables.append(ProcessLimit(policy.max_processes))
+    if policy.max_memory is not None:
+        from sandlock_notif.handlers.memory import MemoryLimit
+
+        tables.append(MemoryLimit(policy.max_memory, _folders_in_memory(plan)))
     if plan.filter.served_network:
         from sandlock_notif.handlers.network import network_tables
 
