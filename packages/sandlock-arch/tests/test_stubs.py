@@ -12,6 +12,7 @@ from sandlock_arch import Architecture
 from sandlock_arch.errors import StubError
 from sandlock_arch.stub import (
     NO_OPAQUE_STATE,
+    SHIFTING_MARK,
     ClockGettime,
     ForceGetrandom,
     ForceSyscall,
@@ -226,3 +227,14 @@ def test_forced_getrandom_is_always_the_one_that_refuses_the_query(architecture:
     operations = forced(architecture.vdso_stubs.ENTRIES)
     assert operations["getrandom"] == ForceGetrandom()
     assert operations["clock_getres"] == ForceSyscall("clock_getres")
+
+
+def test_the_call_of_a_shifting_stub_is_marked_for_filters(machine: Machine) -> None:
+    stubs = machine.architecture.vdso_stubs
+    operations = shifted_time(stubs.ENTRIES, SECOND)
+    assert operations
+    for operation in operations.values():
+        machine.kernel.calls.clear()
+        machine.call(stubs.lower(operation), 0, DATA)
+        ((_, arguments),) = machine.kernel.calls
+        assert arguments[2] == SHIFTING_MARK

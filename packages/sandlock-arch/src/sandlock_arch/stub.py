@@ -15,6 +15,7 @@ __all__ = [
     "NANOSECONDS",
     "NO_OPAQUE_STATE",
     "SHIFTED_CLOCKS",
+    "SHIFTING_MARK",
     "ClockGettime",
     "ForceGetrandom",
     "ForceSyscall",
@@ -37,6 +38,10 @@ SHIFTED_CLOCKS = (0, 5, 11)
 
 # The opaque_len with which a libc asks __vdso_getrandom (6.11) how to allocate its states; linux/random.h.
 NO_OPAQUE_STATE = (1 << 64) - 1
+
+# What a stub that shifts the time puts into the third argument, which clock_gettime, gettimeofday and time do not have:
+# a filter that traps these calls lets the stub's own pass, whose answer is going to be shifted.
+SHIFTING_MARK = 0x5EA1_C10C
 
 
 @dataclass(frozen=True, slots=True)

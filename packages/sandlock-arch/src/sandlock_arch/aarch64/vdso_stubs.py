@@ -16,6 +16,7 @@ from sandlock_arch.stub import (
     MICROSECONDS,
     NANOSECONDS,
     SHIFTED_CLOCKS,
+    SHIFTING_MARK,
     ClockGettime,
     ForceGetrandom,
     ForceSyscall,
@@ -70,6 +71,10 @@ def landing_pad(entry: bytes) -> bytes:
     return encode.bti_c() if entry.startswith(_LANDING_PADS) else b""
 
 
+def _marked(name: str) -> list[Item]:
+    return [encode.load_immediate("x2", SHIFTING_MARK), *_call(name)]
+
+
 def _call(name: str) -> list[Item]:
     return [encode.load_immediate("x8", number_for(SYSCALLS, name)), encode.syscall()]
 
@@ -101,7 +106,7 @@ def _getrandom() -> list[Item]:
 
 def _clock_gettime(offset_ns: int) -> list[Item]:
     *others, last = SHIFTED_CLOCKS
-    items = [encode.move("x9", "x0"), *_call("clock_gettime"), _branch_if_not_zero("x0", "done")]
+    items = [encode.move("x9", "x0"), *_marked("clock_gettime"), _branch_if_not_zero("x0", "done")]
     for clock in others:
         items += [encode.compare_immediate32("x9", clock), _branch_if(encode.EQUAL, "shift")]
     items += [encode.compare_immediate32("x9", last), _branch_if(encode.NOT_EQUAL, "done"), Label("shift")]
@@ -111,7 +116,7 @@ def _clock_gettime(offset_ns: int) -> list[Item]:
 def _gettimeofday(offset_ns: int) -> list[Item]:
     return [
         encode.move("x9", "x0"),
-        *_call("gettimeofday"),
+        *_marked("gettimeofday"),
         _branch_if_not_zero("x0", "done"),
         _branch_if_zero("x9", "done"),
         *_shift("x9", offset_ns, MICROSECONDS),

@@ -16,6 +16,7 @@ from sandlock_arch.stub import (
     MICROSECONDS,
     NANOSECONDS,
     SHIFTED_CLOCKS,
+    SHIFTING_MARK,
     ClockGettime,
     ForceGetrandom,
     ForceSyscall,
@@ -70,6 +71,10 @@ def landing_pad(entry: bytes) -> bytes:
     return pad if len(pad) == 4 and int.from_bytes(pad, "little") & _LPAD_MASK == _LPAD else b""
 
 
+def _marked(name: str) -> list[Item]:
+    return [encode.load_immediate("a2", SHIFTING_MARK), *_call(name)]
+
+
 def _call(name: str) -> list[Item]:
     return [encode.load_immediate("a7", number_for(SYSCALLS, name)), encode.syscall()]
 
@@ -104,7 +109,7 @@ def _clock_gettime(offset_ns: int) -> list[Item]:
     # clockid_t is an int: the kernel looks at 32 bits of the register, and so must we.
     items = [
         encode.sign_extend32("t0", "a0"),
-        *_call("clock_gettime"),
+        *_marked("clock_gettime"),
         _branch_if_not_equal("a0", "zero", "done"),
     ]
     for clock in others:
@@ -116,7 +121,7 @@ def _clock_gettime(offset_ns: int) -> list[Item]:
 def _gettimeofday(offset_ns: int) -> list[Item]:
     return [
         encode.move("t0", "a0"),
-        *_call("gettimeofday"),
+        *_marked("gettimeofday"),
         _branch_if_not_equal("a0", "zero", "done"),
         _branch_if_equal("t0", "zero", "done"),
         *_shift("t0", offset_ns, MICROSECONDS),

@@ -15,6 +15,7 @@ from sandlock_arch.stub import (
     NANOSECONDS,
     NO_OPAQUE_STATE,
     SHIFTED_CLOCKS,
+    SHIFTING_MARK,
     ClockGettime,
     ForceGetrandom,
     ForceSyscall,
@@ -66,6 +67,10 @@ def landing_pad(entry: bytes) -> bytes:
     return pad if entry.startswith(pad) else b""
 
 
+def _marked(name: str) -> list[Item]:
+    return [encode.load_immediate("rdx", SHIFTING_MARK), *_call(name)]
+
+
 def _call(name: str) -> list[Item]:
     return [encode.load_immediate("rax", number_for(SYSCALLS, name)), encode.syscall()]
 
@@ -89,7 +94,7 @@ def _getrandom() -> list[Item]:
 
 def _clock_gettime(offset_ns: int) -> list[Item]:
     *others, last = SHIFTED_CLOCKS
-    items = [*_call("clock_gettime"), encode.test("rax", "rax"), _branch_if(encode.NOT_EQUAL, "done")]
+    items = [*_marked("clock_gettime"), encode.test("rax", "rax"), _branch_if(encode.NOT_EQUAL, "done")]
     for clock in others:
         items += [encode.compare_immediate32("rdi", clock), _branch_if(encode.EQUAL, "shift")]
     items += [encode.compare_immediate32("rdi", last), _branch_if(encode.NOT_EQUAL, "done"), Label("shift")]
@@ -98,7 +103,7 @@ def _clock_gettime(offset_ns: int) -> list[Item]:
 
 def _gettimeofday(offset_ns: int) -> list[Item]:
     return [
-        *_call("gettimeofday"),
+        *_marked("gettimeofday"),
         encode.test("rax", "rax"),
         _branch_if(encode.NOT_EQUAL, "done"),
         encode.test("rdi", "rdi"),
@@ -131,7 +136,7 @@ def _shift(pointer: str, offset_ns: int, units_per_second: int) -> list[Item]:
 def _time(offset_s: int) -> list[Item]:
     seconds, _ = split_offset(offset_s * NANOSECONDS, NANOSECONDS)
     return [
-        *_call("time"),
+        *_marked("time"),
         encode.compare_immediate("rax", -MAX_ERRNO),
         _branch_if(encode.ABOVE_OR_EQUAL, "done"),
         encode.load_immediate("rcx", seconds),
