@@ -133,7 +133,11 @@ class Deputies:
         if best is not None and len(best.waiting) < SLOTS // 2:
             return best
         if len(self._workers) >= _LIMIT:
-            raise NotifError(f"all {_LIMIT} deputies are blocked")
+            # Blocked, or only slow on a busy machine: waiting behind one of them is better than failing.
+            best = min(self._workers, key=lambda w: len(w.waiting))
+            if len(best.waiting) >= SLOTS // 2:
+                raise NotifError(f"all {_LIMIT} deputies are blocked")
+            return best
         return self._start()
 
     def _start(self) -> _Worker:

@@ -1,0 +1,1 @@
+"""The one view of files: what a path means inside the sandbox."""

@@ -1,0 +1,1 @@
+"""What lies below the names of the view: one module per kind."""

@@ -1,0 +1,112 @@
+"""Links of /proc that lead where no text says: the caller's own, never the supervisor's.
+
+Safety: this process is not confined, so the kernel would let it follow the links of any process of this user. Whose
+they are is read from the directory that holds them, and only those of the sandbox's own processes are followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from errno import EACCES, EINVAL, ENOENT
+from typing import TYPE_CHECKING
+
+from sandlock_notif.errors import Refusal, VanishedError
+from sandlock_sys import inode
+from sandlock_sys.errors import SyscallError
+
+if TYPE_CHECKING:
+    from sandlock_notif.processes import Processes
+    from sandlock_notif.request import Request
+
+__all__ = ["Magic", "link_text"]
+
+_PROC_MAGIC = 0x9FA0  # PROC_SUPER_MAGIC, linux/magic.h
+_ROOT_INODE = 1  # PROC_ROOT_INO, fs/proc/internal.h
+_OWNER = re.compile(rb"/(\d+)(?:/task/\d+)?(?:/(fd|ns|map_files))?\Z")
+
+
+class Magic:
+    """Tells the links of /proc apart and who they belong to."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._devices: dict[int, bool] = {}
+
+    def is_proc(self, device: int, fd: int) -> bool:
+        """Whether an object on `device`, pinned by `fd`, is one of a proc file system."""
+        known = self._devices.get(device)
+        if known is None:
+            known = self._devices[device] = int.from_bytes(inode.statfs(fd)[:8], "little") == _PROC_MAGIC
+        return known
+
+    def text(self, request: Request, directory: int, name: bytes) -> bytes | None:
+        """Return what the link `name` of a /proc directory says to the caller; None when it has to be followed.
+
+        Raises:
+            Refusal: EACCES for a link of a process outside.
+
+        """
+        if os.fstat(directory).st_ino == _ROOT_INODE:
+            if name == b"self":
+                return b"%d" % self._leader(request)
+            if name == b"thread-self":
+                return b"%d/task/%d" % (self._leader(request), request.tid)
+            return os.readlink(name, dir_fd=directory)
+        if self.owner(directory) is None:
+            return os.readlink(name, dir_fd=directory)  # a plain one, as /proc/fs has
+        return None
+
+    def owner(self, directory: int) -> tuple[int, bytes] | None:
+        """Return the process that a directory of /proc belongs to, and b"fd", b"ns", b"map_files" or b"" for its own.
+
+        Raises:
+            Refusal: EACCES when it is none of the sandbox's.
+
+        """
+        found = _OWNER.search(os.readlink(b"/proc/self/fd/%d" % directory))
+        if found is None:
+            return None
+        pid = int(found[1])
+        if not self._processes.contains(pid):
+            raise Refusal(EACCES, f"process {pid} is not of the sandbox")
+        return pid, found[2] or b""
+
+    def follow(self, request: Request, directory: int, name: bytes) -> int | None:
+        """Return an O_PATH fd, the caller's, of what the link leads to; None where that is the root of the view.
+
+        Raises:
+            Refusal: as `owner`, or what the kernel answers.
+
+        """
+        owner = self.owner(directory)
+        if owner is None:
+            raise Refusal(EACCES)
+        if name == b"root" and not owner[1]:
+            return None
+        try:
+            found = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+        except OSError as error:
+            raise Refusal(error.errno or EACCES) from error
+        # The process may have ended since it was found to be ours, and its id given away: then this link leads into
+        # another's. The directory is bound to the process that it was opened for, so a new one cannot be behind it.
+        if not request.waits():
+            os.close(found)
+            raise VanishedError
+        return found
+
+    def _leader(self, request: Request) -> int:
+        return self._processes.of(request).pid
+
+
+def link_text(found: int) -> bytes:
+    """Return where the symlink that `found` pins points.
+
+    Raises:
+        Refusal: EINVAL when it is none.
+
+    """
+    try:
+        return inode.readlink(found)
+    except SyscallError as error:
+        raise Refusal(EINVAL if error.errno == ENOENT else error.errno or EINVAL) from error

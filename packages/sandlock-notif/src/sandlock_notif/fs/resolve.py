@@ -1,0 +1,383 @@
+"""The one resolver: from a path of the child's to a pinned place in the view.
+
+Symlinks and `..` are followed inside the view, and links of /proc are the caller's. Every object that is passed is
+pinned by an O_PATH fd and known by its identity before the next step is made from it, so neither a renamed parent nor
+a name that flips leads around a mark.
+
+Most paths cannot meet a mark: none of their names is one by which a marked object is reached (`MarkTable.triggers`),
+and the directory that they start in lies outside (`Origins`). Those are found in one step of the kernel's, which
+refuses symlinks; what it found is looked at before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from errno import EACCES, EAGAIN, ELOOP, ENOENT, ENOTDIR, EXDEV
+from stat import S_ISDIR
+from typing import TYPE_CHECKING, assert_never
+
+from sandlock_notif.errors import NotifError, Refusal
+from sandlock_notif.fs.location import Location
+from sandlock_notif.fs.magic import link_text
+from sandlock_notif.fs.marks import Awaited, Graft, Hidden, Place, Refused
+from sandlock_notif.fs.origin import open_of
+from sandlock_sys.walk import Flag, Marks, Outcome, Walker, climb
+
+if TYPE_CHECKING:
+    from sandlock_notif.fs.marks import Identity, Rule
+    from sandlock_notif.fs.view import View
+    from sandlock_notif.request import Request
+    from sandlock_sys.walk import Walked
+
+__all__ = ["CREATE", "EMPTY", "LOOK", "NO_FOLLOW", "PARENT", "Limits", "Resolution", "UncachedError", "resolve"]
+
+NO_FOLLOW = int(Flag.NO_FOLLOW)
+"""A symlink at the end is what is meant."""
+PARENT = int(Flag.PARENT)
+"""The last component names what is made or removed."""
+CREATE = 0x100
+"""The last component need not be there."""
+EMPTY = 0x200
+"""An empty path means the fd itself (AT_EMPTY_PATH)."""
+LOOK = 0x400
+"""Nothing but attributes is wanted, which an fd tells anyway (fstat)."""
+
+_CACHED, _JUDGED, _STOP_UP = int(Flag.CACHED), int(Flag.JUDGED), int(Flag.STOP_UP)
+_HOPS = 40  # MAXSYMLINKS, linux/namei.h
+_END, _ABSENT, _LINK, _MARK, _UP = (
+    int(o) for o in (Outcome.END, Outcome.ABSENT, Outcome.LINK, Outcome.MARK, Outcome.UP)
+)
+_SLASH = 0x2F
+
+
+class UncachedError(NotifError):
+    """The kernel would have to ask a file system, which may take long: resolve again in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What openat2 allows on the way: RESOLVE_* of linux/openat2.h."""
+
+    no_cross: bool = False
+    no_magic: bool = False
+    no_links: bool = False
+    beneath: bool = False
+    in_root: bool = False
+
+
+def resolve(
+    view: View,
+    request: Request,
+    at: int,
+    path: bytes,
+    flags: int = 0,
+    limits: Limits | None = None,
+    *,
+    wait: bool = False,
+) -> Location:
+    """Return the place that `path` leads to; the caller owns it.
+
+    Arguments:
+        view: to look in.
+        request: whose caller means it.
+        at: the caller's fd, or AT_FDCWD, that a relative path starts from.
+        path: without NUL.
+        flags: NO_FOLLOW, PARENT, CREATE, EMPTY.
+        limits: of openat2.
+        wait: file systems may be waited for; never in the loop's thread.
+
+    Raises:
+        Refusal: with the errno that the kernel gives, or EACCES for what is denied.
+        UncachedError: without `wait`.
+        VanishedError: the task no longer waits.
+
+    """
+    if not path:
+        if not flags & EMPTY:
+            raise Refusal(ENOENT)
+        return view.of_fd(request, at, looks=bool(flags & LOOK))
+    if path[0] == _SLASH and (limits is None or not limits.in_root):
+        if limits is not None and limits.beneath:
+            raise Refusal(EXDEV)
+        return _from(view, request, view.root, view.root_identity, path, flags, limits, wait)
+    start = open_of(request, at)
+    try:
+        identity = view.origins.start(start)
+        mount = view.mount_of(start) if view.has_cow else None
+        if mount is not None and mount.cow is not None:
+            return Resolution(view, request, flags, limits, wait).run_in(mount, mount.cow.position(start), path)
+        return _from(view, request, start, identity, path, flags, limits, wait)
+    finally:
+        os.close(start)
+
+
+def _from(
+    view: View,
+    request: Request,
+    start: int,
+    identity: Identity,
+    path: bytes,
+    flags: int,
+    limits: Limits | None,
+    wait: bool,
+) -> Location:
+    table = view.table
+    if not flags & PARENT and limits is None and not wait and table.triggers.isdisjoint(path.split(b"/")):
+        mark = table.get(identity)
+        if mark is None or not (mark.hook or mark.root_of):
+            found = view.walker.find(start, path, flags & NO_FOLLOW | _CACHED, table.marks)
+            quick = _found(view, found, flags)
+            if quick is not None:
+                return quick
+    return Resolution(view, request, flags, limits, wait).run(start, path)
+
+
+def _found(view: View, found: Walked, flags: int) -> Location | None:
+    """Return what one step found; None when it has to be walked."""
+    outcome, error = found[2], found[3]
+    if outcome == _END:
+        return Location(-1, b"", found[1], found[6:8], found[8])
+    if outcome == _MARK:
+        mark = view.table.get(found[6:8])
+        if mark is not None and mark.denied:
+            os.close(found[1])
+            raise Refusal(EACCES, mark.denied)
+        return Location(-1, b"", found[1], found[6:8], found[8])
+    if error in (ELOOP, EAGAIN) or (error == ENOENT and flags & CREATE):
+        return None
+    raise Refusal(error)
+
+
+class Resolution:
+    """One walk, step by step. It owns every fd that it opens until its end."""
+
+    def __init__(self, view: View, request: Request, flags: int, limits: Limits | None, wait: bool) -> None:
+        self._view = view
+        self._request = request
+        self._flags = flags
+        self._limits = limits
+        self._walker = Walker() if wait else view.walker
+        stop_up = limits is not None or view.contained
+        self._how = flags & (NO_FOLLOW | PARENT) | (0 if wait else _CACHED) | (_STOP_UP if stop_up else 0)
+        self._held: list[int] = []
+        self._hops = _HOPS
+        self._start = -1
+        self._here = -1
+        self._rest = b""
+        self._judged = False
+        self._directory = -1
+
+    def run(self, start: int, path: bytes) -> Location:
+        """Walk from the directory `start`, borrowed, along `path`."""
+        self._start = self._here = start
+        self._rest = path
+        try:
+            return self._run()
+        finally:
+            for fd in self._held:
+                os.close(fd)
+
+    def _run(self) -> Location:
+        view = self._view
+        while True:
+            flags = self._how | (_JUDGED if self._judged else 0)
+            walked = self._walker.walk(self._here, self._rest, flags, view.table.marks)
+            directory, found, outcome, error = walked[:4]
+            self._held += [fd for fd in (directory, found) if fd >= 0]
+            self._directory = directory if directory >= 0 else self._here
+            if outcome == _END:
+                return self._end(walked)
+            if outcome == _ABSENT:
+                return self._absent(self._rest[walked[4] :])
+            if outcome == _LINK:
+                place = self._link(walked)
+            elif outcome == _MARK:
+                place = self._mark(walked)
+            elif outcome == _UP:
+                place = self._up(walked)
+            elif error == EAGAIN and self._how & _CACHED:
+                raise UncachedError
+            else:
+                raise Refusal(error)
+            if place is not None:
+                return place
+
+    def _take(self, fd: int) -> int:
+        """Return `fd` for the caller to own: ours, or a copy of a borrowed one."""
+        if fd in self._held:
+            self._held.remove(fd)
+            return fd
+        return os.dup(fd)
+
+    def _end(self, walked: Walked) -> Location:
+        _, found, _, _, begin, end, device, inode, mode, _ = walked
+        if self._limits is not None and self._limits.no_cross and os.fstat(self._start).st_dev != device:
+            raise Refusal(EXDEV)
+        if begin == end:  # no name leads here: `/`, or a dot at the end
+            here = self._take(found if found >= 0 else self._here)
+            return Location(here, b"/" if self._flags & PARENT else b".", here, (device, inode), mode)
+        name = self._rest[begin:] if self._flags & PARENT else self._rest[begin:end]
+        directory = self._take(self._directory)
+        if found < 0:  # `.` or `..` as what is to be made or removed: the kernel refuses them all
+            return Location(directory, name, -1, None, 0)
+        return Location(directory, name, self._take(found), (device, inode), mode)
+
+    def _absent(self, name: bytes) -> Location:
+        if not self._flags & (CREATE | PARENT):
+            raise Refusal(ENOENT)
+        return Location(self._take(self._directory), name)
+
+    def _link(self, walked: Walked) -> Location | None:
+        """Go on where a symlink points."""
+        found, begin, end, device = walked[1], walked[4], walked[5], walked[6]
+        limits = self._limits
+        self._hops -= 1
+        if self._hops < 0 or (limits is not None and limits.no_links):
+            raise Refusal(ELOOP)
+        magic = self._view.magic
+        name, tail = self._rest[begin:end], self._rest[end:]
+        if not magic.is_proc(device, found):
+            self._splice(link_text(found), tail, self._directory)
+            return None
+        text = magic.text(self._request, self._directory, name)
+        if text is not None:
+            self._splice(text, tail, self._directory)
+            return None
+        if limits is not None and (limits.no_magic or limits.beneath or limits.in_root):
+            raise Refusal(EXDEV if limits.beneath or limits.in_root else ELOOP)
+        target = magic.follow(self._request, self._directory, name)
+        if target is None:
+            self._splice(b"/", tail, self._directory)
+            return None
+        self._held.append(target)
+        return self._jump(target, tail)
+
+    def _jump(self, target: int, tail: bytes) -> Location | None:
+        """Go on from an fd that a magic link gave."""
+        identity, mode = self._view.origins.check(target)
+        if not S_ISDIR(mode):
+            self._view.origins.check_file(self._view.root, target)
+        if not tail.strip(b"/"):
+            if tail and not S_ISDIR(mode):
+                raise Refusal(ENOTDIR)
+            return self._view.placed(Location(-1, b"", self._take(target), identity, mode))
+        if not S_ISDIR(mode):
+            raise Refusal(ENOTDIR)
+        mount = self._view.mount_of(target) if self._view.has_cow else None
+        if mount is not None and mount.cow is not None:
+            return self.run_in(mount, mount.cow.position(target), tail)
+        self._here, self._rest, self._judged = target, tail, False
+        return None
+
+    def _splice(self, text: bytes, tail: bytes, directory: int) -> None:
+        """Go on along the text of a link."""
+        if not text:
+            raise Refusal(ENOENT)
+        limits = self._limits
+        self._here = directory
+        if text[0] == _SLASH:
+            if limits is not None and limits.beneath:
+                raise Refusal(EXDEV)
+            self._here = self._start if limits is not None and limits.in_root else self._view.root
+        self._rest, self._judged = text + tail, False
+
+    def _mark(self, walked: Walked) -> Location | None:
+        """Go on from, or end at, a marked object."""
+        found, end, device, inode, mode, last = walked[1], walked[5], *walked[6:]
+        mark = self._view.table.get((device, inode))
+        if mark is not None and mark.denied:
+            raise Refusal(EACCES, mark.denied)
+        started = found < 0
+        if not started and last:
+            slash = len(self._rest) > end
+            if slash and not self._flags & PARENT and not S_ISDIR(mode):
+                raise Refusal(ENOTDIR)
+            return self._end(walked)
+        self._here = self._here if started else found
+        self._rest, self._judged = self._rest[0 if started else end :].lstrip(b"/"), True
+        while self._rest.startswith(b"./"):
+            self._rest = self._rest[2:].lstrip(b"/")
+        if mark is None or self._rest in (b"", b"."):
+            return None
+        name, slash_, tail = self._rest.partition(b"/")
+        if name == b"..":
+            if mark.root_of is not None:
+                self._splice(mark.root_of.at.rpartition(b"/")[0] or b"/", slash_ + tail, self._view.root)
+            return None
+        rule = mark.rule(self._request, name)
+        return None if rule is None else self._apply(rule, name, slash_ + tail)
+
+    def _apply(self, rule: Rule, name: bytes, tail: bytes) -> Location | None:
+        """Follow what a marked directory says about a name in it."""
+        last = not tail.strip(b"/")
+        match rule:
+            case Refused(reason):
+                raise Refusal(EACCES, reason)
+            case Hidden():
+                raise Refusal(ENOENT)
+            case Awaited(names):
+                return self._await(rule, names, name, tail)
+            case Place(file):
+                if file.link is not None and not (last and self._flags & (NO_FOLLOW | PARENT) and not tail):
+                    self._splice(file.link(self._view.process(self._request)), tail, self._here)
+                    return None
+                if tail and not self._flags & PARENT:
+                    raise Refusal(ENOTDIR)
+                place = Location(self._take(self._here), name + tail)
+                place.file = file
+                return place
+            case Graft(mount):
+                if mount.cow is not None:
+                    return self.run_in(mount, b"", tail)
+                self._here, self._rest, self._judged = mount.root, tail, False
+                return None
+            case _:
+                assert_never(rule)
+
+    def _await(self, rule: Awaited, names: dict[bytes, Rule], name: bytes, tail: bytes) -> Location | None:
+        """Step to a name on the way to a denied one that was absent, and mark what is there now."""
+        step = self._walker.walk(self._here, name, self._how & _CACHED | NO_FOLLOW | _JUDGED, Marks(()))
+        directory, found, outcome, error = step[:4]
+        self._held += [fd for fd in (directory, found) if fd >= 0]
+        if error == EAGAIN and self._how & _CACHED:
+            raise UncachedError
+        if outcome == _END and S_ISDIR(step[8]):
+            self._view.expect(os.dup(found), names)
+        elif outcome == _END:
+            raise Refusal(EACCES, "it stands where the path to a denied one leads")
+        elif not tail.strip(b"/") and outcome == _ABSENT and self._flags & (CREATE | PARENT):
+            place = Location(self._take(self._here), name + tail)
+            place.awaited = rule
+            return place
+        return None  # walked as any other; the mark, if there is one now, is met there
+
+    def _up(self, walked: Walked) -> Location | None:
+        """Go up one directory, but not out of where the walk has to stay."""
+        end = walked[5]
+        view, limits = self._view, self._limits
+        fence = self._start if limits is not None and (limits.beneath or limits.in_root) else view.fence
+        self._rest, self._judged = self._rest[end:] or b".", False
+        at = self._directory
+        if fence >= 0:
+            root = os.fstat(fence)
+            identity = root.st_dev, root.st_ino
+            here = os.fstat(at)
+            if (here.st_dev, here.st_ino) == identity:
+                if limits is not None and limits.beneath:
+                    raise Refusal(EXDEV)
+                self._here = at
+                return None
+            if climb(at, Marks([identity])) is None:
+                raise Refusal(EXDEV if limits is not None else ENOENT)
+        try:
+            above = os.open(b"..", os.O_PATH | os.O_CLOEXEC, dir_fd=at)
+        except OSError as error:
+            raise Refusal(error.errno or EACCES) from error
+        self._held.append(above)
+        self._here = above
+        return None
+
+    def run_in(self, mount: object, position: bytes, tail: bytes) -> Location:
+        """Go on inside a copy-on-write mount."""
+        raise NotImplementedError

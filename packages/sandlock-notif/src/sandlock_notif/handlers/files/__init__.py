@@ -1,0 +1,1 @@
+"""System calls on files, served against the view."""

@@ -1,0 +1,57 @@
+"""The table of file calls: which are served, for what a view needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandlock_notif.dispatch import HandlerTable
+from sandlock_notif.handlers.files.attributes import Attributes
+from sandlock_notif.handlers.files.cwd import WorkingDirectory
+from sandlock_notif.handlers.files.looking import Looking
+from sandlock_notif.handlers.files.naming import Naming
+from sandlock_notif.handlers.files.opening import Opening
+from sandlock_notif.handlers.files.serving import Files
+from sandlock_notif.handlers.files.xattrs import Xattrs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlock_notif.dispatch import Services, Trap
+    from sandlock_notif.fs.view import View
+
+__all__ = ["FilesTable"]
+
+
+class FilesTable(HandlerTable):
+    """Serves file calls against a view; nothing is trapped for a view that is the kernel's own.
+
+    Arguments:
+        view: which the table owns from now on.
+
+    """
+
+    name = "files"
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.files = Files(view)
+        groups = (Opening, Looking, Naming, Attributes, Xattrs, WorkingDirectory)
+        self._traps = [trap for group in groups for trap in group(self.files).traps()]
+
+    def traps(self) -> Sequence[Trap]:
+        """Return every call by path, or none."""
+        return self._traps if self.view.needed else []
+
+    def attach(self, services: Services) -> None:
+        """Take the root, and look at what is denied.
+
+        Raises:
+            NotifError, OSError: something cannot be looked at; then nothing may run.
+
+        """
+        self.view.attach(services)
+        self.files.attach()
+
+    async def close(self) -> None:
+        """Close every fd."""
+        self.view.close()
