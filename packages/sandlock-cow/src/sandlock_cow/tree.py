@@ -200,6 +200,7 @@ class Tree:
         """A whiteout was put into this upper directory; one of the second kind must be announced there."""
         if not self.store.device_whiteouts:
             overlay.note_whiteouts(upper)
+            self.space.changed(os.fstat(upper))  # the mark may take a block
 
     def gone(self, found: os.stat_result) -> None:
         """A name with these attributes (as they were before) left the upper layer: the books follow."""
