@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -48,6 +49,14 @@ class Server:
     port: int
     connections: int = 0
     seen: list[bytes] = field(default_factory=list)
+    may_answer: threading.Event = field(default_factory=threading.Event)  # cleared, it keeps its answers back
+
+    def wait_for(self, count: int) -> list[bytes]:
+        """Return what arrived, as soon as it is `count` messages, or after some seconds."""
+        deadline = time.monotonic() + 5
+        while len(self.seen) < count and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.seen
 
 
 @contextmanager
@@ -58,6 +67,7 @@ def serve(host: str = "127.0.0.1", kind: int = socket.SOCK_STREAM, port: int = 0
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
     server = Server(listener.getsockname()[1])
+    server.may_answer.set()
     if kind == socket.SOCK_STREAM:
         listener.listen(256)
     thread = threading.Thread(target=_streams if kind == socket.SOCK_STREAM else _datagrams, args=(listener, server))
@@ -90,6 +100,7 @@ def _datagrams(listener: socket.socket, server: Server) -> None:
         if data == b"the end":
             return
         server.seen.append(data)
+        server.may_answer.wait(10)
         with suppress(OSError):
             listener.sendto(data.upper(), sender)
 

@@ -131,7 +131,7 @@ def test_two_sandboxes_bind_one_port_and_ports_tells_the_real_one() -> None:
     other = "time.sleep(0.3)" + REMAP.format(host="127.0.0.1", port=port) + "time.sleep(0.5)"
     seen: list[dict[int, int]] = []
 
-    async def look(*_: object) -> None:
+    async def look(*ignored: object) -> None:
         for _ in range(10):
             await asyncio.sleep(0.1)
             seen.append(second.ports())
@@ -146,9 +146,9 @@ def test_two_sandboxes_bind_one_port_and_ports_tells_the_real_one() -> None:
             )
         )
 
-    one, two = asyncio.run(asyncio.wait_for(both(), TIMEOUT_S))
-    assert one.output == b"first\n"
-    assert two.output.decode().splitlines()[2] == f"b'mine' ('127.0.0.1', {port})"
+    outcomes = asyncio.run(asyncio.wait_for(both(), TIMEOUT_S))
+    assert outcomes[0].output == b"first\n"
+    assert outcomes[1].output.decode().splitlines()[2] == f"b'mine' ('127.0.0.1', {port})"
     found = [ports for ports in seen if ports]
     assert found
     assert list(found[0]) == [port]

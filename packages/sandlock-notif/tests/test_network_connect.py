@@ -243,25 +243,23 @@ tell(tcp("127.0.0.1", {outside.port}))
 
 def test_a_port_that_was_ours_and_is_the_hosts_now_is_not_reached() -> None:
     port = free_port()
-    policy = Policy(net_allow_bind=[port])
-    code = f"""
+    with serve(kind=socket.SOCK_DGRAM) as word:
+        code = f"""
 server = socket.create_server(("127.0.0.1", {port})); server.close()
-print("closed", flush=True)
-time.sleep(1)
+out = socket.socket(type=socket.SOCK_DGRAM); out.connect(("127.0.0.1", {word.port}))
+out.send(b"closed"); out.recv(100)
 tell(tcp("127.0.0.1", {port}))
 """
+        policy = Policy(net_allow_bind=[port], net_allow=[f"udp://127.0.0.1:{word.port}"])
+        word.may_answer.clear()
 
-    async def both() -> bytes:
-        inside = asyncio.create_task(asyncio.to_thread(run, code, policy))
-        for _ in range(50):
-            await asyncio.sleep(0.1)
-            try:
-                with serve(port=port) as server:
-                    output = (await inside).output
-                    assert server.connections == 0
-                    return output
-            except OSError:
-                continue
-        raise AssertionError("the port never became free")
+        async def both() -> bytes:
+            inside = asyncio.create_task(asyncio.to_thread(run, code, policy))
+            await asyncio.to_thread(word.wait_for, 1)
+            with serve(port=port) as server:
+                word.may_answer.set()
+                output = (await inside).output
+                assert server.connections == 0
+                return output
 
-    assert asyncio.run(both()).splitlines()[-1] == b"ECONNREFUSED"
+        assert asyncio.run(asyncio.wait_for(both(), 30)) == b"ECONNREFUSED\n"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
-from netlab import Server, denied, free_port, run, serve
+from netlab import denied, free_port, run, serve
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", level=2)]
 
@@ -33,13 +32,6 @@ def sendmmsg(s, messages):
 """
 
 
-def arrived(server: Server, count: int) -> list[bytes]:
-    deadline = time.monotonic() + 5
-    while len(server.seen) < count and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return server.seen
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -59,7 +51,7 @@ for port in ({allowed.port}, {other.port}): tell(lambda: {call})
         outcome = run(code, net_allow=[f"udp://127.0.0.1:{allowed.port}"])
         refusal = b"ECONNREFUSED" if "connect" in call else b"EPERM"
         assert outcome.output == b"3\n" + refusal + b"\n"
-        assert (arrived(allowed, 1), other.seen) == ([b"one"], [])
+        assert (allowed.wait_for(1), other.seen) == ([b"one"], [])
     assert [flag for _, flag in denied(outcome)] == [f"--net-allow udp://127.0.0.1:{other.port}"]
 
 
@@ -78,7 +70,7 @@ print(sendmmsg(s, batch()))
         )
         outcome = run(code, net_allow=[f"udp://127.0.0.1:{a}"])
         assert outcome.output == b"(2, [1, 2, 0, 0])\n('EPERM', [0, 0])\n(1, [3])\n(0, [])\n"
-        assert (arrived(allowed, 3), other.seen) == ([b"1", b"22", b"333"], [])
+        assert (allowed.wait_for(3), other.seen) == ([b"1", b"22", b"333"], [])
 
 
 def test_a_mapped_destination_and_the_unspecified_family_are_what_the_kernel_takes_them_for() -> None:
@@ -100,7 +92,7 @@ print(raw(four, name({allowed.port})[:12]), raw(six, struct.pack("=H", 1) + byte
         assert outcome.output.splitlines() == [
             b"3", b"3 3 EDESTADDRREQ", b"EPERM", b"EPERM EPERM EDESTADDRREQ", b"EINVAL EINVAL",
         ]  # fmt: skip
-        assert (arrived(allowed, 3), other.seen) == ([b"map", b"raw", b"raw"], [])
+        assert (allowed.wait_for(3), other.seen) == ([b"map", b"raw", b"raw"], [])
 
 
 def test_net_10_control_messages_that_choose_another_way_are_refused() -> None:
@@ -113,7 +105,7 @@ tell(lambda: s.sendmsg([b"route"], [(0, 7, bytes(8))], 0, there))
 tell(lambda: s.sendmsg([b"mark"], [(1, 36, struct.pack("i", 7))], 0, there))
 """
         assert run(code, net_allow=["udp://127.0.0.1"]).output == b"3\nEPERM\nEPERM\n"
-        assert arrived(server, 1) == [b"ttl"]
+        assert server.wait_for(1) == [b"ttl"]
 
 
 def test_datagrams_of_every_size_arrive_and_larger_ones_are_refused() -> None:
@@ -126,7 +118,7 @@ tell(lambda: s.sendmsg([bytes(40000), bytes(40000)], [], 0, there))
 """
         lines = run(code, net_allow=["udp://127.0.0.1"]).output.split()
         assert lines == [b"0", b"1", b"1472", b"65507", *[b"EMSGSIZE"] * 4]
-        assert [len(data) for data in arrived(server, 4)] == [0, 1, 1472, 65507]
+        assert [len(data) for data in server.wait_for(4)] == [0, 1, 1472, 65507]
 
 
 def test_not_09_not_22_wild_pointers_and_counts_are_errors_and_the_next_send_works() -> None:
@@ -166,7 +158,7 @@ tell(lambda: s.sendto(b"alive", ("127.0.0.1", {server.port})))
         lines = outcome.output.decode().splitlines()
         assert lines[:4] == [" ".join(["EFAULT"] * 6)] * 4
         assert lines[4:] == ["EMSGSIZE", "EMSGSIZE", "ENOBUFS", "EINVAL EINVAL EINVAL EBADF", "5"]
-        assert arrived(server, 1) == [b"alive"]
+        assert server.wait_for(1) == [b"alive"]
     assert [event.kind for event in outcome.events if event.kind == "fault"] == []
 
 

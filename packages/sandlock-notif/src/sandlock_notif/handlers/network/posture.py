@@ -34,7 +34,7 @@ class Posture:
     """What sockets there may be.
 
     Attributes:
-        tcp, udp, icmp: sockets of this protocol may be made.
+        tcp, udp, icmp: sockets of this protocol may be made. Where there are others, there are TCP sockets.
         sends: datagrams need a verdict each, so sendto with a name, sendmsg and sendmmsg are served.
         intercepts: TCP ports that the HTTP proxy gets.
         remaps: the sandbox has a port space of its own.
@@ -69,7 +69,8 @@ def posture_of(policy: Policy) -> Posture:
         rule.kind == "any" and rule.ports == (ALL_PORTS,) and "udp" in rule.protocols for rule in rules
     )
     return Posture(
-        tcp=anything or binds or "tcp" in protocols or bool(intercepts),
+        # Programs take a TCP socket for the proof that there is IPv4 at all (dig does); where it leads is asked later.
+        tcp=anything or binds or bool(protocols) or bool(intercepts),
         udp=udp,
         icmp=icmp,
         sends=(udp and not free) or icmp or bool(policy.unix_allow),

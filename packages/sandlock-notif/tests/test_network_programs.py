@@ -1,0 +1,215 @@
+"""Real programs, as they are: clients and servers inside; interception for a proxy; ping in a network of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from netlab import denied, free_port, run, serve, tables_of
+from supervision import PYTHON
+
+from sandlock_policy import Policy
+
+pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", level=2)]
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@contextmanager
+def outside(argv: list[str], port: int) -> Iterator[None]:
+    """A server of the host's, until the block ends."""
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while True:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()
+
+
+def test_curl_gets_what_is_allowed_by_address_and_by_name() -> None:
+    curl, port, other = program("curl"), free_port(), free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "page").write_text("content")
+        server = [sys.executable, "-m", "http.server", "-b", "127.0.0.1", "-d", folder]
+        with outside([*server, str(port)], port), outside([*server, str(other)], other):
+            policy = Policy(net_allow=[f"tcp://127.0.0.1:{port}"])
+            url = f"http://127.0.0.1:{port}/page"
+            assert run("", policy, argv=[curl, "-sS", url]).output == b"content"
+            refused = run("", policy, argv=[curl, "-s", f"http://127.0.0.1:{other}/page"])
+            assert (refused.code, refused.output) == (7, b"")
+            assert denied(refused) == [("connect", f"--net-allow tcp://127.0.0.1:{other}")]
+
+
+def test_redis_serves_inside_and_its_client_reaches_it_from_inside_only_when_allowed() -> None:
+    server, client, port = program("redis-server"), program("redis-cli"), free_port()
+    argv = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/tmp"]
+    code = f"""
+import subprocess
+server = subprocess.Popen({argv!r}, stdout=subprocess.DEVNULL)
+def ask(*words):
+    return subprocess.run([{client!r}, "-p", "{port}", *words], capture_output=True, text=True).stdout.strip()
+for _ in range(100):
+    if ask("ping") == "PONG": break
+    time.sleep(0.05)
+print(ask("set", "a", "1"), ask("get", "a"))
+server.terminate(); server.wait()
+"""
+    assert run(code, net_allow_bind=[port]).output == b"OK 1\n"
+    with outside(argv, port):
+        ask = [client, "-p", str(port), "ping"]
+        assert run("", argv=ask, net_allow=[f"tcp://127.0.0.1:{port}"]).output == b"PONG\n"
+        assert b"PONG" not in run("", argv=ask, net_allow=["tcp://192.0.2.1"]).output
+
+
+def test_an_http_server_inside_is_reached_from_outside_on_the_granted_port() -> None:
+    port = free_port()
+    got: list[bytes] = []
+
+    def fetch(*_: object) -> None:
+        def work() -> None:
+            for _ in range(100):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as client:
+                    client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    got.append(client.recv(100))
+                    return
+                time.sleep(0.05)
+
+        threading.Thread(target=work).start()
+
+    code = f"""
+import http.server
+server = http.server.HTTPServer(("127.0.0.1", {port}), http.server.SimpleHTTPRequestHandler)
+server.timeout = 10; server.handle_request()
+"""
+    fetch()
+    run(code, net_allow_bind=[port])
+    assert got
+    assert got[0].startswith(b"HTTP/1.0 200")
+
+
+def test_ssh_speaks_to_an_allowed_port() -> None:
+    ssh = program("ssh")
+    with serve() as server:
+        argv = [ssh, "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-p", str(server.port), "127.0.0.1", "true"]
+        run("", argv=argv, net_allow=[f"tcp://127.0.0.1:{server.port}"])
+        assert server.seen
+        assert server.seen[0].startswith(b"SSH-2.0")
+
+
+def test_dig_asks_an_allowed_server_by_udp() -> None:
+    dig = program("dig")
+    with serve(kind=socket.SOCK_DGRAM) as server:
+        argv = [dig, "+tries=1", "+time=1", "-p", str(server.port), "@127.0.0.1", "name.example"]
+        run("", argv=argv, net_allow=[f"udp://127.0.0.1:{server.port}"])
+        assert server.seen
+        assert b"\4name\7example\0" in server.seen[0]
+        count = len(server.seen)
+        run("", argv=argv, net_allow=["tcp://127.0.0.1"])
+        assert len(server.seen) == count
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_an_intercepted_port_leads_to_the_proxy_and_looks_like_the_destination(blocking: bool) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def intercept(connection: socket.socket, destination: tuple[str, int]) -> None:
+        asked.append(destination)
+
+        def work() -> None:
+            with connection:
+                connection.setblocking(True)
+                connection.sendall(connection.recv(100).upper())
+
+        threading.Thread(target=work).start()
+
+    policy = Policy(http_allow=["GET 192.0.2.1/*", "GET [2001:db8::1]/*"])
+    tables = tables_of(policy, intercept=intercept)
+    code = f"""
+import select
+def ask(host, family):
+    s = socket.socket(family); s.setblocking({blocking})
+    code = s.connect_ex((host, 80)); select.select([], [s], [], 5); s.setblocking(True)
+    s.sendall(b"request"); print(code in (0, errno.EINPROGRESS), s.recv(100), s.getpeername()[:2])
+ask("192.0.2.1", socket.AF_INET); ask("2001:db8::1", socket.AF_INET6); ask("::ffff:192.0.2.1", socket.AF_INET6)
+tell(tcp("192.0.2.1", 81))
+"""
+    output = run(code, policy, tables=tables).output.decode().splitlines()
+    assert output == [
+        "True b'REQUEST' ('192.0.2.1', 80)", "True b'REQUEST' ('2001:db8::1', 80)",
+        "True b'REQUEST' ('::ffff:192.0.2.1', 80)", "ECONNREFUSED",
+    ]  # fmt: skip
+    assert asked == [("192.0.2.1", 80), ("2001:db8::1", 80), ("192.0.2.1", 80)]
+
+
+PING = """
+import sys
+sys.path[:0] = {path!r}
+open("/proc/sys/net/ipv4/ping_group_range", "w").write("0 0")
+import subprocess
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+from netlab import run
+code = '''
+s = socket.socket(type=socket.SOCK_DGRAM, proto=socket.IPPROTO_ICMP)
+s.settimeout(5)
+for host in ("127.0.0.1", "127.0.0.2"): tell(lambda: s.sendto(bytes([8, 0, 0, 0, 0, 0, 0, 1]), (host, 0)))
+print(s.recv(100)[0]); tell(lambda: s.connect(("127.0.0.2", 0)))
+'''
+print(run(code, net_allow=["icmp://127.0.0.1"]).output)
+print(run(code, net_allow=["127.0.0.1"]).output.split()[-1:])
+"""
+
+
+def test_net_11_ping_needs_a_rule_that_names_icmp() -> None:
+    """In a network namespace of its own, where pinging is permitted; hosts do not always permit it."""
+    code = PING.format(path=[os.path.dirname(__file__), *[one for one in sys.path if one]])
+    argv = ["unshare", "-n", sys.executable, "-c", code]
+    if os.geteuid():
+        argv[1:2] = ["-r", "-n"]
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
+    if b"unshare failed" in done.stderr or b"Operation not permitted" in done.stderr:
+        pytest.skip("this host gives no network namespace")
+    assert done.stdout.splitlines() == [rb"b'8\nEPERM\n0\nECONNREFUSED\n'", b"[]"], done.stderr
+
+
+def test_two_sandboxes_do_not_reach_each_others_loopback_ports() -> None:
+    port = free_port()
+    import asyncio  # lazy: only here
+
+    async def both() -> list[bytes]:
+        server = f"""
+s = socket.create_server(("127.0.0.1", {port})); s.settimeout(1.5)
+try: s.accept(); print("reached")
+except TimeoutError: print("nobody")
+"""
+        client = f"time.sleep(0.7); tell(tcp('127.0.0.1', {port}))"
+        done = await asyncio.gather(
+            asyncio.to_thread(run, server, Policy(net_allow_bind=[port])),
+            asyncio.to_thread(run, client, Policy(net_allow_bind=[port])),
+        )
+        return [one.output for one in done]
+
+    assert asyncio.run(both()) == [b"nobody\n", b"ECONNREFUSED\n"]
+
+
+def test_the_program_is_a_plain_one() -> None:
+    assert run("", argv=[PYTHON, "-c", "print(1)"], net_allow=["*"]).output == b"1\n"
