@@ -120,7 +120,8 @@ def _decide_network(
 ) -> tuple[KernelNetwork | None, bool]:
     """Return what the kernel enforces of the network rules, or None; and whether the supervisor does it instead."""
     ports = bool(policy.net_allow or policy.net_allow_bind or policy.net_deny_bind)
-    served = bool(policy.net_deny or policy.unix_allow or policy.port_remap or policy.http_allow or policy.http_deny)
+    requests = policy.http_allow or policy.http_deny or policy.http_auth
+    served = bool(policy.net_deny or policy.unix_allow or policy.port_remap or requests)
     if not (ports or served):
         return None, False
     from sandlock_policy.network import decide_network  # lazy: most runs have no network

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sandlock_policy.features import HostFeatures
     from sandlock_policy.model import Policy
 
-__all__ = ["NAMESPACED", "PROCESSOR_FILES", "View", "decide_view", "namespaces_possible"]
+__all__ = ["HOSTNAME", "HOSTS", "NAMESPACED", "PROCESSOR_FILES", "View", "decide_view", "namespaces_possible"]
 
 NAMESPACED = ("chroot", "fs_mount", "fs_mount_ro", "name", "workdir", "fs_storage", "on_exit", "on_error")
 """Fields that namespaces enforce alone, without a supervisor."""
@@ -26,7 +26,8 @@ PROCESSOR_FILES = (
 )
 """Where programs read how many processors there are; sched_getaffinity(2) is the other place, and served."""
 
-_HOSTNAME = "/etc/hostname"
+HOSTNAME = "/etc/hostname"
+HOSTS = "/etc/hosts"
 _PROC = "/proc"
 
 
@@ -80,8 +81,14 @@ def decide_view(
     binds.sort(key=lambda bind: bind[1])  # a mount below another one comes after it
     pid_namespace = "/" in rules or _PROC in rules
     files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
-    if policy.name is not None and _covered(_HOSTNAME, rules):
-        files.append(_HOSTNAME)
+    if policy.name is not None and _covered(HOSTNAME, rules):
+        files.append(HOSTNAME)
+    if policy.net_allow or policy.http_allow:
+        from sandlock_policy.matching import names_to_resolve  # lazy: only network rules have names
+
+        if names_to_resolve(policy) and _covered(HOSTS, rules):
+            files.append(HOSTS)
+    files += [path.removeprefix("-") for path in policy.http_inject_ca]
     if not (root or binds or pid_namespace or files or workdir or policy.name is not None):
         return None
     inside: list[tuple[str, int, bool]] = []

@@ -24,6 +24,15 @@ _UNKNOWN_RIGHT = (
     ENOMSG,
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
 _SERVED = (
+    "credentials",
+    "http_allow",
+    "http_auth",
+    "http_ca",
+    "http_ca_out",
+    "http_deny",
+    "http_inject_ca",
+    "http_key",
+    "http_ports",
     "max_memory",
     "max_processes",
     "net_allow",

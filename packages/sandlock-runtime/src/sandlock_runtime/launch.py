@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.prepare import Command, Parts
     from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Stream
+    from sandlock_runtime.web import Web
     from sandlock_sys.landlock import PathRules
     from sandlock_sys.spawn import Spawned
 
@@ -101,7 +102,19 @@ def launch(
 class _Start:
     """One launch: what does not change when it is tried again with another plan."""
 
-    __slots__ = ("branch", "context", "hooks", "keep", "names", "park", "policy", "program", "started", "streams")
+    __slots__ = (
+        "branch",
+        "context",
+        "hooks",
+        "keep",
+        "names",
+        "park",
+        "policy",
+        "program",
+        "started",
+        "streams",
+        "web",
+    )
 
     def __init__(
         self,
@@ -123,15 +136,16 @@ class _Start:
         self.hooks = hooks
         self.started = started
         self.branch: RunBranch | None = None
+        self.web: Web | None = None
         self.names: dict[str, tuple[str, ...]] | None = None
 
     def served(self, plan: Plan, features: HostFeatures) -> Life:
         """Start the child, with a supervisor where something has to be served."""
-        if not plan.needs_supervisor and self.hooks is None:
+        if not plan.needs_supervisor and (self.hooks is None or not self.hooks.served):
             return self.once(plan, features, None)
         from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
 
-        service = Service(self.policy, plan, self.hooks, self.resolved(plan))
+        service = Service(self.policy, plan, self.hooks, self.resolved(plan), self.proxied(plan))
         try:
             return self.once(plan, features, service)
         except SpawnError as error:
@@ -148,6 +162,17 @@ class _Start:
 
                 self.names = resolve_names(self.policy)
         return self.names
+
+    def proxied(self, plan: Plan) -> Web | None:
+        """Return the HTTP proxy of this launch, or None; made once."""
+        policy = self.policy
+        if self.web is None and plan.filter.served_network and (
+            policy.http_allow or policy.http_deny or policy.http_auth
+        ):  # fmt: skip
+            from sandlock_runtime.web import Web  # lazy: TLS costs many launches to import
+
+            self.web = Web(policy, self.context.env, self.resolved(plan))
+        return self.web
 
     def once(self, plan: Plan, features: HostFeatures, service: Service | None) -> Life:
         """Start the child, or leave nothing behind."""
@@ -214,7 +239,7 @@ class _Start:
         if view is not None:
             from sandlock_runtime.view import show_view  # lazy: most runs see the machine as it is
 
-            show_view(request, view, plan, scratch)
+            show_view(request, view, plan, scratch, self.resolved(plan), self.web)
             if view.branch is not None:
                 from sandlock_runtime.branching import RunBranch  # lazy: as above
 

@@ -1,4 +1,4 @@
-"""The event loop of the supervisors: one thread per process, started when the first sandbox needs it."""
+"""The event loops behind sandboxes, each a thread of the process, started when the first sandbox needs it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sandlock_runtime.errors import SandboxError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-__all__ = ["LoopThread", "shared_loop"]
+__all__ = ["LoopThread", "proxy_loop", "shared_loop"]
 
 T = TypeVar("T")
 _lock = threading.Lock()
-_shared: LoopThread | None = None
+_loops: dict[str, LoopThread] = {}
 
 
 class LoopThread:
     """An asyncio loop in a daemon thread of its own. It belongs to the process that started it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="sandlock-supervisor", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def call(self, work: Coroutine[object, object, T]) -> T:
@@ -51,9 +51,18 @@ class LoopThread:
 
 
 def shared_loop() -> LoopThread:
-    """Return this process's loop, started if it is not running; after a fork the child gets one of its own."""
-    global _shared  # noqa: PLW0603  # one loop per process serves all sandboxes
+    """Return this process's loop of supervisors, started if it is not running; after a fork the child has its own."""
+    return _loop("sandlock-supervisor")
+
+
+def proxy_loop() -> LoopThread:
+    """Return this process's loop of HTTP proxies: a large transfer or a TLS handshake holds no supervisor up."""
+    return _loop("sandlock-proxy")
+
+
+def _loop(name: str) -> LoopThread:
     with _lock:
-        if _shared is None or not _shared.alive:
-            _shared = LoopThread()
-        return _shared
+        found = _loops.get(name)
+        if found is None or not found.alive:
+            found = _loops[name] = LoopThread(name)
+        return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandlock_policy import Plan, Policy
     from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.web import Web
     from sandlock_sys.spawn import Spawned, SpawnRequest
 
 __all__ = ["Service"]
@@ -41,6 +42,7 @@ class Service:
         policy, plan: what is to be enforced.
         hooks: the caller's callback and handlers.
         names: the addresses of every host name in the policy.
+        web: its HTTP proxy, which is closed with the service.
 
     Attributes:
         cause: the `Reason` for which the supervisor ended the sandbox, or "".
@@ -48,12 +50,21 @@ class Service:
 
     """
 
-    def __init__(self, policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        plan: Plan,
+        hooks: Hooks | None,
+        names: Mapping[str, Sequence[str]],
+        web: Web | None = None,
+    ) -> None:
         self._arch = native()
-        self._tables = tables_for(policy, plan, hooks, names)
+        self._tables = tables_for(policy, plan, hooks, names, web)
         self._limits = limits_for(policy)
         self._rules = rules_for(policy, plan, self._tables)
+        self._audits = hooks.audits if hooks is not None else ()
         self._plan = plan
+        self._web = web
         self._thread = shared_loop()
         self._supervisor: Supervisor | None = None
         self._ruleset = -1
@@ -104,6 +115,8 @@ class Service:
         """Stop, deny what waits, free everything; twice is fine."""
         if self._supervisor is not None and self._thread.alive:
             self._thread.call(self._finish())
+        if self._web is not None:
+            self._web.close()
 
     @property
     def denials(self) -> tuple[Denial, ...]:
@@ -159,7 +172,12 @@ class Service:
             self._kill(cause)
 
     def _take(self, event: Event) -> None:
-        """Count an event; called in the loop's thread."""
+        """Count an event and pass it on; called in the loop's thread."""
+        self._count(event)
+        for audit in self._audits:
+            audit(event)
+
+    def _count(self, event: Event) -> None:
         if event.kind == "limit":
             self.cause = self.cause or Reason.MEMORY  # the offender is dead; what can do without it goes on
             return

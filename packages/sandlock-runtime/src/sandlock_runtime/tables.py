@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Plan, Policy
     from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.web import Web
 
 __all__ = ["limits_for", "rules_for", "tables_for"]
 
@@ -63,11 +64,11 @@ def _devices_in_memory() -> frozenset[int]:
 
 
 def tables_for(
-    policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]]
+    policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]], web: Web | None
 ) -> Sequence[HandlerTable]:
     """Return the tables for what `plan` says must be served, and for the caller's hooks.
 
-    `names` has the addresses of every host name in the policy.
+    `names` has the addresses of every host name in the policy; `web` takes its HTTP connections.
 
     Each domain is imported only by who uses it. The callback comes first, since it is asked before anything is done;
     the caller's handlers come last, since they can never allow what a built-in one refuses.
@@ -90,7 +91,7 @@ def tables_for(
     if plan.filter.served_network:
         from sandlock_notif.handlers.network import network_tables
 
-        tables += network_tables(policy, names)
+        tables += network_tables(policy, names, intercept=web.intercept if web is not None else None)
     if plan.num_cpus is not None:
         from sandlock_notif.handlers.processors import ProcessorsTable
 

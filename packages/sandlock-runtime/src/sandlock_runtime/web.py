@@ -1,0 +1,115 @@
+"""The HTTP proxy of one sandbox: its rules, credentials and CA, in a loop of the host's that no handler waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.matching import NetworkRules
+from sandlock_proxy import (
+    CertificateAuthority,
+    CertificateError,
+    CredentialError,
+    Credentials,
+    HttpEvent,
+    HttpRules,
+    Proxy,
+    splice_certificate,
+    write_certificate,
+)
+from sandlock_runtime.loop import proxy_loop
+
+if TYPE_CHECKING:
+    from sandlock_policy import Policy
+
+__all__ = ["Web"]
+
+
+class Web:
+    """A proxy, from the launch to the end of its sandbox.
+
+    Arguments:
+        policy: with rules about HTTP.
+        environment: the caller's, where credentials may come from.
+        names: the addresses of the policy's host names, as the program is told them.
+        on_event: hears of each decision, in the proxy's loop.
+
+    Raises:
+        PolicyError: a CA, a key or a credential cannot be used, or the CA's certificate not be written.
+
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        environment: Mapping[str, str],
+        names: Mapping[str, Sequence[str]],
+        on_event: Callable[[HttpEvent], None] | None = None,
+    ) -> None:
+        try:
+            credentials = Credentials.from_policy(policy, environment)
+        except CredentialError as error:
+            raise PolicyError([Problem("http.credentials", "", str(error), "name a secret that is there")]) from error
+        try:
+            self.ca = CertificateAuthority.from_policy(policy)
+            if self.ca is not None and policy.http_ca_out is not None:
+                write_certificate(policy.http_ca_out, self.ca.pem)
+        except CertificateError as error:
+            raise PolicyError([Problem("http.ca", "", str(error), "name another file")]) from error
+        self._names = {name: tuple(addresses) for name, addresses in names.items()}
+        rules = NetworkRules.from_policy(policy, self._names)
+        self._thread = proxy_loop()
+        self._proxy = Proxy(
+            HttpRules.from_policy(policy),
+            credentials=credentials,
+            ca=self.ca,
+            resolve=self._resolve,
+            may_connect=lambda address, port: rules.verdict("tcp", address, port).allowed,
+            on_event=on_event,
+        )
+        self._thread.call(self._proxy.start())
+
+    def intercept(self, connection: socket.socket, destination: tuple[str, int]) -> None:
+        """Serve the other end of a connection that was to go to `destination`; from any thread."""
+        self._thread.loop.call_soon_threadsafe(self._adopt, connection, destination)
+
+    def bundle(self, path: str) -> bytes:
+        """Return the bundle at `path` with the CA's certificate behind the others.
+
+        Raises:
+            PolicyError: it cannot be read, or is none.
+
+        """
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+            assert self.ca is not None  # noqa: S101  # a policy that injects has one
+            return splice_certificate(content, self.ca.pem, path)
+        except (OSError, CertificateError) as error:
+            problem = Problem("http.inject_ca", path, str(error), "name a bundle of certificates in PEM")
+            raise PolicyError([problem]) from error
+
+    def close(self) -> None:
+        """End every connection; twice is fine."""
+        if self._thread.alive:
+            self._thread.call(self._proxy.close())
+
+    def _adopt(self, connection: socket.socket, destination: tuple[str, int]) -> None:
+        try:
+            self._proxy.adopt(connection, destination)
+        except Exception:  # noqa: BLE001  # a connection that nobody serves must not stay open, whatever went wrong
+            connection.close()
+
+    async def _resolve(self, name: str) -> tuple[str, ...]:
+        known = self._names.get(name)
+        if known is not None:
+            return known
+        loop = asyncio.get_running_loop()
+        with suppress(socket.gaierror):
+            found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+        return ()

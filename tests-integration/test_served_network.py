@@ -1,0 +1,256 @@
+"""Endpoints, names, Unix sockets, ports and HTTP rules, through the public API, with real servers and clients."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandlock import PolicyError, Result, Sandbox
+
+pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("seccomp", level=2)]
+
+SYSTEM = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "/etc/hosts", "-/etc/nsswitch.conf"]
+
+
+class Server:
+    """A TCP server on the loopback that greets and counts who came."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.accepted = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            with connection:
+                connection.sendall(b"hello")
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Server, Server]]:
+    pair = Server(), Server()
+    yield pair
+    for server in pair:
+        server.socket.close()
+
+
+def python(code: str, **fields: Any) -> Result:
+    return Sandbox(fs_readable=SYSTEM, **fields).run(["/usr/bin/python3", "-c", code], timeout=30)
+
+
+def reach(*targets: tuple[str, int]) -> str:
+    return f"""
+import socket
+for target in {targets!r}:
+    try: print(socket.create_connection(target, timeout=5).recv(9).decode())
+    except OSError as error: print(error.errno)
+"""
+
+
+def test_only_the_listed_endpoint_is_reached_and_the_refusal_names_its_flag(servers: tuple[Server, Server]) -> None:
+    allowed, other = servers
+    code = reach(("127.0.0.1", allowed.port), ("127.0.0.1", other.port), ("localhost", allowed.port))
+    result = python(code, net_allow=[f"tcp://127.0.0.1:{allowed.port}"])
+    assert result.stdout.decode().split() == ["hello", "111", "hello"], result.stderr
+    assert (allowed.accepted, other.accepted) == (2, 0)
+    [denial] = result.denials
+    assert (denial.syscall, denial.flag) == ("connect", f"--net-allow tcp://127.0.0.1:{other.port}")
+
+
+def test_a_name_is_resolved_once_and_told_by_the_hosts_file(servers: tuple[Server, Server]) -> None:
+    code = f"{reach(('localhost', servers[0].port))}\nprint(open('/etc/hosts').read().count('localhost'))"
+    result = python(code, net_allow=[f"localhost:{servers[0].port}"])
+    assert result.stdout.decode().split()[0] == "hello", result.stderr
+
+
+def test_a_name_that_does_not_resolve_is_a_launch_error_that_names_it() -> None:
+    with pytest.raises(PolicyError, match=r"no-such-host\.invalid"):
+        python("1", net_allow=["no-such-host.invalid:80"])
+
+
+def test_net_deny_alone_allows_the_rest(servers: tuple[Server, Server]) -> None:
+    allowed, denied = servers
+    result = python(
+        reach(("127.0.0.1", allowed.port), ("127.0.0.1", denied.port)), net_deny=[f"127.0.0.1:{denied.port}"]
+    )
+    assert result.stdout.decode().split() == ["hello", "111"]
+    assert denied.accepted == 0
+    result = python(reach(("127.0.0.1", allowed.port)), net_deny=["private"])
+    assert result.stdout.decode().split() == ["111"]
+
+
+def test_w05_a_callback_opens_nothing_that_the_policy_does_not(servers: tuple[Server, Server]) -> None:
+    code = reach(("127.0.0.1", servers[0].port))
+    assert python(code, policy_fn=lambda *_: None).stdout.decode().strip() in ("13", "1")
+    assert servers[0].accepted == 0
+    result = python(code, policy_fn=lambda *_: None, net_allow=[f"127.0.0.1:{servers[0].port}"])
+    assert result.stdout.decode().strip() == "hello"
+
+
+def test_w09_a_callback_is_asked_before_a_connection_is_made(servers: tuple[Server, Server]) -> None:
+    asked: list[Any] = []
+
+    def refuse(event: Any, _: Any) -> object:
+        if event.syscall == "connect":
+            asked.append((event.host, event.port))
+            return True
+        return None
+
+    port = servers[0].port
+    result = python(reach(("127.0.0.1", port)), policy_fn=refuse, net_allow=[f"tcp://:{port}"])
+    assert result.stdout.decode().strip() == "1"
+    assert asked == [("127.0.0.1", port)]
+    assert servers[0].accepted == 0
+
+
+def test_unix_sockets_outside_are_closed_but_for_those_that_are_listed(tmp_path: Path) -> None:
+    listeners = {}
+    for name in ("a", "b"):
+        listeners[name] = socket.socket(socket.AF_UNIX)
+        listeners[name].bind(str(tmp_path / name))
+        listeners[name].listen(5)
+    code = f"""
+import socket
+for name in "ab":
+    try: socket.socket(socket.AF_UNIX).connect({str(tmp_path)!r} + "/" + name); print("in")
+    except OSError as error: print(error.errno)
+"""
+    result = python(code, unix_allow=[str(tmp_path / "a")], fs_writable=[str(tmp_path)])
+    assert result.stdout.decode().split()[0] == "in", result.stderr
+    assert result.stdout.decode().split()[1] != "in"
+    listeners["b"].settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        listeners["b"].accept()
+    for listener in listeners.values():
+        listener.close()
+
+
+def test_two_sandboxes_bind_the_same_port_with_a_port_space_each() -> None:
+    code = """
+import socket, time, sys
+s = socket.socket(); s.bind(("127.0.0.1", 18080)); s.listen()
+print(s.getsockname()[1], flush=True); sys.stdin.readline()
+c = socket.create_connection(("127.0.0.1", 18080)); a, _ = s.accept(); c.sendall(b"self"); print(a.recv(4).decode())
+"""
+    fields: dict[str, Any] = {"fs_readable": SYSTEM, "net_allow_bind": [18080], "port_remap": True}
+    fields["net_allow"] = ["tcp://127.0.0.1:18080"]
+    boxes = [Sandbox(**fields).popen(["/usr/bin/python3", "-c", code], stdin=-1, stdout=-1) for _ in range(2)]
+    for process in boxes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"18080\n"
+    for process in boxes:
+        out, _ = process.communicate(b"\n", timeout=20)
+        assert out.strip() == b"self"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = f"{self.path} {self.headers.get('Authorization') == 'Bearer s3cret'}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+FETCH = """
+import urllib.request, urllib.error
+for url in {urls!r}:
+    try: print(urllib.request.urlopen(url, timeout=10).read().decode())
+    except urllib.error.HTTPError as error: print(error.code)
+    except OSError as error: print(type(error).__name__)
+"""
+
+
+def test_http_rules_decide_by_method_host_and_path(web: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "s3cret")
+    base = f"http://localhost:{web}"
+    code = FETCH.format(urls=[f"{base}/ok/a", f"{base}/ok/../secret", f"{base}/no", f"{base}/ok/%2e%2e/no"])
+    code += "\nimport os; print('s3cret' in str(os.environ))"
+    result = python(
+        code,
+        http_allow=[f"GET localhost:{web}/ok/*"],
+        http_ports=[web],
+        credentials=["T=env:API_TOKEN"],
+        http_auth=[f"GET localhost:{web}/ok/* bearer T"],
+        clean_env=False,
+    )
+    assert result.stdout.decode().split("\n")[:5] == ["/ok/a True", "403", "403", "400", "False"], result.stderr
+
+
+def test_tls_is_looked_into_by_an_ephemeral_ca_that_the_bundle_has(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(),
+            *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("")
+    before = bundle.read_bytes()
+    code = f"""
+import ssl, urllib.request, urllib.error
+context = ssl.create_default_context(cafile={str(bundle)!r})
+try: print(urllib.request.urlopen("https://localhost:{server.server_port}/x", context=context, timeout=10).status)
+except urllib.error.HTTPError as error: print(error.code, error.read()[:9].decode())
+"""
+    try:
+        result = Sandbox(
+            fs_readable=[*SYSTEM, str(tmp_path)],
+            http_allow=[f"GET localhost:{server.server_port}/y"],
+            http_ports=[server.server_port],
+            http_inject_ca=[str(bundle)],
+        ).run(["/usr/bin/python3", "-c", code], timeout=30)
+    finally:
+        server.shutdown()
+    # The handshake is trusted inside, and the rule is what refuses: the proxy has read the request.
+    assert result.stdout.decode().split()[0] == "403", result.stderr
+    assert bundle.read_bytes() == before  # nothing was written on the host
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"http_ca": "/no/such/ca", "http_key": "/no/such/key", "http_allow": ["GET localhost/*"]}, "/no/such"),
+        ({"credentials": ["T=env:NOT_SET"], "http_auth": ["GET localhost/* bearer T"]}, "NOT_SET"),
+    ],
+)
+def test_what_the_proxy_cannot_use_is_refused_by_name(fields: dict[str, Any], text: str) -> None:
+    os.environ.pop("NOT_SET", None)
+    with pytest.raises(PolicyError, match=text):
+        python("1", **fields)
