@@ -123,6 +123,40 @@ def test_a_rule_that_fails_names_its_path_and_step(tmp_path: Path, open_fds: Cal
     os.close(ruleset)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_ruleset_made_in_one_call_grants_what_its_rules_say(
+    tree: tuple[Path, Path], in_child: Any, *, first: bool
+) -> None:
+    inside, outside = tree
+    rules = landlock.PathRules([(b"/usr", READ)] if first else []).with_rule(bytes(inside), READ)
+
+    def body() -> tuple[str, int, int]:
+        ruleset = landlock.make_ruleset(ALL, 0, 0, rules)
+        prctl.set_no_new_privs()
+        landlock.restrict_self(ruleset)
+        listed = outcome(lambda: os.listdir("/usr"))
+        return (inside / "canary").read_text(), outcome((outside / "canary").read_text), listed
+
+    assert in_child(body) == ("alive", errno.EACCES, 0 if first else errno.EACCES)
+
+
+def test_a_ruleset_that_cannot_be_made_is_told_and_leaves_no_fd(
+    tmp_path: Path, open_fds: Callable[[], set[int]]
+) -> None:
+    before = open_fds()
+    rules = landlock.PathRules([(bytes(tmp_path), READ)])
+    with pytest.raises(SyscallError) as caught:
+        landlock.make_ruleset(ALL, 0, 0, rules.with_rule(bytes(tmp_path) + b"/m\xffssing", READ))
+    assert (caught.value.call, caught.value.errno) == ("open", errno.ENOENT)
+    assert os.fsencode(caught.value.detail) == bytes(tmp_path) + b"/m\xffssing"
+    with pytest.raises(SyscallError) as caught:
+        landlock.make_ruleset(1 << 60, 0, 0, rules)
+    assert (caught.value.call, caught.value.errno) == ("landlock_create_ruleset", errno.EINVAL)
+    assert open_fds() == before
+    with pytest.raises(ValueError, match="NUL"):
+        rules.with_rule(b"/usr\0/etc", READ)
+
+
 def test_an_optional_path_may_be_missing_and_grants_when_it_is_there(tree: tuple[Path, Path], in_child: Any) -> None:
     inside, outside = tree
 

@@ -11,7 +11,7 @@ from sandlock_policy.data.landlock import FS_REFER, NEVER
 from sandlock_policy.plan import Protection
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
-from sandlock_runtime.prepare import Program, encode_env, encode_rules, make_context, parts_of, plan_for, prepare
+from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
 from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys import landlock
@@ -229,7 +229,7 @@ class _Start:
             request.env = encode_env({**plan.env, "TMPDIR": _INNER_TMP})
         elif scratch:
             request.env = encode_env({**plan.env, "TMPDIR": scratch})
-            path_rules = encode_rules([*plan.fs_rules, (scratch, plan.handled_fs & ~NEVER, True)])
+            path_rules = parts.rules.with_rule(os.fsencode(scratch), plan.handled_fs & ~NEVER)
             if writable is not None:
                 writable = (*writable, scratch)
         if writable is not None:

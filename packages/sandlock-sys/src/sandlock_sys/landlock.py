@@ -129,6 +129,15 @@ class PathRules:
             raise ValueError(f"a path is empty or has a NUL byte in it: {paths!r}")
         self.accesses = pack(f"={len(rules)}Q", *[access for _, access in rules])
 
+    def with_rule(self, path: bytes, access: int) -> PathRules:
+        """Return these rules and one more."""
+        one = PathRules([(path, access)])
+        more = PathRules(())
+        more.block = self.block + b"\0" + one.block if self.count else one.block
+        more.accesses = self.accesses + one.accesses
+        more.count = self.count + 1
+        return more
+
     def path(self, index: int) -> bytes:
         """Return the path of rule `index`, or b"" where there is none."""
         return self.block.split(b"\0")[index] if index < self.count else b""
