@@ -1,4 +1,4 @@
-"""What a caller hangs into a sandbox: a policy callback and handlers of its own. LEAN."""
+"""What a caller hangs into a sandbox: a policy callback, handlers of its own, listeners. LEAN."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from sandlock_policy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlock_notif import Event
     from sandlock_notif.handlers.callback import PolicyFunction
     from sandlock_notif.handlers.user import UserHandler
 
@@ -14,13 +17,20 @@ __all__ = ["Hooks"]
 
 @record(frozen=True, slots=True)
 class Hooks:
-    """Callback and handlers of one `Sandbox`.
+    """Callback, handlers and listeners of one run.
 
     Attributes:
         policy_fn: asked about events, or None.
         handlers: `(system call name or number, handler)`, asked after the built-in ones, in order.
+        audits: told every event of the supervisor, in its thread. They make no supervisor where none is needed.
 
     """
 
     policy_fn: PolicyFunction | None = None
     handlers: tuple[tuple[str | int, UserHandler], ...] = ()
+    audits: tuple[Callable[[Event], None], ...] = ()
+
+    @property
+    def served(self) -> bool:
+        """Whether somebody has to answer calls for these."""
+        return self.policy_fn is not None or bool(self.handlers)

@@ -14,6 +14,7 @@ from sandlock_runtime.scratch import remove_scratch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from sandlock_policy import Plan, Protection
@@ -92,6 +93,7 @@ class Life:
         program: what is executed.
         plan: what is enforced.
         branch: where its writes below `workdir` go, or None.
+        at_end: called with the result, once; None for nobody.
 
     """
 
@@ -115,6 +117,7 @@ class Life:
         self._guard: Guard = spawned.guard
         self._service = service
         self.branch = branch
+        self.at_end: Callable[[Result], None] | None = None
         self._scratch = scratch
         self._started = started
         self._cause = ""
@@ -301,6 +304,8 @@ class Life:
         self.streams.close()
         if self._scratch:
             remove_scratch(self._scratch)
+        if self.at_end is not None:
+            self.at_end(self._result)
         return self._result
 
     def _collect(self) -> tuple[tuple[bytes, bytes], tuple[int, int]]:

@@ -15,11 +15,12 @@ from sandlock_sys.spawn import SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
     from typing import Any, Self, Unpack
 
     from sandlock_cow import Change
+    from sandlock_notif import Event
     from sandlock_notif.handlers.callback import PolicyFunction
     from sandlock_notif.handlers.user import UserHandler
     from sandlock_policy import Protection
@@ -45,6 +46,8 @@ class Sandbox:
         policy_fn: `(event, context) -> verdict`, plain or async: asked before files are opened, programs executed and
             peers reached. It runs in a thread of its own; a late, raising or nonsensical one denies.
         handlers: `(system call name or number, handler)`: asked after the built-in ones, in order.
+        audit: told every event of the supervisor (`sandlock_notif.Event`), in its thread, so it must not wait. A run
+            that the kernel alone confines has none.
         fields: fields of `Policy`, instead of the policy's own. They can be read as attributes.
 
     Raises:
@@ -62,6 +65,7 @@ class Sandbox:
         *,
         policy_fn: PolicyFunction | None = None,
         handlers: Sequence[tuple[str | int, UserHandler]] = (),
+        audit: Callable[[Event], None] | None = None,
         **fields: Unpack[PolicyInputs],
     ) -> None:
         later = [name for name in _LATER if fields.pop(name, None)]  # type: ignore[misc]  # not fields of a policy
@@ -70,10 +74,10 @@ class Sandbox:
         base = policy if policy is not None else Policy()
         self.policy = base.replace(**fields) if fields else base
         self._hooks = None
-        if policy_fn is not None or handlers:
+        if policy_fn is not None or handlers or audit is not None:
             from sandlock_runtime.hooks import Hooks  # lazy: most sandboxes have none
 
-            self._hooks = Hooks(policy_fn, tuple(handlers))
+            self._hooks = Hooks(policy_fn, tuple(handlers), (audit,) if audit is not None else ())
         self._branch: RunBranch | None = None
         self._lock = allocate_lock()
         self._life: Life | None = None
@@ -297,8 +301,13 @@ class Sandbox:
             self._lock.release()
             raise SandboxBusyError("a branch is pending: commit() or abort() it first")
         self._branch = None
+        start = launch
+        if self.policy.name is not None:
+            from sandlock_runtime.registration import launch_registered  # lazy: few runs have a name
+
+            start = launch_registered
         try:
-            life, plan = launch(
+            life, plan = start(
                 self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks
             )
             self._life = life
