@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sandlock_arch.call_abi import CallAbi
     from sandlock_arch.parts import Encoder, Parts, StubLowering
     from sandlock_arch.registers import RegisterLayout
+    from sandlock_arch.rescue import Rescue
 
 __all__ = ["Architecture"]
 
@@ -91,6 +92,11 @@ class Architecture:
     def vdso_stubs(self) -> StubLowering:
         """Return the replacements of vDSO functions."""
         return self._loaded().vdso_stubs
+
+    @property
+    def rescue(self) -> Rescue | None:
+        """Return what brings a thread back when its tracer dies, None where that is not written yet."""
+        return self._loaded().rescue
 
     def _loaded(self) -> Parts:
         if self._parts is None:

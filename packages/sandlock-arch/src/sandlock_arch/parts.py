@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from sandlock_arch.call_abi import CallAbi
 from sandlock_arch.registers import RegisterLayout
+from sandlock_arch.rescue import Rescue
 from sandlock_arch.stub import StubOperation
 
 __all__ = ["Encoder", "Parts", "StubLowering"]
@@ -57,3 +58,4 @@ class Parts(NamedTuple):
     registers: RegisterLayout
     encode: Encoder
     vdso_stubs: StubLowering
+    rescue: Rescue | None = None

@@ -2,7 +2,7 @@
 
 What the thread may be doing when it is stopped, and why none of it is disturbed:
 
-* *Its own code, or the vDSO or vsyscall page.* Nothing of the thread's memory is written. The call is made by an
+* *Its own code, or the vDSO or vsyscall page.* No code is written. The call is made by an
   instruction that enters the kernel and already stands in its memory (the vDSO has some); the program counter is
   pointed at it, and put back afterwards with all general registers, and with the register sets that a call destroys.
 * *A blocked system call.* The kernel has ended it with a restart code in the return register, which the tracer sees
@@ -16,6 +16,11 @@ What the thread may be doing when it is stopped, and why none of it is disturbed
   SIGSTOP cannot be blocked: one that comes meanwhile is held back and given back at the end.
 * *A restartable sequence* (rseq(2)). The kernel finds the program counter outside the sequence while ours runs and
   takes the sequence for left; its pointer is put back, so that it is restarted as after any other preemption.
+* *The tracer's own death.* The kernel then lets the thread run on with the registers it has. While ours are in place,
+  its stack holds a signal frame with its own, and the injected call returns into rt_sigreturn(2), so that it goes on
+  from where it was (`sandlock_arch.rescue`; where code for that is found in the process). The frame lies below the red
+  zone, where a signal's would; what was there is put back, for small stacks have something else below. The order of
+  steps leaves no moment at which that does not hold.
 * *A seccomp filter* judges our calls as if they were the program's; one that it refuses is an error, and whatever it
   does otherwise (a supervisor that answers, a kill) happens to the process.
 """
@@ -24,10 +29,11 @@ from __future__ import annotations
 
 from errno import EIO
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from sandlock_arch import Architecture
 from sandlock_arch.call_abi import error_of
+from sandlock_arch.rescue import Frame
 from sandlock_checkpoint.errors import InjectionError
 from sandlock_checkpoint.tracing import (
     SYSCALL_STOP,
@@ -38,9 +44,9 @@ from sandlock_checkpoint.tracing import (
 )
 from sandlock_sys import procmem, ptrace
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.proc import Mapping
+from sandlock_sys.proc import Mapping, read_maps
 
-__all__ = ["Injector", "Scratch", "find_entry", "sequence_of"]
+__all__ = ["Entry", "Injector", "Scratch", "find_call", "find_entry", "sequence_of"]
 
 _PRSTATUS = 1  # NT_PRSTATUS
 _ALL_BLOCKED = (1 << 64) - 1
@@ -50,33 +56,86 @@ _ANONYMOUS = 0x20  # MAP_ANONYMOUS
 _PRIVATE = 0x02  # MAP_PRIVATE
 _READ_WRITE = 3  # PROT_READ | PROT_WRITE
 _BIRTHS = {1, 2, 3}  # PTRACE_EVENT_FORK, VFORK, CLONE
+_RETURN_ADDRESS = 8  # what a return takes off the stack, where return addresses are kept there
+_SEARCHED = 1 << 22  # bytes of a mapping
 _SEQUENCE = 8  # offset of rseq_cs in struct rseq, linux/rseq.h, 4.18
 
 
-def find_entry(pid: int, architecture: Architecture, mappings: tuple[Mapping, ...]) -> int:
-    """Return the address of an instruction that enters the kernel, in executable memory of the process.
+class Entry(NamedTuple):
+    """Where calls are made from.
 
-    The vDSO is searched first: it is short and has one wherever it falls back to a real call. Any place where the
-    bytes of the instruction stand will do, also inside another instruction, since the processor is sent right there.
-
-    Raises:
-        InjectionError: there is none.
+    Attributes:
+        call: address of an instruction that enters the kernel.
+        signal_return: address of code that calls rt_sigreturn, 0 when `call` is not followed by a return, or there is
+            none: then a thread does not survive the death of its tracer while calls are injected.
 
     """
-    wanted = architecture.abi.syscall_instruction
-    step = architecture.abi.instruction_alignment
+
+    call: int
+    signal_return: int = 0
+
+
+def find_entry(pid: int, architecture: Architecture, mappings: tuple[Mapping, ...]) -> Entry:
+    """Return where to make calls from, in executable memory of the process.
+
+    Any place where the bytes of the instruction stand will do, also inside another instruction, since the processor is
+    sent right there. The vDSO has one in every process; the other two pieces of code are a libc's.
+
+    Raises:
+        InjectionError: no executable memory holds an instruction that enters the kernel.
+
+    """
+    rescue = architecture.rescue
+    wanted: dict[str, tuple[bytes, ...]] = {"call": (architecture.abi.syscall_instruction,)}
+    if rescue is not None:
+        wanted |= {"returning": rescue.CALL_AND_RETURN, "signal_return": rescue.SIGNAL_RETURN}
+    found: dict[str, int] = {}
     executable = [mapping for mapping in mappings if mapping.executable and mapping.name != b"[vsyscall]"]
-    for mapping in sorted(executable, key=lambda mapping: mapping.name != b"[vdso]"):
+    for mapping in sorted(executable, key=_promise):
         try:
-            data = procmem.read(pid, mapping.start, min(mapping.size, 1 << 22))
+            data = procmem.read(pid, mapping.start, min(mapping.size, _SEARCHED))
         except SyscallError:
             continue  # pages beyond the end of a file cannot be read; another mapping will have one
-        at = data.find(wanted)
+        for name, patterns in wanted.items():
+            if name not in found:
+                at = _first(data, patterns, architecture.abi.instruction_alignment)
+                if at >= 0:
+                    found[name] = mapping.start + at
+        if len(found) == len(wanted):
+            break
+    if "returning" in found and "signal_return" in found:
+        return Entry(found["returning"], found["signal_return"])
+    if "call" not in found:
+        raise InjectionError(pid, "any system call", "no executable memory holds an instruction that enters the kernel")
+    return Entry(found["call"])
+
+
+def find_call(pid: int, architecture: Architecture) -> Entry:
+    """Return an instruction of the vDSO to make calls from in a process that is not to outlive its tracer.
+
+    Raises:
+        InjectionError: the process has no vDSO, or that has no such instruction.
+
+    """
+    kernel = tuple(mapping for mapping in read_maps(pid) if mapping.name == b"[vdso]")
+    return Entry(find_entry(pid, architecture, kernel).call)
+
+
+def _promise(mapping: Mapping) -> int:
+    """Order mappings by how likely they have what is searched: the vDSO, then C libraries."""
+    name = mapping.name.rpartition(b"/")[2]
+    return 0 if name == b"[vdso]" else 1 if name.startswith((b"libc.", b"libc-", b"ld-musl")) else 2
+
+
+def _first(data: bytes, patterns: tuple[bytes, ...], step: int) -> int:
+    places = []
+    for pattern in patterns:
+        at = data.find(pattern)
         while at >= 0 and at % step:
-            at = data.find(wanted, at + 1)
+            at = data.find(pattern, at + 1)
         if at >= 0:
-            return mapping.start + at
-    raise InjectionError(pid, "any system call", "no executable memory holds an instruction that enters the kernel")
+            places.append(at)
+    return min(places, default=-1)
 
 
 def sequence_of(tid: int) -> tuple[int, bytes] | None:
@@ -110,10 +169,22 @@ class Injector:
 
     """
 
-    def __init__(self, tid: int, architecture: Architecture, entry: int, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        tid: int,
+        architecture: Architecture,
+        entry: Entry,
+        timeout_s: float = _TIMEOUT_S,
+        *,
+        interrupted: int = -1,
+    ) -> None:
         self.tid = tid
+        self._interrupted = interrupted  # number of the call that the thread was in, where that is known
         self.held: list[tuple[int, bytes]] = []
-        self.entry = entry
+        self.entry = entry.call
+        self._signal_return = entry.signal_return
+        self._frame: Frame | None = None
+        self._below = b""  # what was where the frame is
         self.born: list[int] = []
         self._architecture = architecture
         self._timeout_s = timeout_s
@@ -137,7 +208,37 @@ class Injector:
                 continue
         self._sequence = sequence_of(self.tid)
         self._mask = ptrace.get_signal_mask(self.tid)
+        self._lay_frame()
+        # Only now: from here on the frame's mask would be put back, whatever becomes of us.
         ptrace.set_signal_mask(self.tid, _ALL_BLOCKED)
+
+    def _lay_frame(self) -> None:
+        """Put the frame on the thread's stack, and the thread before the call that goes back by it."""
+        rescue = self._architecture.rescue
+        if rescue is None or not self._signal_return:
+            return
+        vector = ptrace.get_regset(self.tid, rescue.vector_note())
+        frame = rescue.build(self._general, vector, self._mask, self._signal_return, self._interrupted)
+        try:
+            self._below = procmem.read(self.tid, frame.address, len(frame.data))
+            procmem.write(self.tid, frame.address, frame.data)
+        except SyscallError:  # no room below the stack pointer: a stack that a signal could not be delivered on either
+            return
+        self._frame = frame
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """Put the thread where it would go back by its frame, if it ran now."""
+        if self._frame is None:
+            return
+        layout = self._architecture.registers
+        values = {
+            layout.program_counter: self._signal_return,
+            layout.stack_pointer: self._frame.stack_pointer + _RETURN_ADDRESS,
+        }
+        if layout.syscall_number != self._architecture.abi.number_register:
+            values[layout.syscall_number] = _NO_CALL
+        ptrace.set_regset(self.tid, _PRSTATUS, layout.general.replace(self._general, values))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -226,10 +327,13 @@ class Injector:
         """Put registers and signal mask back; the thread is at an event stop."""
         for note, data in self._others:
             ptrace.set_regset(self.tid, note, data)
-        ptrace.set_regset(self.tid, _PRSTATUS, self._general)
-        ptrace.set_signal_mask(self.tid, self._mask)
         if self._sequence is not None:
             procmem.write(self.tid, *self._sequence)
+        self._go_back()
+        ptrace.set_signal_mask(self.tid, self._mask)
+        ptrace.set_regset(self.tid, _PRSTATUS, self._general)
+        if self._frame is not None:
+            procmem.write(self.tid, self._frame.address, self._below)
 
     def _point(self, number: int, arguments: tuple[int, ...]) -> None:
         abi, layout = self._architecture.abi, self._architecture.registers
@@ -239,6 +343,8 @@ class Injector:
             values[layout.syscall_number] = _NO_CALL
         values[abi.number_register] = number
         values[layout.program_counter] = self.entry
+        if self._frame is not None:
+            values[layout.stack_pointer] = self._frame.stack_pointer
         ptrace.set_regset(self.tid, _PRSTATUS, layout.general.replace(self._general, values))
 
     def _to_stop(self, name: str) -> None:

@@ -66,6 +66,7 @@ def examine_process(
     snapshots = []
     for tid in sorted(stopped.tids, key=lambda tid: starts[tid]):
         interrupted = mend_interrupted(pid, tid, architecture)
+        stopped.calls[tid] = interrupted.syscall if interrupted.restart else -1
         snapshots.append(take_snapshot(pid, tid, interrupted, architecture))
     pending = ptrace.peek_signals(pid, shared=True)
     return Subject(stopped, number, parent, prefix, read_stat(pid), status, snapshots, pending), refused

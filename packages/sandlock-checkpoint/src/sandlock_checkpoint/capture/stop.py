@@ -10,7 +10,7 @@ from errno import EPERM, ESRCH
 
 from sandlock_arch import Architecture
 from sandlock_checkpoint.errors import CaptureError, InjectionError
-from sandlock_checkpoint.inject import Injector, Scratch, find_entry
+from sandlock_checkpoint.inject import Entry, Injector, Scratch, find_entry
 from sandlock_checkpoint.model import Leave
 from sandlock_checkpoint.tracing import (
     TRACE_SYSCALLS,
@@ -35,19 +35,22 @@ class StoppedProcess:
     Attributes:
         pid: process id, as the caller sees it.
         tids: its threads, the main thread first, then in increasing order.
-        entry: address of an instruction in it that enters the kernel.
+        entry: where calls are made from in it.
+        calls: of each thread, the system call that its stop interrupted, where that is known.
         group_signal: the signal that had stopped the process before (SIGSTOP, SIGTSTP, ...), 0 for none.
 
     """
 
     pid: int
     tids: list[int] = field(default_factory=list)
-    entry: int = 0
+    entry: Entry = field(default=Entry(0))
     group_signal: int = 0
+    calls: dict[int, int] = field(default_factory=dict)
 
     def injector(self, architecture: Architecture, tid: int | None = None) -> Injector:
         """Return an injector for thread `tid`, the main thread by default."""
-        return Injector(self.pid if tid is None else tid, architecture, self.entry)
+        tid = self.pid if tid is None else tid
+        return Injector(tid, architecture, self.entry, interrupted=self.calls.get(tid, -1))
 
     def release(self, leave: Leave = Leave.RUNNING) -> None:
         """Detach from every thread, which runs on, stops or ends as `leave` says; never raises for one that is gone."""

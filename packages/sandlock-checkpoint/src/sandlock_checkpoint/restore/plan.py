@@ -84,8 +84,8 @@ def first_prot(area: Area) -> int:
     """Return the PROT_* bits a mapping is made with, before it is filled and gets its own.
 
     A private mapping that was written once and is not writable now (relocated pages) is made writable first: then the
-    kernel accounts for it as it did, and does not join it to its neighbour. Code is not: a policy may forbid memory that
-    is writable and executable, and its tracer writes it all the same.
+    kernel accounts for it as it did, and does not join it to its neighbour. Code is not: a policy may forbid memory
+    that is writable and executable, and its tracer writes it all the same.
     """
     once_written = not area.shared and "ac" in area.flags and not area.prot & (_WRITE | _EXECUTE)
     return area.prot | _WRITE if once_written else area.prot

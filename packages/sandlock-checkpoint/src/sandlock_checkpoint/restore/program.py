@@ -7,11 +7,10 @@ import stat
 import struct
 
 from sandlock_checkpoint.errors import RestoreError
-from sandlock_checkpoint.inject import find_entry
+from sandlock_checkpoint.inject import find_call
 from sandlock_checkpoint.model import ProcessInfo
 from sandlock_checkpoint.restore.plan import differs
 from sandlock_checkpoint.restore.target import Target
-from sandlock_sys.proc import read_maps
 
 __all__ = ["execute_program"]
 
@@ -38,7 +37,7 @@ def execute_program(target: Target, process: ProcessInfo) -> None:
         if error:
             raise RestoreError(os.fsdecode(process.exe), f"it cannot be executed: {os.strerror(error)}")
         scratch.address = 0  # gone with the memory it was in
-    target.main.entry = find_entry(target.pid, target.architecture, read_maps(target.pid))
+    target.main.entry = find_call(target.pid, target.architecture).call
     facts = os.stat(f"/proc/{target.pid}/exe")
     change = differs(known, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, contents=True)
     if change:

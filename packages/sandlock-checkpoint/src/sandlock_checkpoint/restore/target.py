@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from sandlock_arch import Architecture
 from sandlock_arch.call_abi import error_of
 from sandlock_checkpoint.errors import RestoreError
-from sandlock_checkpoint.inject import Injector, Scratch, find_entry
+from sandlock_checkpoint.inject import Injector, Scratch, find_call
 from sandlock_checkpoint.tracing import EXIT_KILL, TRACE_SYSCALLS, wait_event_stop
 from sandlock_sys import procmem, ptrace
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.proc import read_maps
 
 __all__ = ["Target"]
 
@@ -62,7 +61,7 @@ class Target:
     @classmethod
     def adopt(cls, pid: int, architecture: Architecture) -> Target:
         """Take a process that is traced already and stands at an event stop."""
-        injector = Injector(pid, architecture, find_entry(pid, architecture, read_maps(pid)))
+        injector = Injector(pid, architecture, find_call(pid, architecture))
         injector.begin()
         return cls(pid, architecture, injector, tids=[pid], injectors=[injector])
 

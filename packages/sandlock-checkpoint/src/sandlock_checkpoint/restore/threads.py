@@ -8,7 +8,7 @@ from errno import EEXIST, EINVAL, ENOSYS, EPERM
 
 from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, error_of
 from sandlock_checkpoint.errors import RestoreError
-from sandlock_checkpoint.inject import Injector
+from sandlock_checkpoint.inject import Entry, Injector
 from sandlock_checkpoint.model import ProcessInfo, ThreadState, Unsupported
 from sandlock_checkpoint.restore.target import Target
 from sandlock_checkpoint.tracing import wait_event_stop
@@ -48,7 +48,7 @@ def make_threads(target: Target, process: ProcessInfo, *, keep: bool) -> None:
             raise RestoreError(f"thread {thread.tid}", "the kernel did not tell of the thread that was made")
         tid = target.main.born[-1]
         wait_event_stop(tid, _TIMEOUT_S)
-        injector = Injector(tid, target.architecture, target.main.entry)
+        injector = Injector(tid, target.architecture, Entry(target.main.entry))
         injector.begin()
         target.tids.append(tid)
         target.injectors.append(injector)

@@ -1,0 +1,193 @@
+"""Whatever happens to who captures, the captured process runs on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_lab import Lab, Running, build, wait_until
+
+import sandlock_arch
+from sandlock_checkpoint import CaptureError, Leave, capture
+from sandlock_checkpoint.capture import drive
+from sandlock_sys import ptrace
+
+pytestmark = pytest.mark.needs("ptrace")
+
+STEPS = [
+    "seize", "interrupt", "cont", "to_syscall", "detach", "get_regset", "set_regset", "get_signal_mask",
+    "set_signal_mask", "get_siginfo", "peek_signals", "get_rseq_configuration", "wait",
+]  # fmt: skip
+
+
+def capture_until(pid: int, last: int, count: list[int]) -> None:
+    """Capture, and die by SIGKILL right after ptrace step number `last`; never return."""
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            count[0] += 1
+            if count[0] == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return step
+
+    for name in STEPS:
+        setattr(ptrace, name, counting(getattr(ptrace, name)))
+    try:
+        capture(pid).close()
+    except BaseException:  # noqa: BLE001 - whatever it is, the parent sees that it was no SIGKILL
+        os._exit(3)
+    os._exit(0)
+
+
+def kill_at_every_step(running: Running, stride: int) -> int:
+    """Let captures die after every `stride`-th step; return how many died."""
+    killed = 0
+    while True:
+        child = os.fork()
+        if not child:
+            capture_until(running.pid, killed * stride + 1, [0])
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert running.process.poll() is None, f"it died after step {killed * stride + 1}: {running.text()!r}"
+        if code == 0:
+            return killed
+        assert code == -signal.SIGKILL, code
+        killed += 1
+
+
+def test_who_computes_in_vector_registers_survives_a_killed_capture(lab: Lab, programs: Path) -> None:
+    flags = ("-O2", "-mavx2") if "avx2" in Path("/proc/cpuinfo").read_text() else ("-O2",)
+    running = lab.start([build(programs, "vectors", *flags), "8"])
+    running.wait_for("round 200\n")
+    assert kill_at_every_step(running, 1) > 50
+    assert running.process.wait(60) == 0
+    assert running.lines()[-1] == "right"
+
+
+# Not epoll_wait: any stop ends it with EINTR (signal(7)), and only a capture that lives can mend that.
+@pytest.mark.parametrize("call", ["read", "poll", "futex"])
+def test_who_waits_in_the_kernel_survives_a_killed_capture(lab: Lab, programs: Path, call: str) -> None:
+    flag = lab.folder / "flag"
+    running = lab.start([build(programs, "blocked"), call, flag])
+    running.wait_for("ready")
+    time.sleep(0.05)
+    assert kill_at_every_step(running, 3) > 10
+    flag.touch()
+    assert running.process.wait(60) == 0
+    assert running.lines()[1].startswith("ended")
+
+
+def test_without_the_frame_a_killed_capture_is_deadly(
+    lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the tests above: what they claim is not so by itself."""
+    parts = sandlock_arch.native()._loaded()  # the one place where the frame comes from
+    monkeypatch.setattr(sandlock_arch.native(), "_parts", parts._replace(rescue=None))
+    running = lab.start([build(programs, "counter")])
+    running.wait_for("0 ")
+    with pytest.raises(AssertionError, match="it died after step"):
+        kill_at_every_step(running, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["describe_mappings", "examine_process", "describe_process", "OpenFiles", "own_vdso_digest"]
+)
+@pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_a_failing_capture_lets_every_thread_run_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException
+) -> None:
+    running = lab.python(
+        "import threading, time\n"
+        "def work():\n    for _ in range(20): time.sleep(0.01)\n"
+        "threads = [threading.Thread(target=work) for _ in range(4)]\n"
+        "for thread in threads: thread.start()\nprint('ready')\n"
+        "for thread in threads: thread.join()\nprint('done')"
+    )
+    running.wait_for("ready")
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(drive, name, fail)
+    with pytest.raises((type(error), CaptureError)):
+        capture(running.pid)
+    assert running.process.wait(20) == 0
+    assert running.lines()[-1] == "done"
+
+
+def test_a_process_that_is_traced_already_is_refused(lab: Lab) -> None:
+    """CK-10: another tracer may change it meanwhile."""
+    running = lab.python("import time; print('ready'); time.sleep(0.5); print('done')")
+    running.wait_for("ready")
+    ptrace.seize(running.pid)
+    child = os.fork()
+    if not child:
+        try:
+            capture(running.pid)
+        except CaptureError as error:
+            os._exit(0 if f"process {os.getppid()} traces" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    ptrace.interrupt(running.pid)
+    wait_until(lambda: isinstance(ptrace.wait(running.pid), ptrace.Stopped), "the stop")
+    ptrace.detach(running.pid)
+    assert running.process.wait(20) == 0
+
+
+def test_a_process_that_makes_threads_and_dies_is_captured_or_refused(lab: Lab) -> None:
+    """CK-10: threads that come and go while it is stopped; each capture is whole, or a typed refusal."""
+    running = lab.python(
+        "import threading, time\nprint('ready')\nend = time.monotonic() + 3\n"
+        "while time.monotonic() < end:\n"
+        "    threads = [threading.Thread(target=lambda: None) for _ in range(20)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+        "print('done')"
+    )
+    running.wait_for("ready")
+    for _ in range(20):
+        with capture(running.pid) as checkpoint:
+            assert len(checkpoint.processes[0].threads) == len(os.listdir(f"/proc/{running.pid}/task"))
+    assert running.process.wait(20) == 0
+    assert running.lines()[-1] == "done"
+    with pytest.raises(CaptureError):
+        capture(running.pid)
+
+
+def test_a_stopped_process_stays_stopped(lab: Lab) -> None:
+    """One that SIGSTOP holds is still held afterwards, and goes on at SIGCONT."""
+    running = lab.python("import time; print('ready'); time.sleep(0.3); print('done')")
+    running.wait_for("ready")
+    os.kill(running.pid, signal.SIGSTOP)
+
+    def state() -> str:
+        return Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    wait_until(lambda: state() == "T", "the stop")
+    capture(running.pid).close()
+    time.sleep(0.1)
+    assert state() == "T"
+    os.kill(running.pid, signal.SIGCONT)
+    assert running.process.wait(20) == 0
+
+
+def test_leave_says_what_becomes_of_it(lab: Lab) -> None:
+    running = lab.python("import time; print('ready'); time.sleep(0.3); print('done')")
+    running.wait_for("ready")
+    capture(running.pid, leave=Leave.STOPPED).close()
+    time.sleep(0.05)
+    assert Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    os.kill(running.pid, signal.SIGCONT)
+    assert running.process.wait(20) == 0
+    other = lab.start([sys.executable, "-c", "import time; time.sleep(30)"])
+    time.sleep(0.1)
+    capture(other.pid, leave=Leave.KILLED).close()
+    assert other.process.wait(20) == -signal.SIGKILL
