@@ -78,6 +78,8 @@ class HandlerTable(ABC):
 
     name: str
     """The domain, for documents and events."""
+    while_parked: bool = True
+    """Whether the child has to wait before its exec until `attach` is done; a domain that can say no is faster."""
 
     @abstractmethod
     def traps(self) -> Sequence[Trap]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from errno import EINVAL
 from fcntl import F_DUPFD_CLOEXEC, fcntl
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Service"]
 
+_working: set[asyncio.Task[None]] = set()
 _MAX_DENIALS = 1000  # different ones that a result names; what happened more often is counted
 _killable = FilterFlag.WAIT_KILLABLE_RECV  # cleared for good where the kernel does not know it (before 5.19)
 
@@ -70,6 +71,7 @@ class Service:
         self._ruleset = -1
         self._denials: dict[tuple[str, int, str, str, str], int] = {}
         self._kill: Callable[[str], None] | None = None
+        self._finished = False
         self.cause = ""
         self.served = 0
 
@@ -103,7 +105,11 @@ class Service:
             os.close(child)
         if ruleset >= 0:
             self._ruleset = fcntl(ruleset, F_DUPFD_CLOEXEC, 3)
-        self._thread.call(self._begin(listener, spawned))
+        if any(table.while_parked for table in self._tables):
+            self._thread.call(self._begin(listener, spawned))
+        else:
+            # Calls that come before it is ready wait in the kernel. A failure ends the sandbox.
+            self._later(self._begin_alone(listener, spawned))
 
     def watch(self, kill: Callable[[str], None]) -> None:
         """Call `kill` with a Reason, in the loop's thread, when the sandbox has to end."""
@@ -113,8 +119,12 @@ class Service:
 
     def finish(self) -> None:
         """Stop, deny what waits, free everything; twice is fine."""
-        if self._supervisor is not None and self._thread.alive:
-            self._thread.call(self._finish())
+        if self._thread.alive and not self._finished:
+            self._finished = True
+            if self._supervisor is not None:
+                self.served = self._supervisor.served
+            # Nobody is left to be served, so nobody has to wait for it; it comes behind a beginning that is under way.
+            self._later(self._finish())
         if self._web is not None:
             self._web.close()
 
@@ -123,8 +133,24 @@ class Service:
         """What was refused, each once with its count, in the order of the first time."""
         return tuple(
             Denial(syscall, errno, reason, target, flag, count)
-            for (syscall, errno, reason, target, flag), count in self._denials.items()
+            for (syscall, errno, reason, target, flag), count in list(self._denials.items())
         )
+
+    def _later(self, work: Coroutine[object, object, None]) -> None:
+        """Run `work` on the loop without waiting; in the order of the calls."""
+        self._thread.loop.call_soon_threadsafe(self._start, work)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = self._thread.loop.create_task(work)
+        _working.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(_working.discard)
+
+    async def _begin_alone(self, listener: Listener, spawned: Spawned) -> None:
+        try:
+            await self._begin(listener, spawned)
+        except Exception:  # noqa: BLE001  # whatever it is, nobody waits for it: the sandbox ends, and says so
+            listener.close()
+            self._end(Reason.SUPERVISOR)
 
     async def _begin(self, listener: Listener, spawned: Spawned) -> None:
         loop = self._thread.loop
@@ -152,7 +178,6 @@ class Service:
         for table in self._tables:
             with suppress(Exception):  # a domain that cannot free itself keeps nobody's result
                 await table.close()
-        self.served = supervisor.served
         ruleset, self._ruleset = self._ruleset, -1
         if ruleset >= 0:
             os.close(ruleset)

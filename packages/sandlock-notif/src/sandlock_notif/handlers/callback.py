@@ -69,6 +69,7 @@ class CallbackTable(HandlerTable):
     """
 
     name = "policy callback"
+    while_parked = False
 
     def __init__(self, function: PolicyFunction, timeout_s: float) -> None:
         self._function = function

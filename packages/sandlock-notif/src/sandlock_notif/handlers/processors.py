@@ -27,6 +27,7 @@ class ProcessorsTable(HandlerTable):
     """
 
     name = "processors"
+    while_parked = False
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from errno import EINVAL, EIO, EPERM
 from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from sandlock_arch import native
@@ -188,6 +189,7 @@ class UserTable(HandlerTable):
     """
 
     name = "handlers"
+    while_parked = False
 
     def __init__(
         self, handlers: Sequence[tuple[str | int, UserHandler]], options: FilterOptions, timeout_s: float = 5.0
@@ -212,7 +214,7 @@ class UserTable(HandlerTable):
         self._runner.close()
 
     def _traps_of(self, handlers: Sequence[tuple[str | int, UserHandler]], options: FilterOptions) -> Sequence[Trap]:
-        denied = {rule.syscall for rule in default_spec(options).rules if not rule.conditions}
+        denied = _denied_calls(options)
         problems, traps = [], []
         for index, (call, handler) in enumerate(handlers):
             field, name = f"handlers[{index}]", native().name_of(call) if isinstance(call, int) else call
@@ -278,6 +280,11 @@ class UserTable(HandlerTable):
                 release(action if action is not None else CONTINUE)
 
         self._services.loop.call_soon_threadsafe(on_loop)
+
+
+@lru_cache(maxsize=16)  # the rules are many, and a sandbox runs more than once
+def _denied_calls(options: FilterOptions) -> frozenset[str]:
+    return frozenset(rule.syscall for rule in default_spec(options).rules if not rule.conditions)
 
 
 def _action_of(answer: object) -> Action | None:
