@@ -115,6 +115,21 @@ class _Lib:
     def sl_pidfd_send_signal(self, pidfd: int, signal: int, info: CData, flags: int, /) -> int: ...
     # sockets
     def sl_socket_take(self, tid: int, remote: int, taken: CData, /) -> int: ...
+    def sl_socket_take_with(
+        self,
+        listener: int,
+        id: int,
+        tid: int,
+        remote: int,
+        taken: CData,
+        name_at: int,
+        name: CData,
+        name_size: int,
+        data_at: int,
+        data: CData,
+        data_size: int,
+        /,
+    ) -> int: ...
     def sl_socket_connect(self, fd: int, address: CData, length: int, /) -> int: ...
     def sl_socket_start(self, fd: int, address: CData, length: int, /) -> int: ...
     def sl_socket_bind(self, fd: int, address: CData, length: int, /) -> int: ...

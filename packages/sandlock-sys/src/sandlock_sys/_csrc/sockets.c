@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -20,6 +21,7 @@
 #define SL_SO_DOMAIN 39               /* asm-generic/socket.h, 2.6.32 */
 #define SL_SO_COOKIE 57               /* asm-generic/socket.h, 4.12 */
 #define SL_MSG_FASTOPEN 0x20000000    /* linux/socket.h, 3.5 */
+#define SL_NOTIF_ID_VALID _IOW('!', 2, uint64_t) /* linux/seccomp.h, 5.0; this direction 5.8 */
 #define SL_TCP_FASTOPEN_NO_COOKIE 34  /* linux/tcp.h, 4.15 */
 
 _Static_assert(sizeof(struct sl_socket) == 32, "struct sl_socket has 32 bytes");
@@ -61,6 +63,38 @@ long sl_socket_take(int tid, int remote, struct sl_socket *taken)
         return result == -EBADF ? -EBADFD : result; /* the other's bad fd, not one of ours */
     taken->fd = (int)result;
     result = describe(taken);
+    if (result < 0)
+        RAW(__NR_close, taken->fd);
+    return result;
+}
+
+static long copy(int tid, uint64_t name_at, void *name, size_t name_size, uint64_t data_at, void *data, size_t data_size)
+{
+    struct iovec local[2] = {{name, name_size}, {data, data_size}};
+    struct iovec remote[2] = {{(void *)name_at, name_size}, {(void *)data_at, data_size}};
+    long result;
+    if (name_size + data_size == 0)
+        return 0;
+    result = RAW(__NR_process_vm_readv, tid, local, 2, remote, 2, 0);
+    if (result >= 0 && (size_t)result < name_size + data_size)
+        return -EFAULT;
+    return result < 0 ? result : 0;
+}
+
+/* sl_socket_take, and copies of two ranges of the thread's memory; then a look whether all of it was still the thread
+ * that waits in notification `id`: -ESTALE says that it was not. */
+long sl_socket_take_with(int listener, uint64_t id, int tid, int remote, struct sl_socket *taken, uint64_t name_at,
+                         void *name, size_t name_size, uint64_t data_at, void *data, size_t data_size)
+{
+    long valid, result = sl_socket_take(tid, remote, taken);
+    if (result < 0)
+        return result;
+    result = copy(tid, name_at, name, name_size, data_at, data, data_size);
+    do {
+        valid = RAW(__NR_ioctl, listener, SL_NOTIF_ID_VALID, &id);
+    } while (valid == -EINTR);
+    if (valid < 0)
+        result = valid == -ENOENT ? -ESTALE : valid;
     if (result < 0)
         RAW(__NR_close, taken->fd);
     return result;

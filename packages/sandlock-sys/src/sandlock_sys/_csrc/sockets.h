@@ -15,6 +15,8 @@ struct sl_socket {
 };
 
 long sl_socket_take(int tid, int remote, struct sl_socket *taken);
+long sl_socket_take_with(int listener, uint64_t id, int tid, int remote, struct sl_socket *taken, uint64_t name_at,
+                         void *name, size_t name_size, uint64_t data_at, void *data, size_t data_size);
 long sl_socket_connect(int fd, const void *address, uint32_t length);
 long sl_socket_start(int fd, const void *address, uint32_t length);
 long sl_socket_bind(int fd, const void *address, uint32_t length);

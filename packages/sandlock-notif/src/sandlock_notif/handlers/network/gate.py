@@ -21,6 +21,8 @@ Protocol = Literal["tcp", "udp", "icmp"]
 STREAM: Final = 1  # SOCK_STREAM, linux/net.h
 DGRAM: Final = 2  # SOCK_DGRAM, linux/net.h
 
+_PASSED_MAX: Final = 4096
+
 # What SO_TYPE and SO_PROTOCOL have a verdict for; linux/in.h, linux/in6.h. Raw sockets, MPTCP, SCTP, UDP-Lite: none.
 _PROTOCOLS: Final[dict[tuple[int, int], Protocol]] = {
     (STREAM, 6): "tcp",
@@ -52,23 +54,37 @@ class Gate:
     Arguments:
         rules: of the policy, with its names resolved.
         inside: the sandbox's own sockets.
+        fixed: no rule changes while the program runs.
+
+    Attributes:
+        passed: destinations that the rules allow for good: (SO_DOMAIN, SO_PROTOCOL, name) -> the name to send with.
 
     """
 
-    def __init__(self, rules: NetworkRules, inside: Inside) -> None:
+    def __init__(self, rules: NetworkRules, inside: Inside, *, fixed: bool = False) -> None:
         self.rules = rules
         self.inside = inside
+        self.passed: dict[tuple[int, int, bytes], bytes] = {}
+        self._fixed = fixed
 
-    def check(self, protocol: Protocol, target: Inet, own: Callable[[], Inet] | None, errno: int) -> None:
+    def remember(self, domain: int, protocol: int, name: bytes, packed: bytes) -> None:
+        """Keep what a name of a datagram socket led to, when only fixed rules decided about it."""
+        if self._fixed:
+            if len(self.passed) >= _PASSED_MAX:
+                self.passed.clear()
+            self.passed[domain, protocol, name] = packed
+
+    def check(self, protocol: Protocol, target: Inet, own: Callable[[], Inet] | None, errno: int) -> bool:
         """Let `target`, in canonical form, be reached, or raise `Refusal` with `errno`.
 
         What the sandbox itself listens on behind loopback is no part of the outside: no rule is needed, and none
-        denies it. Whoever else listens there needs a rule. `own` finds the sender's own address.
+        denies it. Whoever else listens there needs a rule. `own` finds the sender's own address. Returns whether a
+        rule allows it, and not only who listens there now.
         """
         port = 0 if protocol == "icmp" else target.port
         verdict = self.rules.verdict(protocol, target.address, port)
         if verdict.allowed:
-            return
+            return True
         if protocol != "icmp" and target.is_loopback():
             try:
                 owner = self.inside.owner(protocol, target, own() if own is not None else None)
@@ -78,5 +94,5 @@ class Gate:
             if owner is None and protocol == "tcp" and not verdict.rule:
                 raise Refusal(errno)  # nobody listens: what the kernel would answer, and nothing is denied
             if owner is not None and owner in self.inside:
-                return
+                return False
         raise Refusal(errno, refusal_text(protocol, target, verdict))

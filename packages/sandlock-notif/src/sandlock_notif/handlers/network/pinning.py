@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from errno import EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOENT, ENOTSOCK, EPERM, ESRCH
+from errno import EBADF, EFAULT, EINTR, EINVAL, EMFILE, ENFILE, ENOENT, ENOTSOCK, EPERM, ESRCH
 from typing import TYPE_CHECKING, Final
 
 from sandlock_notif import memory
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from sandlock_notif.request import Request
     from sandlock_sys.sockets import Socket
 
-__all__ = ["InterruptedWaitError", "Pending", "holding", "look", "read_name", "take", "wait_until_writable"]
+__all__ = [
+    "InterruptedWaitError",
+    "Pending",
+    "holding",
+    "look",
+    "read_name",
+    "take",
+    "take_named",
+    "wait_until_writable",
+]
 
 _ERESTARTSYS: Final = 512  # linux/errno.h: never reaches a program
 _LOOK_S: Final = 0.25  # how soon one notices that the task was interrupted; it waits for nobody meanwhile
@@ -46,13 +55,7 @@ def take(request: Request, processes: Processes, argument: int = 0) -> Socket:
             # Before 6.9 a thread has no pidfd. Its process has one, and nearly always the same fd table.
             pinned = sockets.take(processes.of(request).pid, number)
     except SyscallError as error:
-        if error.errno in (EBADF, ENOTSOCK):
-            raise Refusal(error.errno) from error
-        if error.errno == ESRCH:
-            raise VanishedError from error
-        if error.errno in (EMFILE, ENFILE):
-            raise Refusal(EPERM, "the supervisor has no file descriptor left") from error
-        raise Refusal(EPERM, f"the socket cannot be taken: {error}") from error
+        raise _refused(error) from error
     try:
         still = request.waits()
     except BaseException:
@@ -62,6 +65,54 @@ def take(request: Request, processes: Processes, argument: int = 0) -> Socket:
         pinned.close()
         raise VanishedError
     return pinned
+
+
+def take_named(
+    request: Request, processes: Processes, name: tuple[int, int], data: tuple[int, int] = (0, 0)
+) -> tuple[Socket, bytes, bytes]:
+    """Return what `take` does, with the socket address and the data that the call points to, copied once.
+
+    Arguments:
+        request: the call; its first argument is the socket.
+        processes: of the sandbox.
+        name: address and length of the socket address in the child's memory; EINVAL for a length that none has.
+        data: likewise of the data.
+
+    Raises:
+        Refusal: as `take`, EINVAL, EFAULT.
+        VanishedError: the task no longer waits.
+
+    """
+    if 0 <= name[1] <= sockets.ADDRESS_MAX and not request.copies:
+        try:
+            found = sockets.take_with(
+                request.listener.fileno(), request.id, request.tid, request.int_arg(0), name, data
+            )  # fmt: skip
+        except SyscallError as error:
+            if error.errno not in (EINVAL, ENOENT):
+                raise _refused(error) from error
+        else:
+            if found is None:
+                raise VanishedError
+            request.copies[name] = found[1]
+            return found
+    # Somebody, a callback say, has read the address before: it must be that copy. Or it is one of the rare cases.
+    pinned = take(request, processes)
+    try:
+        return pinned, read_name(request, *name), memory.read(request, *data) if data[1] else b""
+    except BaseException:
+        pinned.close()
+        raise
+
+
+def _refused(error: SyscallError) -> Exception:
+    if error.errno in (EBADF, ENOTSOCK, EFAULT):
+        return Refusal(error.errno)
+    if error.errno == ESRCH:
+        return VanishedError()
+    if error.errno in (EMFILE, ENFILE):
+        return Refusal(EPERM, "the supervisor has no file descriptor left")
+    return Refusal(EPERM, f"the socket cannot be taken: {error}")
 
 
 def read_name(request: Request, address: int, length: int) -> bytes:

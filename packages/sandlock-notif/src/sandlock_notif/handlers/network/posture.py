@@ -39,6 +39,7 @@ class Posture:
         intercepts: TCP ports that the HTTP proxy gets.
         remaps: the sandbox has a port space of its own.
         listens: some port may be bound.
+        fixed: no rule changes its meaning while the program runs, as names that are resolved again do.
 
     """
 
@@ -49,6 +50,7 @@ class Posture:
     intercepts: frozenset[int]
     remaps: bool
     listens: bool
+    fixed: bool = True
 
     @property
     def inet(self) -> bool:
@@ -59,6 +61,7 @@ class Posture:
 def posture_of(policy: Policy) -> Posture:
     """Return what `policy` makes possible."""
     rules = [parse_endpoint(text) for text in policy.net_allow]
+    denials = [parse_endpoint(text) for text in policy.net_deny]
     anything = bool(policy.net_deny) and not policy.net_allow
     binds = bool(policy.net_allow_bind or policy.net_deny_bind)
     protocols = {protocol for rule in rules for protocol in rule.protocols}
@@ -77,6 +80,7 @@ def posture_of(policy: Policy) -> Posture:
         intercepts=intercepts,
         remaps=policy.port_remap,
         listens=binds,
+        fixed=not policy.net_refresh and all(rule.kind != "wildcard" for rule in (*rules, *denials)),
     )
 
 

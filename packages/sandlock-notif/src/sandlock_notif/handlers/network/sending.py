@@ -12,7 +12,7 @@ from sandlock_notif import memory
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.handlers.network.addresses import AF_INET, AF_INET6, AF_UNIX, bind_target, send_target
-from sandlock_notif.handlers.network.gate import STREAM, protocol_of
+from sandlock_notif.handlers.network.gate import DGRAM, STREAM, protocol_of
 from sandlock_notif.handlers.network.messages import (
     DATAGRAM_MAX,
     MESSAGE_SIZE,
@@ -29,6 +29,7 @@ from sandlock_notif.handlers.network.pinning import (
     look,
     read_name,
     take,
+    take_named,
     wait_until_writable,
 )
 from sandlock_sys import pidfd, sockets
@@ -49,6 +50,7 @@ _UDP_MAX: Final = 65535  # the length field of UDP and of IP
 _CHUNK: Final = 1 << 18  # of a stream, copied and sent at a time: a short write is no surprise there
 _MMSG_SIZE: Final = 64  # struct mmsghdr: a struct msghdr and what was sent
 _MMSG_MAX: Final = 1024  # UIO_MAXIOV: the kernel sends no more at once
+_NO_CONTROL: Final = Control()
 _RETRY_S: Final = (0.001, 0.05)  # a full datagram queue of a Unix peer wakes nobody who is not connected to it
 
 # linux/socket.h
@@ -79,17 +81,22 @@ class Sender:
     def sendto(self, request: Request) -> Action | Pending:
         """Answer sendto: fd, data, size, flags, name, length of the name."""
         flags = _checked(request.int_arg(3))
-
-        def work(pinned: Socket) -> Action | Pending:
-            _, data_at, size, _, name_at, _ = request.args
-            limit, whole = _bounds(pinned)
-            if size > limit and whole:
-                raise Refusal(EMSGSIZE)
-            data = memory.read(request, data_at, min(size, limit)) if size else b""
-            name = read_name(request, name_at, request.int_arg(5)) if name_at else None
-            return self._send(request, pinned, name, data, b"", flags)
-
-        return holding(take(request, self._index()), work)
+        _, data_at, size, _, name_at, _ = request.args
+        # A larger one is a large stream write, or an error: which of them, the socket says.
+        quick = size <= _UDP_MAX
+        pinned, name, data = take_named(
+            request, self._index(), (name_at, request.int_arg(5) if name_at else 0), (data_at, size if quick else 0)
+        )
+        try:
+            if not quick:
+                data = _large(request, pinned, data_at, size)
+            answer = self._send(request, pinned, name if name_at else None, data, b"", flags)
+        except BaseException:
+            pinned.close()
+            raise
+        if not isinstance(answer, Pending):
+            pinned.close()
+        return answer
 
     def sendmsg(self, request: Request) -> Action | Pending:
         """Answer sendmsg: fd, message, flags."""
@@ -144,8 +151,8 @@ class Sender:
         """Send one message: find out where it may go, and send without waiting; wait only where the child would."""
         if pinned.domain == AF_UNIX and pinned.kind not in (STREAM, _SEQPACKET) and name is not None:
             return Pending(self._send_to_file(request, pinned, name, data, control, flags), pinned)
-        destination = self._destination(pinned, name)
-        rebuilt = self._rebuild(request, pinned, control)
+        destination = self._destination(pinned, name) if name is not None else b""
+        rebuilt = self._rebuild(request, pinned, control) if control else _NO_CONTROL
         result = sockets.send(pinned.fd, data, flags | _DONTWAIT | _NOSIGNAL, destination, rebuilt.data)
         waits = not (pinned.nonblocking or flags & _DONTWAIT)
         if waits and (result == -EAGAIN or (pinned.kind == STREAM and 0 <= result < len(data))):
@@ -153,9 +160,13 @@ class Sender:
         rebuilt.close()
         return self._outcome(request, pinned, result, flags)
 
-    def _destination(self, pinned: Socket, name: bytes | None) -> bytes:
+    def _destination(self, pinned: Socket, name: bytes) -> bytes:
         """Return the name to send with; empty to send to the peer."""
-        if name is None or pinned.kind == STREAM or pinned.domain == AF_UNIX:
+        known = self._gate.passed.get((pinned.domain, pinned.protocol, name))
+        if known is not None and pinned.kind == DGRAM:
+            self._gate.inside.add(pinned.cookie)
+            return known
+        if pinned.kind == STREAM or pinned.domain == AF_UNIX:
             return b""  # a connected stream does not look at the name, and one without a peer fails
         if pinned.domain not in (AF_INET, AF_INET6):
             raise Refusal(EPERM, f"sockets of family {pinned.domain} send to nobody")
@@ -165,11 +176,16 @@ class Sender:
         if target is None:
             return b""
         target = self._ports.real_target(protocol, target.canonical())
-        self._gate.check(protocol, target, lambda: bind_target(pinned.domain, sockets.name_of(pinned.fd)), EPERM)
-        return target.pack()
+        ruled = self._gate.check(
+            protocol, target, lambda: bind_target(pinned.domain, sockets.name_of(pinned.fd)), EPERM
+        )  # fmt: skip
+        packed = target.pack()
+        if ruled and not self._ports.enabled:
+            self._gate.remember(pinned.domain, pinned.protocol, name, packed)
+        return packed
 
     def _rebuild(self, request: Request, pinned: Socket, control: bytes) -> Control:
-        return rebuild(pinned.domain, control, self._index().of(request)) if control else Control()
+        return rebuild(pinned.domain, control, self._index().of(request)) if control else _NO_CONTROL
 
     async def _send_later(
         self,
@@ -245,6 +261,13 @@ def _bounds(pinned: Socket) -> tuple[int, bool]:
     if pinned.kind == STREAM:
         return _CHUNK, False
     return (DATAGRAM_MAX if pinned.domain == AF_UNIX else _UDP_MAX), True
+
+
+def _large(request: Request, pinned: Socket, address: int, size: int) -> bytes:
+    limit, whole = _bounds(pinned)
+    if whole and size > limit:
+        raise Refusal(EMSGSIZE)
+    return memory.read(request, address, min(size, limit))
 
 
 async def _first_of_many(request: Request, first: Pending, at: int) -> Action:

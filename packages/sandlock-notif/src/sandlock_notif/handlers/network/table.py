@@ -19,7 +19,7 @@ from sandlock_notif.handlers.network.connecting import Connector
 from sandlock_notif.handlers.network.gate import Gate
 from sandlock_notif.handlers.network.inside import Inside
 from sandlock_notif.handlers.network.netlink import Netlink
-from sandlock_notif.handlers.network.pinning import Pending, holding, read_name, take
+from sandlock_notif.handlers.network.pinning import Pending, holding, take, take_named
 from sandlock_notif.handlers.network.ports import PortMap
 from sandlock_notif.handlers.network.sending import Sender
 from sandlock_notif.handlers.network.unix import UnixPeers
@@ -64,7 +64,7 @@ class NetworkTable(HandlerTable):
     ) -> None:
         self._posture = posture
         self._inside = Inside()
-        self.gate = Gate(rules, self._inside)
+        self.gate = Gate(rules, self._inside, fixed=posture.fixed)
         self._ports = PortMap(self._inside, enabled=posture.remaps)
         self._connector = Connector(self.gate, self._ports, posture.intercepts, intercept)
         self._binder = Binder(self.gate, self._ports)
@@ -125,30 +125,30 @@ class NetworkTable(HandlerTable):
         return self._ports.ports()
 
     def _connect(self, request: Request) -> Action | Pending:
-        def work(pinned: Socket) -> Action | Pending:
-            if pinned.cookie in self._netlink:
-                return Value(0)
-            raw = read_name(request, request.args[1], request.int_arg(2))
-            if pinned.domain in (AF_INET, AF_INET6):
-                return self._connector.connect(request, pinned, raw)
-            if pinned.domain == AF_UNIX:
-                return self._unix.connect(request, pinned, raw)
-            raise Refusal(ECONNREFUSED, f"sockets of family {pinned.domain} reach nobody")
+        pinned, raw, _ = self._take_named(request)
+        return holding(pinned, partial(self._connect_to, request, raw))
 
-        return holding(self._take(request), work)
+    def _connect_to(self, request: Request, raw: bytes, pinned: Socket) -> Action | Pending:
+        if pinned.domain in (AF_INET, AF_INET6):
+            return self._connector.connect(request, pinned, raw)
+        if pinned.cookie in self._netlink:
+            return Value(0)
+        if pinned.domain == AF_UNIX:
+            return self._unix.connect(request, pinned, raw)
+        raise Refusal(ECONNREFUSED, f"sockets of family {pinned.domain} reach nobody")
 
     def _bind(self, request: Request) -> Action | Pending:
-        def work(pinned: Socket) -> Action | Pending:
-            if pinned.cookie in self._netlink:
-                return Value(0)
-            raw = read_name(request, request.args[1], request.int_arg(2))
-            if pinned.domain in (AF_INET, AF_INET6):
-                return self._binder.bind(pinned, raw)
-            if pinned.domain == AF_UNIX:
-                return self._unix_binder.bind(request, pinned, raw)
-            raise Refusal(EAFNOSUPPORT, f"sockets of family {pinned.domain} have no verdict")
+        pinned, raw, _ = self._take_named(request)
+        return holding(pinned, partial(self._bind_to, request, raw))
 
-        return holding(self._take(request), work)
+    def _bind_to(self, request: Request, raw: bytes, pinned: Socket) -> Action | Pending:
+        if pinned.domain in (AF_INET, AF_INET6):
+            return self._binder.bind(pinned, raw)
+        if pinned.cookie in self._netlink:
+            return Value(0)
+        if pinned.domain == AF_UNIX:
+            return self._unix_binder.bind(request, pinned, raw)
+        raise Refusal(EAFNOSUPPORT, f"sockets of family {pinned.domain} have no verdict")
 
     def _listen(self, request: Request) -> Action | Pending:
         return holding(self._take(request), partial(self._listen_on, request.int_arg(1)))
@@ -182,6 +182,10 @@ class NetworkTable(HandlerTable):
     def _take(self, request: Request) -> Socket:
         assert self._services is not None  # noqa: S101  # attached before the first request
         return take(request, self._services.processes)
+
+    def _take_named(self, request: Request) -> tuple[Socket, bytes, bytes]:
+        assert self._services is not None  # noqa: S101  # likewise
+        return take_named(request, self._services.processes, (request.args[1], request.int_arg(2)))
 
     def _told(self, handle: Callable[[Request], Action | Pending], syscall: str) -> Handle:
         """Wrap a handler so that what it refuses is told with the endpoint and the flag that allows it."""

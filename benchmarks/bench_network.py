@@ -1,0 +1,193 @@
+"""What the network costs inside: a connect, a datagram, data on a connection, redis as client and as server.
+
+Every figure is against the same program bare, in turns. A connect is also set against its floor: one notification
+served by a loop in C, and a bare connect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from measure import Row, report
+
+# The programs run under the network's tables alone, by what its tests use; the runtime around it is measured elsewhere.
+sys.path.insert(0, str(Path(__file__).parent.parent / "packages" / "sandlock-notif" / "tests"))
+from netlab import free_port, run
+
+from sandlock_policy import Policy
+
+HERE = Path(__file__).parent
+ROUNDS = 7
+Numbers = Callable[[Sequence[str]], float]
+
+
+def compiled(folder: str, name: str) -> str:
+    """Compile a C program of this folder."""
+    program = str(Path(folder, name))
+    subprocess.run([shutil.which("cc") or "gcc", "-O2", "-o", program, str(HERE / f"{name}.c")], check=True)
+    return program
+
+
+@contextlib.contextmanager
+def echoing() -> Iterator[int]:
+    """A TCP server on loopback that sends back what it gets."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(1 << 16):
+                connection.sendall(data)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+
+@contextlib.contextmanager
+def draining() -> Iterator[int]:
+    """A TCP listener whose connections are accepted and dropped by a process of its own; no thread of ours is in it."""
+    code = (
+        "import socket\nl = socket.create_server(('127.0.0.1', 0), backlog=4096); print(l.getsockname()[1], flush=True)\n"
+        "while True: l.accept()[0].close()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def bare(argv: Sequence[str]) -> float:
+    """The number that a program prints, run outside."""
+    return float(subprocess.run(argv, capture_output=True, check=True, text=True).stdout)
+
+
+def inside(policy: Policy) -> Numbers:
+    """The number that a program prints, run under a policy."""
+
+    def measure(argv: Sequence[str]) -> float:
+        return float(run("", policy, argv=argv, timeout_s=120).output)
+
+    return measure
+
+
+def paired(name: str, argv: Sequence[str], policy: Policy, budget: float | None = None) -> Row:
+    """Compare nanoseconds per call, inside against bare."""
+    pairs = [(inside(policy)(argv), bare(argv)) for _ in range(ROUNDS)]
+    ratios = sorted(mine / other for mine, other in pairs)
+    return Row(
+        name, "bare", median(mine for mine, _ in pairs) / 1e6, ratios[ROUNDS // 2], ratios[0], ratios[-1], budget
+    )
+
+
+def connects(program: str, floor: str) -> list[Row]:
+    """A connect on behalf, against bare and against its floor."""
+    with draining() as port:
+        argv = [program, "connect", str(port), "3000"]
+        policy = Policy(net_allow=[f"tcp://127.0.0.1:{port}"])
+        pairs = []
+        for _ in range(ROUNDS):
+            mine, other = inside(policy)(argv), bare(argv)
+            pairs.append((mine, other, other + bare([floor, "floor", "20000"])))
+    rows = []
+    for base, index, budget in (("bare", 1, None), ("floor: a notification in C + bare", 2, 3.0)):
+        ratios = sorted(pair[0] / pair[index] for pair in pairs)
+        mine_ms = median(pair[0] for pair in pairs) / 1e6
+        rows.append(Row("connect", base, mine_ms, ratios[ROUNDS // 2], ratios[0], ratios[-1], budget))
+    return rows
+
+
+def datagrams(program: str) -> list[Row]:
+    """Datagrams with a name, to a socket that nobody reads."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sink:
+        sink.bind(("127.0.0.1", 0))
+        port = sink.getsockname()[1]
+        argv = [program, "udp", str(port), "30000"]
+        return [paired("sendto, UDP with a name", argv, Policy(net_allow=[f"udp://127.0.0.1:{port}"]))]
+
+
+def redis() -> list[Row]:
+    """redis-benchmark: the client inside, then the server inside; time for as many requests, so less is better."""
+    server, client = shutil.which("redis-server"), shutil.which("redis-benchmark")
+    if server is None or client is None:
+        return []
+    port, own = free_port(), free_port()
+    quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"]
+    ask = [client, "-t", "set,get", "-n", "60000", "-c", "20", "-q", "-p"]
+    rows = []
+
+    def timed(action: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        action()
+        return time.perf_counter() - start
+
+    def bench(target: int) -> float:
+        return timed(lambda: subprocess.run([*ask, str(target)], capture_output=True, check=True))
+
+    with subprocess.Popen([server, "--port", str(port), *quiet], stdout=subprocess.DEVNULL) as outside:
+        time.sleep(0.5)
+        policy = Policy(net_allow=[f"127.0.0.1:{port}"])
+        pairs = [
+            (timed(lambda: run("", policy, argv=[*ask, str(port)], timeout_s=120)), bench(port)) for _ in range(ROUNDS)
+        ]
+        rows.append(_row("redis-benchmark inside, with an address allow list", pairs))
+        holding: list[Policy] = [Policy(net_allow_bind=[own])]
+        thread = threading.Thread(
+            target=lambda: run("", holding[0], argv=[server, "--port", str(own), *quiet], timeout_s=300)
+        )
+        thread.start()
+        time.sleep(1)
+        pairs = [(bench(own), bench(port)) for _ in range(ROUNDS)]
+        rows.append(_row("redis-server inside", pairs))
+        subprocess.run([shutil.which("redis-cli") or "", "-p", str(own), "shutdown", "nosave"], check=False)
+        thread.join()
+        outside.terminate()
+    return rows
+
+
+def _row(name: str, pairs: list[tuple[float, float]]) -> Row:
+    ratios = sorted(mine / other for mine, other in pairs)
+    mine_ms = median(mine for mine, _ in pairs) * 1e3
+    return Row(name, "bare", mine_ms, ratios[len(ratios) // 2], ratios[0], ratios[-1], 1 / 0.97)
+
+
+def main() -> None:
+    """Measure everything in one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        program, floor = compiled(folder, "network_calls"), compiled(folder, "served_calls")
+        rows = connects(program, floor)
+        rows += datagrams(program)
+        with echoing() as port:
+            argv = [program, "send", str(port), "20000"]
+            rows.append(
+                paired("write and read on a connection", argv, Policy(net_allow=[f"127.0.0.1:{port}"]), 1 / 0.97)
+            )
+        rows += redis()
+    report("Network", rows)
+
+
+if __name__ == "__main__":
+    main()
