@@ -146,11 +146,11 @@ def describe_process(
 
 
 def describe_zombie(pid: int, parent: int) -> ProcessInfo:
-    """Return what is left of a process that has ended."""
+    """Return what is left of a process that has ended; its paths are all "/", since it has none any more."""
     stat, status = read_stat(pid), read_status(pid)
     return ProcessInfo(
         pid=_inner(status, "NStgid", pid), parent=parent, process_group=_inner(status, "NSpgid", stat.pgrp),
-        session=_inner(status, "NSsid", stat.session), exe=b"", cwd=b"/", root=b"/", umask=0, personality=0,
+        session=_inner(status, "NSsid", stat.session), exe=b"/", cwd=b"/", root=b"/", umask=0, personality=0,
         dumpable=0, no_new_privs=False, child_subreaper=False, thp_disable=False, uid=(*status.uid,),
         gid=(*status.gid,), groups=status.groups, exit_signal=stat.exit_signal,
         layout=Layout(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b""), mappings=(), threads=(), descriptors=(), actions=(),

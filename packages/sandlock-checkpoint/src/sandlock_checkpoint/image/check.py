@@ -162,7 +162,8 @@ def _check_shared(memory: SharedMemory, index: int, page: int) -> None:
 
 
 def _check_threads(folder: str, process: ProcessInfo) -> None:
-    _Checker("meta.json").below("threads", len(process.threads), MAX_THREADS + 1, 1)
+    zombie = process.wait_status >= 0
+    _Checker("meta.json").below("threads", len(process.threads), 1 if zombie else MAX_THREADS + 1, 0 if zombie else 1)
     tids: set[int] = set()
     for index, thread in enumerate(process.threads):
         check = _Checker(f"{folder}/threads/{index}.json")

@@ -82,8 +82,8 @@ def decode_meta(value: Json) -> Meta:
     if not 1 <= len(meta.threads) <= MAX_PROCESSES:
         raise ImageError(_FILE, "threads", f"are those of {len(meta.threads)} processes")
     for index, count in enumerate(meta.threads):
-        if not 1 <= count <= MAX_THREADS:
-            raise ImageError(_FILE, f"threads[{index}]", f"{count} is not within 1..{MAX_THREADS}")
+        if not 0 <= count <= MAX_THREADS:  # a zombie has none
+            raise ImageError(_FILE, f"threads[{index}]", f"{count} is not within 0..{MAX_THREADS}")
     _check_files(meta.files)
     return meta
 

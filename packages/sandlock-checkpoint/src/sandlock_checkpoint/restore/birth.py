@@ -16,6 +16,7 @@ import contextlib
 import enum
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sandlock_checkpoint.errors import InjectionError, RestoreError
@@ -57,21 +58,24 @@ class Birth:
     powers: bool
 
 
-def give_birth(launcher: Target, pid: int, ids: Ids, *, may_unshare: bool) -> Birth:
+def give_birth(launcher: Target, wanted: Sequence[int], ids: Ids, *, may_unshare: bool) -> Birth:
     """Return the process that is to become the first one; the launcher is it, or has made it and ended.
 
     Arguments:
         launcher: the stub, seized.
-        pid: the id it should have.
+        wanted: every process and thread id of the checkpoint, that of the first process first. All or none: a process
+            waits for its children by their ids.
         ids: whether that matters.
         may_unshare: the launcher is ours alone and may move into namespaces; not where someone else has confined it.
 
     """
+    pid = wanted[0]
     if ids is Ids.NEW or launcher.call("getpid") == pid:
         return Birth(launcher, powers=False)
     with launcher.main_scratch() as scratch:
         launcher.scratch, launcher.scratch_size = scratch.address, scratch.size
-        made = _clone(launcher, pid, _CLONE_PARENT)
+        taken = may_unshare and any(os.path.exists(f"/proc/{number}") for number in wanted)
+        made = None if taken else _clone(launcher, pid, _CLONE_PARENT)
         powers = False
         if made is None and may_unshare:
             made, powers = _in_namespace(launcher, pid)

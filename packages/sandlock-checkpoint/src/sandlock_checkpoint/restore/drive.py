@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -134,6 +134,12 @@ def _replacements(checkpoint: Checkpoint, descriptors: Mapping[int, int]) -> dic
     return {rows[number]: fd for number, fd in descriptors.items()}
 
 
+def _all_ids(processes: Sequence[ProcessInfo]) -> list[int]:
+    """Every process and thread id, that of the first process first."""
+    ids = [process.pid for process in processes]
+    return ids + [thread.tid for process in processes for thread in process.threads if thread.tid not in ids]
+
+
 @dataclass
 class _Job:
     """One restore."""
@@ -172,7 +178,7 @@ class _Job:
             self._check_identity()
             processes = self.checkpoint.processes
             self.step = "birth"
-            birth = give_birth(launcher, processes[0].pid, self.ids, may_unshare=spawn is None)
+            birth = give_birth(launcher, _all_ids(processes), self.ids, may_unshare=spawn is None)
             self.child = birth.target.pid
             self.targets.append(birth.target)
             channel = self._populate(birth, channel, own, replacements)
@@ -244,6 +250,9 @@ class _Job:
         """Make a fresh process ready: its program, its empty memory, its session."""
         self.step = "program"
         target.own_pid = target.call("getpid")
+        if target.own_pid != process.pid and self.ids is Ids.PREFER:
+            # Told, not refused: most programs do not mind, and whoever does asks for Ids.KEEP.
+            self.skipped.append(Unsupported(f"id:{process.pid}", "id", f"its process id is {target.own_pid} now"))
         if process.wait_status >= 0:
             return
         execute_program(target, process)
