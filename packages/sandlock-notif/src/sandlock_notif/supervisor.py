@@ -14,7 +14,7 @@ from contextlib import suppress
 from errno import ENOSYS, EPERM
 from typing import TYPE_CHECKING
 
-from sandlock_notif.action import CONTINUE, Action, Continue, Delegate, Errno, Value
+from sandlock_notif.action import CONTINUE, Action, Answered, Continue, Delegate, Errno, Value
 from sandlock_notif.answering import Answerer
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.events import Event, Sink, ignore
@@ -159,7 +159,8 @@ class Supervisor:
         if last or type(action) not in _SIMPLE:
             if action is not None:
                 self._answerer.perform(request, action)
-            return None if last else exchange.take()
+            # Where a deputy answers, the child's next call is as near as after an answer of ours.
+            return None if last else exchange.take(self._wait_ns if type(action) is Answered else 0)
         if action is CONTINUE:
             wait_ns = 0 if request.nr in self._long else self._wait_ns
             return exchange.answer_and_take(request.id, 0, 0, CONTINUE_FLAG, wait_ns)

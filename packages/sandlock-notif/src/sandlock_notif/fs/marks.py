@@ -42,9 +42,14 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """The name leads to a denied one that is not there yet: only a directory may be made here, and it gets a mark."""
+    """The name is, or will be, a directory in which names mean something: it gets a mark when it is met.
+
+    Where it is not there, nothing but a directory may be made.
+    """
 
     names: dict[bytes, Rule]
+    hook: Callable[[Request, bytes], Rule | None] | None = None
+    transient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class Mark:
         hook: asked for names that have no rule: `(request, name) -> Rule or None`.
         filtered: whether a listing of it has to be served.
         root_of: the mount whose root it is.
+        transient: a folder of a process in /proc: it goes with the process.
 
     """
 
@@ -84,6 +90,7 @@ class Mark:
     hook: Callable[[Request, bytes], Rule | None] | None = None
     filtered: bool = False
     root_of: Mount | None = None
+    transient: bool = False
 
     def rule(self, request: Request, name: bytes) -> Rule | None:
         """Return what `name` means here, None for what the directory says."""
@@ -151,6 +158,8 @@ class MarkTable:
         names: set[bytes] = set()
         for mark in self._by_identity.values():
             names.update(mark.names)
+            if mark.hook or mark.root_of:
+                names.add(b"..")  # any name may mean something where that leads to
             if not (mark.denied or mark.hook or mark.filtered or mark.root_of):
                 continue  # only names in it are special
             with suppress(OSError):

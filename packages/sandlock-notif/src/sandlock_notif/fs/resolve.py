@@ -270,6 +270,14 @@ class Resolution:
         self._here, self._rest, self._judged = target, tail, False
         return None
 
+    def _follow(self, text: bytes, tail: bytes) -> None:
+        """Go on along a generated link in the directory that the walk is in."""
+        limits = self._limits
+        self._hops -= 1
+        if self._hops < 0 or (limits is not None and limits.no_links):
+            raise Refusal(ELOOP)
+        self._splice(text, tail, self._here)
+
     def _splice(self, text: bytes, tail: bytes, directory: int) -> None:
         """Go on along the text of a link."""
         if not text:
@@ -316,11 +324,11 @@ class Resolution:
                 raise Refusal(EACCES, reason)
             case Hidden():
                 raise Refusal(ENOENT)
-            case Awaited(names):
-                return self._await(rule, names, name, tail)
+            case Awaited():
+                return self._await(rule, name, tail)
             case Place(file):
-                if file.link is not None and not (last and self._flags & (NO_FOLLOW | PARENT) and not tail):
-                    self._splice(file.link(self._view.process(self._request)), tail, self._here)
+                if file.is_link and not (last and self._flags & (NO_FOLLOW | PARENT) and not tail):
+                    self._follow(file.generate(self._view.process(self._request)), tail)
                     return None
                 if tail and not self._flags & PARENT:
                     raise Refusal(ENOTDIR)
@@ -335,7 +343,7 @@ class Resolution:
             case _:
                 assert_never(rule)
 
-    def _await(self, rule: Awaited, names: dict[bytes, Rule], name: bytes, tail: bytes) -> Location | None:
+    def _await(self, rule: Awaited, name: bytes, tail: bytes) -> Location | None:
         """Step to a name on the way to a denied one that was absent, and mark what is there now."""
         step = self._walker.walk(self._here, name, self._how & _CACHED | NO_FOLLOW | _JUDGED, Marks(()))
         directory, found, outcome, error = step[:4]
@@ -343,7 +351,7 @@ class Resolution:
         if error == EAGAIN and self._how & _CACHED:
             raise UncachedError
         if outcome == _END and S_ISDIR(step[8]):
-            self._view.expect(os.dup(found), names)
+            self._view.expect(os.dup(found), rule)
         elif outcome == _END:
             raise Refusal(EACCES, "it stands where the path to a denied one leads")
         elif not tail.strip(b"/") and outcome == _ABSENT and self._flags & (CREATE | PARENT):

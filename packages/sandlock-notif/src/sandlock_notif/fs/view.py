@@ -23,11 +23,11 @@ from sandlock_notif.fs.origin import Origins, open_of
 from sandlock_sys.walk import Walker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from sandlock_notif.dispatch import Services
     from sandlock_notif.fs.layers.virtual import VirtualLayer
-    from sandlock_notif.fs.marks import Rule
+    from sandlock_notif.fs.marks import Awaited
     from sandlock_notif.fs.mount import Mount
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
@@ -79,6 +79,11 @@ class View:
         return bool(self.denials or self.virtual or self.mounts or self.has_cow)
 
     @property
+    def filters(self) -> bool:
+        """Whether listings of directories differ from the kernel's."""
+        return self.virtual is not None and self.virtual.filters
+
+    @property
     def services(self) -> Services:
         """What the handlers work with."""
         if self._services is None:
@@ -115,11 +120,13 @@ class View:
             self.table.refresh()
             self.origins.forget()
 
-    def expect(self, directory: int, names: Mapping[bytes, Rule]) -> None:
-        """Mark a directory, whose fd is given away, that has appeared on the way to a denied one."""
+    def expect(self, directory: int, rule: Awaited) -> None:
+        """Mark a directory, whose fd is given away, in which names mean what `rule` says."""
         mark = self.table.pin(directory)
-        if any(name not in mark.names for name in names):
-            mark.names.update(names)
+        if mark.hook is not rule.hook or any(mark.names.get(name) != found for name, found in rule.names.items()):
+            mark.names.update(rule.names)
+            mark.hook = mark.hook or rule.hook
+            mark.transient = rule.transient
             self.changed()
 
     def process(self, request: Request) -> Process:

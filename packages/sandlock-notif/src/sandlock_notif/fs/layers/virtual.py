@@ -1,18 +1,36 @@
-"""Generated files: names of the view whose content is made when they are opened."""
+"""Generated files: names of the view whose content is made when they are opened, and names that are not there.
+
+    layer = VirtualLayer()
+    layer.add(b"/etc/hosts", lambda process: hosts)
+    layer.add_in_process(b"mounts", lambda process: ...)     # /proc/PID/mounts, /proc/self/mounts, /proc/mounts
+    layer.hide_processes()                                   # foreign ones, by every alias
+
+A generated file belongs to its name: whatever really is there cannot be reached by it, and need not exist.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import ENOENT, ENOTDIR
 from typing import TYPE_CHECKING, TypeAlias
 
+from sandlock_notif.fs.marks import Awaited, Hidden, Place
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.openat2 import openat2
+
 if TYPE_CHECKING:
+    from sandlock_notif.fs.marks import Mark, Rule
     from sandlock_notif.fs.view import View
-    from sandlock_notif.processes import Process
+    from sandlock_notif.processes import Process, Processes
+    from sandlock_notif.request import Request
 
 __all__ = ["Generate", "VirtualFile", "VirtualLayer"]
 
 Generate: TypeAlias = "Callable[[Process], bytes]"
+
+_IN_ROOT = 0x10  # RESOLVE_IN_ROOT, linux/openat2.h, 5.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +38,136 @@ class VirtualFile:
     """One generated file, or a generated symlink.
 
     Attributes:
-        generate: gives the content for a process that opens it.
-        link: gives where the symlink points, for a process; None for a file.
+        generate: gives the content for a process that opens it, or where the symlink points.
+        is_link: it is a symlink.
 
     """
 
-    generate: Generate | None = None
-    link: Generate | None = None
+    generate: Generate
+    is_link: bool = False
 
 
 class VirtualLayer:
-    """The generated files of a view."""
+    """The generated files of a view, made before the launch."""
 
     def __init__(self) -> None:
-        self._files: dict[bytes, VirtualFile] = {}
+        self._rules: dict[bytes, Rule] = {}
+        self._in_process: dict[bytes, Rule] = {}
+        self._hides = False
+
+    def __bool__(self) -> bool:
+        return bool(self._rules or self._in_process or self._hides)
+
+    @property
+    def filters(self) -> bool:
+        """Whether listings of directories have to be served."""
+        return bool(self)
+
+    def add(self, path: bytes, generate: Generate) -> None:
+        """Let `path`, absolute, be a file with what `generate` returns for the process that opens it.
+
+        It is not there when its directory is not. `generate` runs in the loop's thread: it may not wait.
+        """
+        self._rules[_split(path)[0] + b"/" + _split(path)[1]] = Place(VirtualFile(generate))
+
+    def hide(self, path: bytes) -> None:
+        """Let there be nothing at `path`, absolute."""
+        self._rules[_split(path)[0] + b"/" + _split(path)[1]] = Hidden()
+
+    def add_in_process(self, name: bytes, generate: Generate) -> None:
+        """Let `name` in the /proc folder of each process, and of each of its threads, be such a file.
+
+        `generate` is given the process that opens it. One folder between is understood: b"net/dev".
+        """
+        folder, _, last = name.rpartition(b"/")
+        if not folder:
+            self._in_process[last] = Place(VirtualFile(generate))
+            return
+        rule = self._in_process.setdefault(folder, Awaited({}))
+        if not isinstance(rule, Awaited) or b"/" in folder:
+            raise ValueError(f"not a name in a process's folder: {name!r}")
+        rule.names[last] = Place(VirtualFile(generate))
+
+    def hide_processes(self) -> None:
+        """Let /proc show the sandbox's own processes only."""
+        self._hides = True
 
     def attach(self, view: View) -> None:
-        """Put the names into the view."""
-        _ = view
+        """Put the names into the view.
+
+        Raises:
+            OSError: a folder of them cannot be looked at.
+
+        """
+        for path, rule in self._rules.items():
+            folder, name = _split(path)
+            mark = _mark(view, folder)
+            if mark is not None:
+                mark.names[name] = rule
+                mark.filtered = True
+        if self._hides or self._in_process:
+            mark = _mark(view, b"/proc")
+            if mark is not None:
+                _ProcessFolders(view, self._in_process, self._hides).enter(mark)
+
+
+class _ProcessFolders:
+    """What names in /proc mean."""
+
+    def __init__(self, view: View, names: dict[bytes, Rule], hides: bool) -> None:
+        self._processes: Processes = view.services.processes
+        self._view = view
+        self._hides = hides
+        self._rule = Awaited(names, self._enter_process, transient=True) if names else None
+        self._task = Awaited({}, self._thread, transient=True) if names else None
+        view.services.processes.on_exit(self._ended)
+
+    def enter(self, root: Mark) -> None:
+        root.hook = self._name
+        root.filtered = root.filtered or self._hides
+        root.names[b"self"] = Place(VirtualFile(lambda process: b"%d" % process.pid, is_link=True))
+
+    def _name(self, request: Request, name: bytes) -> Rule | None:
+        if name == b"thread-self":
+            process, tid = self._view.process(request), request.tid
+            return Place(VirtualFile(lambda _: b"%d/task/%d" % (process.pid, tid), is_link=True))
+        if not name.isdigit():
+            return None
+        if self._hides and not self._processes.contains(int(name)):
+            return Hidden()
+        return self._rule
+
+    def _ended(self, process: Process) -> None:
+        """Forget the folders of processes that are gone."""
+        _ = process
+        for _, mark in self._view.table.pinned():
+            if mark.transient:
+                try:
+                    os.stat(b"stat", dir_fd=mark.fd)
+                except OSError:  # ENOENT or ESRCH: the folder of /proc has lost its process
+                    mark.names, mark.hook = {}, None
+        self._view.table.drop_empty()
+
+    def _enter_process(self, request: Request, name: bytes) -> Rule | None:
+        return self._task if name == b"task" else None
+
+    def _thread(self, request: Request, name: bytes) -> Rule | None:
+        return self._rule if name.isdigit() else None
+
+
+def _split(path: bytes) -> tuple[bytes, bytes]:
+    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    if not path.startswith(b"/") or not names or b".." in names:
+        raise ValueError(f"not an absolute path of a file: {path!r}")
+    return b"".join(b"/" + name for name in names[:-1]), names[-1]
+
+
+def _mark(view: View, folder: bytes) -> Mark | None:
+    """Return the mark of a directory of the view, None when it is not there."""
+    try:
+        found = openat2(view.root, folder[1:] or b".", os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
+    except SyscallError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            return None
+        raise
+    return view.table.pin(found)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Answered
 from sandlock_notif.errors import NotifError, Refusal
+from sandlock_notif.fs.layers.generated import GeneratedLayer
 from sandlock_notif.fs.layers.host import HostLayer
 from sandlock_notif.fs.resolve import UncachedError, resolve
 from sandlock_notif.fs.waiting import WaitingOpens
@@ -49,6 +50,7 @@ class Files:
         self.view = view
         self.numbers: dict[str, int] = {}
         self.host = HostLayer(self, WaitingOpens(self))
+        self.generated = GeneratedLayer(view)
 
     def attach(self) -> None:
         """Take the numbers of the architecture, once the view is attached."""
@@ -56,8 +58,7 @@ class Files:
 
     def layer(self, place: Location) -> Layer:
         """Return what serves a place."""
-        _ = place
-        return self.host
+        return self.host if place.file is None else self.generated
 
     def check_metadata(self, place: Location) -> None:
         """Refuse to change what an inode says outside the write grants, which Landlock does not see (LL-01).

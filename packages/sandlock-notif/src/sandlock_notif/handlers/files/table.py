@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sandlock_notif.dispatch import HandlerTable
 from sandlock_notif.handlers.files.attributes import Attributes
 from sandlock_notif.handlers.files.cwd import WorkingDirectory
+from sandlock_notif.handlers.files.listing import Listing
 from sandlock_notif.handlers.files.looking import Looking
 from sandlock_notif.handlers.files.naming import Naming
 from sandlock_notif.handlers.files.opening import Opening
@@ -27,20 +28,24 @@ class FilesTable(HandlerTable):
 
     Arguments:
         view: which the table owns from now on.
+        ordered: list every directory in the order of the names' bytes.
 
     """
 
     name = "files"
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, *, ordered: bool = False) -> None:
         self.view = view
         self.files = Files(view)
         groups = (Opening, Looking, Naming, Attributes, Xattrs, WorkingDirectory)
+        self._ordered = ordered
+        self._listing = Listing(self.files, ordered=ordered)
         self._traps = [trap for group in groups for trap in group(self.files).traps()]
 
     def traps(self) -> Sequence[Trap]:
-        """Return every call by path, or none."""
-        return self._traps if self.view.needed else []
+        """Return every call by path, or none; and the listing of directories where names differ."""
+        calls = self._traps if self.view.needed else []
+        return [*calls, *self._listing.traps()] if self.view.filters or self._ordered else calls
 
     def attach(self, services: Services) -> None:
         """Take the root, and look at what is denied.
