@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandlock_notif.handlers.user import UserHandler
     from sandlock_policy import Protection
     from sandlock_policy.inputs import PolicyInputs
+    from sandlock_runtime.aio import AsyncProcess
     from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.life import Life
     from sandlock_runtime.prepare import Command
@@ -150,6 +151,36 @@ class Sandbox:
         Raises as `run` does. The policy's `timeout` bounds `run` and `wait`, not a process that the caller holds.
         """
         return self._hold(self._launch(cmd, stdin, stdout, stderr, pass_fds))
+
+    async def arun(
+        self,
+        cmd: Command,
+        timeout: float | None = None,  # noqa: ASYNC109  # as in run
+        *,
+        input: bytes | None = None,  # noqa: A002  # as in run
+        max_output: int | None = MAX_OUTPUT,
+    ) -> Result:
+        """As `run`, for asyncio: the caller's loop goes on meanwhile, and a cancelled wait kills the whole tree."""
+        from sandlock_runtime.aio import arun  # lazy: asyncio is for those who use it
+
+        policy = self.policy
+        limit = policy.timeout if timeout is None else timeout
+        return await arun(self._starter(cmd), limit, policy.grace, input, max_output)
+
+    async def aspawn(
+        self, cmd: Command, stdin: Stream = INHERIT, stdout: Stream = INHERIT, stderr: Stream = INHERIT
+    ) -> AsyncProcess:
+        """As `popen`, for asyncio: pipes are asyncio streams."""
+        from sandlock_runtime.aio import aspawn  # lazy: as above
+
+        return await aspawn(self._starter(cmd), stdin, stdout, stderr)
+
+    def _starter(self, cmd: Command) -> Callable[[Stream, Stream, Stream], tuple[Process, Life]]:
+        def start(stdin: Stream, stdout: Stream, stderr: Stream) -> tuple[Process, Life]:
+            life = self._launch(cmd, stdin, stdout, stderr, ())
+            return self._hold(life), life
+
+        return start
 
     def create(self, cmd: Command) -> None:
         """Set `cmd` up, confined, with the caller's streams, and stop before it executes; `start` lets it go on."""
