@@ -4,6 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . tools/bootstrap.sh
+provide_commands tools/test_commands.txt
 
 tooling=build/tooling
 "$python" -m venv "$tooling"

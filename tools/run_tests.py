@@ -19,10 +19,11 @@ from pathlib import Path
 from stage import RESULTS, is_reachable, stage
 from workspace import ROOT
 
-__all__ = ["main"]
+__all__ = ["main", "promised_commands"]
 
 USER = "sandlock-test"  # an account of ours: a human's is never used
-# What the kernel of the CI machine has: a test that needs one of these fails there where it would be skipped elsewhere.
+COMMANDS = Path(__file__).with_name("test_commands.txt")
+# What the CI machine has: a test that needs one of these fails there where it would be skipped elsewhere.
 PROMISED_ON_CI = (
     "landlock=7,seccomp=2,pidfd=3,user_namespace,mount_namespace,pid_namespace,ptrace,compiler,ipv4,two_cpus"
 )
@@ -99,6 +100,12 @@ def _run(work: Path, folder: str, account: pwd.struct_passwd, options: list[str]
     return done.returncode
 
 
+def promised_commands() -> list[str]:
+    """The programs that tools/check.sh installs, as features that a test can need: `command:NAME`."""
+    rows = [line.split() for line in COMMANDS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return [f"command:{row[0]}" for row in rows if row]
+
+
 def _as(account: pwd.struct_passwd) -> list[str]:
     """The command that becomes `account`; nothing else is dropped, no_new_privs above all: setting it is our job."""
     if account.pw_uid == os.geteuid():
@@ -119,7 +126,7 @@ def _environment(account: pwd.struct_passwd, temporary: str) -> dict[str, str]:
     }
     passed_on = {name: os.environ[name] for name in ("CI", "SANDLOCK_REQUIRE") if name in os.environ}
     if passed_on.get("CI"):
-        passed_on.setdefault("SANDLOCK_REQUIRE", PROMISED_ON_CI)
+        passed_on.setdefault("SANDLOCK_REQUIRE", ",".join([PROMISED_ON_CI, *promised_commands()]))
     return environment | passed_on
 
 
