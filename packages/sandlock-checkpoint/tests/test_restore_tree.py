@@ -18,8 +18,10 @@ def test_a_shell_pipeline_of_three_goes_on(lab: Lab) -> None:
     running = lab.start(
         [
             "bash", "-c",
-            "for i in $(seq 1 60); do echo line $i; sleep 0.01; done | sed -u s/line/LINE/ | "
-            "while read a b; do echo got $a $b $$; done; echo end $?",
+            (
+                "for i in $(seq 1 60); do echo line $i; sleep 0.01; done | sed -u s/line/LINE/ | "
+                "while read a b; do echo got $a $b $$; done; echo end $?"
+            ),
         ],
         start_new_session=True,
     )  # fmt: skip
