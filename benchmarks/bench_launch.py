@@ -17,11 +17,13 @@ def main() -> None:
     """Measure, small and from a large parent, alone and fifty at once."""
     files = Sandbox(fs_readable=READS)
     writing = Sandbox(fs_readable=READS, fs_writable=["/var/tmp"])  # noqa: S108
+    processes = Sandbox(fs_readable=[*READS, "/proc"])
     default = Sandbox(preset("default"))
     base = ("subprocess.run", lambda: subprocess.run(COMMAND, capture_output=True, check=False))
     cases = {
         "Sandbox.run, files to read": (lambda: files.run(COMMAND), 1.2),
         "Sandbox.run, a place to write (mount namespace)": (lambda: writing.run(COMMAND), None),
+        "Sandbox.run, a /proc of its own (pid namespace)": (lambda: processes.run(COMMAND), 2.0),
         "Sandbox.run, preset default": (lambda: default.run(COMMAND), None),
     }
     report("Launch of /bin/true", compare(base, cases, rounds=150))
