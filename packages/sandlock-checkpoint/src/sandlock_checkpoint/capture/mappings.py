@@ -15,7 +15,7 @@ from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import Mapping as Line
 from sandlock_sys.proc import MappingUse, read_smaps
 
-__all__ = ["describe_mappings", "identify", "refuse_mapping"]
+__all__ = ["UnreachableError", "describe_mappings", "identify", "refuse_mapping"]
 
 _VVAR = {b"[vvar]", b"[vvar_vclock]"}
 # VmFlags of what cannot be put back, linux/fs/proc/task_mmu.c
@@ -29,6 +29,10 @@ _REFUSED = {
     "ui": ("userfaultfd", "page faults in it go to a userfaultfd"),
     "ss": ("shadow_stack", "it is a shadow stack"),
 }
+
+
+class UnreachableError(SyscallError):
+    """A file that is open or mapped has a name under which this user cannot reach it, so no restore could either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,11 @@ def describe_mappings(
             if problem is not None:
                 refused.append(problem)
                 continue
-            found.append(_describe(pid, use, finder, shared))
+            try:
+                found.append(_describe(pid, use, finder, shared))
+            except UnreachableError as error:
+                name = f"{prefix}mapping:{use.mapping.start:x}"
+                refused.append(Unsupported(name, "unreachable", f"{_words(use.mapping)}: {error}"))
     finally:
         finder.close()
     return tuple(found), tuple(refused)
@@ -134,14 +142,14 @@ def identify(pid: int, path: bytes) -> FileIdentity:
     """Return which file has this name in the root of the process.
 
     Raises:
-        SyscallError: there is none, or it may not be looked at.
+        UnreachableError: there is none, or it may not be looked at.
 
     """
     try:
         # Through the process's own root: another mount namespace may have another file of that name.
         facts = os.stat(os.fsencode(f"/proc/{pid}/root") + path)
     except OSError as error:
-        raise SyscallError("stat", error.errno or 5, os.fsdecode(path)) from error
+        raise UnreachableError("stat", error.errno or 5, os.fsdecode(path)) from error
     size = facts.st_size if stat.S_ISREG(facts.st_mode) else 0
     return FileIdentity(path, facts.st_dev, facts.st_ino, size, facts.st_mtime_ns, facts.st_mode)
 

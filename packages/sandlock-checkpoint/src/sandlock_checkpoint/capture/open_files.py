@@ -163,7 +163,10 @@ class OpenFiles:
             return Unsupported(one.name, "fifo", f"{text}: what is in a named pipe belongs to others too")
         elif re.match(r"/proc/(\d+|self|thread-self)(/|$)", text):
             return Unsupported(one.name, "proc", f"{text}: a file of one process")
-        identity = identify(one.pid, one.link.name)
+        try:
+            identity = identify(one.pid, one.link.name)
+        except SyscallError as error:
+            return Unsupported(one.name, "unreachable", f"{text}: {error.strerror}: it could not be opened again")
         if (identity.inode, stat.S_IFMT(identity.mode)) != (
             one.inode,
             stat.S_IFMT(os.stat(f"/proc/{one.pid}/fd/{one.fd}").st_mode),
