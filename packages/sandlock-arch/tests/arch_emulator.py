@@ -128,11 +128,11 @@ class Machine:
         self._uc.emu_start(CODE + start, CODE + end, timeout=5_000_000, count=1_000)
         assert self.register(self.architecture.registers.program_counter) == CODE + end
 
-    def call(self, code: bytes, *arguments: int, at: int = CODE, entry: int | None = None) -> Outcome:
+    def call(self, code: bytes, *arguments: int, at: int = CODE, entry: int | None = None, frame: int = 0) -> Outcome:
         """Call `code`, written at `at`, as the C function that starts at `entry` (`at` if None).
 
         Every general register and the memory below the stack pointer hold noise before; memory below must be the
-        same after, and the stack pointer where a return leaves it.
+        same after, but for the `frame` bytes nearest to the stack pointer, which must be where a return leaves it.
         """
         abi = self.architecture.abi
         self._put_code(at, code)
@@ -155,7 +155,8 @@ class Machine:
         self._uc.emu_start(at if entry is None else entry, RETURN, timeout=5_000_000, count=10_000)
 
         assert self.register(self.architecture.registers.program_counter) == RETURN, "the function did not return"
-        assert bytes(self._uc.mem_read(stack - RED_ZONE, RED_ZONE)) == below, "the function used the stack"
+        kept = RED_ZONE - frame
+        assert bytes(self._uc.mem_read(stack - RED_ZONE, kept)) == below[:kept], "the function used the stack"
         assert self.register(pointer) == after_return
         before[pointer] = after_return
         changed = {name for name, value in before.items() if self.register(name) != value}
