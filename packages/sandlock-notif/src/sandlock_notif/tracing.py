@@ -32,6 +32,7 @@ __all__ = ["ExecOutcome", "Tracer", "follow_exec", "pass_through"]
 Result = TypeVar("Result")
 
 _WORKERS = 32  # execs and settlings that wait for their stop at once; further ones queue
+_CLOSE_S = 2.0
 _EVERY = WaitOption.NOTHREAD | 0x4000_0000  # __WALL; only what this very thread traces
 
 
@@ -69,12 +70,13 @@ class Tracer:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="sandlock-trace")
         return await asyncio.get_running_loop().run_in_executor(self._pool, job)
 
-    def close(self) -> None:
-        """Take no more jobs; what runs ends with its tracee. Twice is fine."""
+    async def close(self) -> None:
+        """Take no more jobs, and wait for those that run: they end with their tracees. Twice is fine."""
         self._closed = True
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            with suppress(TimeoutError):  # a tracee in the middle of a kernel call that nothing ends
+                await asyncio.wait_for(asyncio.to_thread(pool.shutdown, cancel_futures=True), _CLOSE_S)
 
 
 def pass_through(tid: int) -> bool:
@@ -97,7 +99,9 @@ def pass_through(tid: int) -> bool:
     return _release(ptrace.wait(tid))
 
 
-def follow_exec(tid: int, let_go: Callable[[], object], at_exec: Callable[[int], None]) -> ExecOutcome:
+def follow_exec(
+    tid: int, let_go: Callable[[], bool], at_exec: Callable[[int], None], *, killable: bool = True
+) -> ExecOutcome:
     """Let a thread make its execve, and call `at_exec` with the process id before the new image's first instruction.
 
     When `at_exec` raises, the process is killed and the error is raised here: an image that could not be made ready
@@ -105,25 +109,40 @@ def follow_exec(tid: int, let_go: Callable[[], object], at_exec: Callable[[int],
 
     Arguments:
         tid: a thread that waits in a notification of execve or execveat.
-        let_go: answers the notification; called once, when nothing can be missed any more.
+        let_go: answers the notification; called once, when nothing can be missed any more. False: it waits no longer,
+            or never was the thread that was meant.
         at_exec: called with the new image stopped. The process has one thread then.
+        killable: the thread waits with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (5.19), so an interrupt does not end the
+            notification.
 
     Raises:
-        SyscallError: the thread cannot be traced (EPERM). `let_go` was not called.
+        SyscallError: the thread cannot be traced (EPERM, ESRCH). `let_go` was not called.
 
     """
     ptrace.seize(tid, Option.TRACEEXEC | Option.EXITKILL)
-    let_go()
-    # Now, so that an execve that fails comes to a stop as well. It is no signal: execve does not look for it.
-    _interrupt(tid)
+    meant = False
+    # An execve that fails comes to a stop as well, because of the interrupt. It is no signal: execve does not look for
+    # it. If it came after the answer, the thread could be in its next notification by then, and traced there.
+    if killable:
+        _interrupt(tid)
     try:
-        change = ptrace.wait(-1, _EVERY)  # after an exec by a thread that is not the leader, the leader's id
-    except SyscallError as error:
-        if error.errno == ECHILD:
-            return ExecOutcome.GONE
-        raise
-    if not isinstance(change, ptrace.Stopped) or change.event != Event.EXEC:
-        return ExecOutcome.FAILED if _release(change) else ExecOutcome.GONE
+        meant = let_go()
+    finally:
+        if not killable:
+            _interrupt(tid)
+        try:
+            # After an exec by a thread that is not the leader, the leader's id.
+            change = ptrace.wait(-1, _EVERY)
+        except SyscallError as error:
+            if error.errno != ECHILD:
+                raise
+            change = None
+        executed = meant and isinstance(change, ptrace.Stopped) and change.event == Event.EXEC
+        if not executed:
+            stopped = _release(change)
+    if not executed:
+        return ExecOutcome.FAILED if stopped else ExecOutcome.GONE
+    assert isinstance(change, ptrace.Stopped)  # noqa: S101  # by `executed`
     try:
         at_exec(change.tid)
     except BaseException:

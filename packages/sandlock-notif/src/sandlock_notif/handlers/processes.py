@@ -23,7 +23,7 @@ from sandlock_policy.seccomp.rules import lacks_bits
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
@@ -129,9 +129,16 @@ class ProcessLimit(HandlerTable):
         self._known.add(services.processes.register(services.pid))
         services.processes.on_exit(self._known.discard)
 
+    def controls(self) -> Mapping[str, Callable[..., None]]:
+        """Let the limit be lowered; processes that are there stay."""
+        return {"restrict_max_processes": self._lower}
+
+    def _lower(self, limit: int) -> None:
+        self.limit = min(self.limit, limit)
+
     async def close(self) -> None:
         """End the tracer."""
-        self._tracer.close()
+        await self._tracer.close()
 
     @property
     def count(self) -> Count:

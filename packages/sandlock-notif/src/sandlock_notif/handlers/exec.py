@@ -1,0 +1,216 @@
+"""execve: what runs is what was judged, and it runs with the changes that other domains make.
+
+The kernel reads the arguments of execve again after we let it go, and many may write to them meanwhile: threads, tasks
+that share the memory, whoever shares the page or writes to its file, a read that completes late. Not all of them can be
+stopped, and stopping them would make spawners of many threads wait for each other. So nobody is stopped: the new image
+is, before its first instruction. What the kernel put there is compared with what was judged, and another one is killed.
+"""
+
+from __future__ import annotations
+
+from errno import E2BIG, EACCES, EPERM
+from typing import TYPE_CHECKING
+
+from sandlock_arch.errors import ArchError
+from sandlock_notif import memory
+from sandlock_notif.action import Action, Answered, Errno
+from sandlock_notif.dispatch import HandlerTable, Services, Trap
+from sandlock_notif.errors import NotifError, Refusal
+from sandlock_notif.events import Event
+from sandlock_notif.image import Image, Patches
+from sandlock_notif.tracing import Tracer, follow_exec
+from sandlock_sys.errors import SyscallError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sandlock_arch.stub import StubOperation
+    from sandlock_notif.image import ImageChange
+    from sandlock_notif.request import Request
+
+__all__ = ["Command", "ExecTable", "decide_same"]
+
+_MAX_WORDS = 1 << 16
+_MAX_BYTES = 6 << 20  # three quarters of _STK_LIM, fs/exec.c: the kernel takes no more
+_MAX_WORD = 1 << 17  # MAX_ARG_STRLEN, linux/binfmts.h
+_AT_FDCWD = -100
+
+
+class Command:
+    """What an execve was judged by: the path that the kernel calls the program, and its arguments."""
+
+    __slots__ = ("arguments", "path")
+
+    def __init__(self, path: bytes, arguments: Sequence[bytes]) -> None:
+        self.path = path
+        self.arguments = tuple(arguments)
+
+
+class _ChangedError(Exception):
+    """Another program than the one that was judged."""
+
+
+def decide_same(command: Command, name: bytes, line: bytes, *, script: bool) -> bool:
+    """Tell whether an image is what the kernel makes of `command`.
+
+    Arguments:
+        command: what was judged.
+        name: the path that the kernel was given.
+        line: the arguments of the image, each with its NUL.
+        script: the program is not the file at `name` but its interpreter. Then that, its argument and the script's
+            path stand in the place of the first word.
+
+    """
+    if name != command.path:
+        return False
+    first, *rest = command.arguments or (b"",)  # the kernel (5.18) adds the empty word
+    tail = b"".join(word + b"\0" for word in rest)
+    if script:
+        return line.endswith(b"\0" + command.path + b"\0" + tail)
+    return line == first + b"\0" + tail
+
+
+class ExecTable(HandlerTable):
+    """Lets execve and execveat through, and looks at the new image before it runs.
+
+    Arguments:
+        changes: the domains that change images.
+        verify: kill an image whose arguments are not those that could be read when the call was judged. Wanted where
+            anybody judged them; tables that judge come before this one.
+        killable: the filter was installed with WAIT_KILLABLE_RECV; see `follow_exec`.
+        tracer: one of its own when None.
+
+    """
+
+    name = "exec"
+
+    def __init__(
+        self,
+        changes: Sequence[ImageChange] = (),
+        *,
+        verify: bool = False,
+        killable: bool = True,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._killable = killable
+        self._changes = changes
+        self._verify = verify
+        self._tracer = tracer if tracer is not None else Tracer()
+        self._services: Services | None = None
+        self._patches: Patches | None = None
+        self._execveat = -1
+
+    def traps(self) -> Sequence[Trap]:
+        """Every exec."""
+        reason = "the new image is looked at before it runs"
+        return (Trap("execve", self._exec, reason, (), "task"), Trap("execveat", self._exec, reason, (), "task"))
+
+    def attach(self, services: Services) -> None:
+        """Take the child's architecture."""
+        self._services = services
+        self._patches = Patches(services.arch)
+        self._execveat = services.arch.syscalls["execveat"]
+
+    async def close(self) -> None:
+        """End the tracer."""
+        await self._tracer.close()
+
+    async def _exec(self, request: Request) -> Action:
+        services = self._services
+        assert services is not None  # noqa: S101  # attached before the first request
+        command = read_command(request, at=request.nr == self._execveat) if self._verify else None
+        operations: dict[str, StubOperation] = {}
+        more = []
+        for change in self._changes:
+            operations.update(change.stubs())
+            prepare = change.prepare()
+            if prepare is not None:
+                more.append(prepare)
+        tid, notification, listener, killable = request.tid, request.id, request.listener, self._killable
+
+        def let_go() -> bool:
+            # Safety: seized now, and still waiting: so it is the caller that was seized, and no other's thread.
+            return listener.valid(notification) and listener.let_continue(notification)
+
+        def look(pid: int) -> None:
+            self._look(pid, command, operations, more)
+
+        try:
+            await self._tracer.run(lambda: follow_exec(tid, let_go, look, killable=killable))
+        except _ChangedError:
+            reason = "the arguments of the exec were changed after they had been judged: the process was killed"
+            services.report(Event("denied", services.arch.name_of(request.nr), tid, EPERM, reason))
+        except SyscallError as error:
+            return Errno(EPERM, f"the exec cannot be followed: {error}")
+        except NotifError:
+            return Errno(EPERM)
+        return Answered()
+
+    def _look(
+        self,
+        pid: int,
+        command: Command | None,
+        operations: Mapping[str, StubOperation],
+        more: Sequence[Callable[[Image], None]],
+    ) -> None:
+        """Judge and change an image; in the thread of its tracer. Raises what kills it."""
+        services, patches = self._services, self._patches
+        assert services is not None and patches is not None  # noqa: S101, PT018  # as above
+        image = Image(pid)
+        try:
+            if command is not None:
+                _compare(image, command)
+            if operations:
+                image.change_vdso(patches, operations)
+            for prepare in more:
+                prepare(image)
+        except (ArchError, SyscallError) as error:
+            # A program that may be executed and not read shows its memory to nobody, and a foreign one has another
+            # vDSO. Neither is a way out: time and randomness are conveniences, no walls (INF-09).
+            if isinstance(error, SyscallError) and error.errno not in (EPERM, EACCES):
+                raise
+            event = Event("fault", "execve", pid, 0, f"the program runs unchanged: {error}")
+            services.loop.call_soon_threadsafe(services.report, event)
+        finally:
+            image.close()
+
+
+def _compare(image: Image, command: Command) -> None:
+    """Raise _ChangedError for another program than the one that was judged, or one that cannot be looked at."""
+    try:
+        name, line = image.file_name(), image.command_line()
+    except SyscallError as error:
+        raise _ChangedError from error
+    if not decide_same(command, name, line, script=not image.is_itself(command.path)):
+        raise _ChangedError
+
+
+def read_command(request: Request, *, at: bool) -> Command:
+    """Return what an execve, or with `at` an execveat, asks for; from the copies that others judged.
+
+    Raises:
+        Refusal: EFAULT, E2BIG, ENAMETOOLONG, as the kernel answers.
+
+    """
+    path = memory.read_path(request, 1 if at else 0)
+    if at and not path.startswith(b"/") and request.int_arg(0) != _AT_FDCWD:
+        folder = b"/dev/fd/%d" % request.int_arg(0)  # what the kernel calls it, fs/exec.c
+        path = folder + b"/" + path if path else folder
+    return Command(path, read_words(request, request.args[2 if at else 1]))
+
+
+def read_words(request: Request, pointer: int) -> list[bytes]:
+    """Return the strings of a NULL-terminated array of pointers; none for a NULL array."""
+    words: list[bytes] = []
+    total = 0
+    while pointer and len(words) < _MAX_WORDS:
+        address = int.from_bytes(memory.read(request, pointer + 8 * len(words), 8), "little")
+        if not address:
+            return words
+        words.append(memory.read_string(request, address, _MAX_WORD))
+        total += len(words[-1]) + 1
+        if total > _MAX_BYTES:
+            raise Refusal(E2BIG)
+    if pointer:
+        raise Refusal(E2BIG)
+    return words
