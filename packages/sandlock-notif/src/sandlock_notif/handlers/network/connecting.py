@@ -48,8 +48,7 @@ class Connector:
     Arguments:
         gate: who may be reached.
         ports: the sandbox's own port space.
-        intercepted: TCP ports whose connections `intercept` gets, with where they were to go.
-        intercept: takes the other end of such a connection, which is its own from then on.
+        divert: tells who gets the other end of a TCP connection to a destination, and where it was to go; None: nobody.
 
     Attributes:
         peers: the address that an intercepted socket was connected to, by its cookie.
@@ -57,13 +56,10 @@ class Connector:
 
     """
 
-    def __init__(
-        self, gate: Gate, ports: PortMap, intercepted: frozenset[int] = frozenset(), intercept: Intercept | None = None
-    ) -> None:
+    def __init__(self, gate: Gate, ports: PortMap, divert: Callable[[Inet], Intercept | None] = lambda _: None) -> None:
         self._gate = gate
         self._ports = ports
-        self._intercepted = intercepted
-        self._intercept = intercept
+        self._diverted = divert
         self.peers: dict[int, Inet] = {}
         self.workers: Deputies | None = None
         self.arch: Architecture | None = None
@@ -76,8 +72,9 @@ class Connector:
             return _outcome(sockets.connect(pinned.fd, raw))  # AF_UNSPEC: it waits for nobody
         target = target.canonical()
         target = self._ports.real_target(protocol, target)
-        if protocol == "tcp" and self._intercept is not None and target.port in self._intercepted:
-            return self._divert(pinned, target)
+        intercept = self._diverted(target) if protocol == "tcp" else None
+        if intercept is not None:
+            return self._divert(pinned, target, intercept)
         own = None if protocol == "tcp" else lambda: _own_address(pinned)
         self._gate.check(protocol, target, own, ECONNREFUSED)
         address = target.pack()
@@ -118,7 +115,7 @@ class Connector:
             sockets.set_option(pinned.fd, _SOL_SOCKET, _SO_SNDTIMEO, before)
         return -done.result
 
-    def _divert(self, pinned: Socket, target: Inet) -> Action:
+    def _divert(self, pinned: Socket, target: Inet, intercept: Intercept) -> Action:
         """Connect to a socket that listens for this one connection only, and hand over its other end."""
         if pinned.domain == AF_INET:
             family, loopback = AF_INET, bytes((127, 0, 0, 1))
@@ -139,8 +136,7 @@ class Connector:
         self.peers[pinned.cookie] = target
         while len(self.peers) > _PEERS_MAX:
             del self.peers[next(iter(self.peers))]
-        assert self._intercept is not None  # noqa: S101  # the caller looked
-        self._intercept(connection, (target.host, target.port))
+        intercept(connection, (target.host, target.port))
         return _outcome(error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandlock_notif.content.naming import needs_resolver
 from sandlock_policy.data.supervised_network import (
     FAMILIES_REFUSED,
     ICMP_ALLOWED,
@@ -39,6 +40,7 @@ class Posture:
         intercepts: TCP ports that the HTTP proxy gets.
         remaps: the sandbox has a port space of its own.
         listens: some port may be bound.
+        resolves: names are resolved while the program runs, by a resolver of the sandbox's own.
         fixed: no rule changes its meaning while the program runs, as names that are resolved again do.
 
     """
@@ -51,6 +53,7 @@ class Posture:
     remaps: bool
     listens: bool
     fixed: bool = True
+    resolves: bool = False
 
     @property
     def inet(self) -> bool:
@@ -80,6 +83,7 @@ def posture_of(policy: Policy) -> Posture:
         intercepts=intercepts,
         remaps=policy.port_remap,
         listens=binds,
+        resolves=needs_resolver(policy),
         fixed=not policy.net_refresh and all(rule.kind != "wildcard" for rule in (*rules, *denials)),
     )
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from sandlock_notif.content.interfaces import LOOPBACK, way_out
 from sandlock_notif.handlers.network.posture import posture_of
 from sandlock_notif.handlers.network.table import NetworkTable
+from sandlock_notif.resolver import look_up
 from sandlock_policy.matching import NetworkRules, names_to_resolve
 
 if TYPE_CHECKING:
     from sandlock_notif.content.interfaces import Interface
     from sandlock_notif.dispatch import HandlerTable
     from sandlock_notif.handlers.network.connecting import Intercept
+    from sandlock_notif.resolver import Lookup
     from sandlock_policy.model import Policy
 
 __all__ = ["network_tables", "resolve_names"]
@@ -25,7 +27,11 @@ _SOMEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
 def network_tables(
-    policy: Policy, resolved: Mapping[str, Iterable[str]] | None = None, *, intercept: Intercept | None = None
+    policy: Policy,
+    resolved: Mapping[str, Iterable[str]] | None = None,
+    *,
+    intercept: Intercept | None = None,
+    lookup: Lookup = look_up,
 ) -> Sequence[HandlerTable]:
     """Return the tables that serve the network of `policy`.
 
@@ -34,13 +40,14 @@ def network_tables(
         resolved: the addresses of its names, from `resolve_names`.
         intercept: gets the other end of each connection to an intercepted port and where it was to go, such as
             `Proxy.adopt`; called in the loop's thread.
+        lookup: how names that rules with wildcards speak of are resolved while the program runs.
 
     Raises:
         PolicyError: an allowed name has no address that may be used.
 
     """
     rules = NetworkRules.from_policy(policy, resolved or {})
-    table = NetworkTable(posture_of(policy), rules, policy.unix_allow, _interfaces(), intercept)
+    table = NetworkTable(posture_of(policy), rules, policy.unix_allow, _interfaces(), intercept, lookup)
     return (table,)
 
 

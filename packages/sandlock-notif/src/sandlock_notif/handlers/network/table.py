@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import memory
 from sandlock_notif.action import CONTINUE, Errno, Value
+from sandlock_notif.content.naming import RESOLVER_ADDRESS
 from sandlock_notif.deputies import Deputies
 from sandlock_notif.dispatch import HandlerTable, Trap
 from sandlock_notif.errors import Refusal
@@ -24,6 +25,7 @@ from sandlock_notif.handlers.network.ports import PortMap
 from sandlock_notif.handlers.network.sending import Sender
 from sandlock_notif.handlers.network.unix import UnixPeers
 from sandlock_notif.handlers.network.unix_binding import UnixBinder
+from sandlock_notif.resolver import Resolver, look_up
 from sandlock_policy.data.supervised_network import NETLINK_ROUTE
 from sandlock_policy.seccomp.rules import not_one_of
 
@@ -31,13 +33,17 @@ if TYPE_CHECKING:
     from sandlock_notif.action import Action
     from sandlock_notif.content.interfaces import Interface
     from sandlock_notif.dispatch import Handle, Services
+    from sandlock_notif.handlers.network.addresses import Inet
     from sandlock_notif.handlers.network.connecting import Intercept
     from sandlock_notif.handlers.network.posture import Posture
     from sandlock_notif.request import Request
+    from sandlock_notif.resolver import Lookup
     from sandlock_policy.matching import NetworkRules
     from sandlock_sys.sockets import Socket
 
 __all__ = ["NetworkTable"]
+
+_RESOLVER = (RESOLVER_ADDRESS, 53)  # RFC 1035, 4.2
 
 
 class NetworkTable(HandlerTable):
@@ -49,6 +55,7 @@ class NetworkTable(HandlerTable):
         unix_allow: paths of Unix sockets outside that may be reached.
         interfaces: what is known of the machine's.
         intercept: gets the other end of each connection to a port of `posture.intercepts`, and where it was to go.
+        lookup: how names are resolved while the program runs.
 
     """
 
@@ -61,12 +68,15 @@ class NetworkTable(HandlerTable):
         unix_allow: Sequence[str] = (),
         interfaces: tuple[Interface, ...] = (),
         intercept: Intercept | None = None,
+        lookup: Lookup = look_up,
     ) -> None:
         self._posture = posture
         self._inside = Inside()
         self.gate = Gate(rules, self._inside, fixed=posture.fixed)
         self._ports = PortMap(self._inside, enabled=posture.remaps)
-        self._connector = Connector(self.gate, self._ports, posture.intercepts, intercept)
+        self._intercept = intercept
+        self._resolver = Resolver(rules, lookup) if posture.resolves else None
+        self._connector = Connector(self.gate, self._ports, self._diverted)
         self._binder = Binder(self.gate, self._ports)
         self._unix = UnixPeers(unix_allow, self._inside)
         self._unix_binder = UnixBinder(self._unix, self._inside)
@@ -111,18 +121,28 @@ class NetworkTable(HandlerTable):
         self._unix_binder.deputies = services.deputies
         self._sender.processes = services.processes
         self._netlink.attach(services.loop)
+        if self._resolver is not None:
+            self._resolver.sink = services.report
 
     async def close(self) -> None:
         """Free what is held."""
         self._netlink.close()
         self._unix.close()
         self._inside.close()
+        if self._resolver is not None:
+            await self._resolver.close()
         if self._workers is not None:
             await self._workers.close()
 
     def ports(self) -> dict[int, int]:
         """Return which real port stands for which virtual one, of those that differ."""
         return self._ports.ports()
+
+    def _diverted(self, target: Inet) -> Intercept | None:
+        """Return who gets a TCP connection to `target` instead of it: the resolver, the HTTP proxy, or nobody."""
+        if self._resolver is not None and (target.host, target.port) == _RESOLVER:
+            return self._resolver.adopt
+        return self._intercept if target.port in self._posture.intercepts else None
 
     def _connect(self, request: Request) -> Action | Pending:
         pinned, raw, _ = self._take_named(request)
