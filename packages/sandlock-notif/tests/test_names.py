@@ -15,8 +15,7 @@ from sandlock_notif.handlers.network import posture_of
 from sandlock_policy import Policy
 from sandlock_policy.errors import PolicyError
 
-QUERY = (
-    """
+QUERY = """
 def ask(name, kind=1, server="SERVER"):
     labels = b"".join(bytes([len(one)]) + one.encode() for one in name.split("."))
     query = struct.pack("!HHHHHH", 7, 0x100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, kind, 1)
@@ -24,10 +23,9 @@ def ask(name, kind=1, server="SERVER"):
         s.settimeout(10); s.connect((server, 53)); s.sendall(struct.pack("!H", len(query)) + query)
         size = struct.unpack("!H", s.recv(2))[0]; got = s.recv(size)
     _, flags, _, count, _, _ = struct.unpack_from("!HHHHHH", got)
-    return flags & 15, [socket.inet_ntoa(got[len(query) + 16 * i + 12:][:4]) for i in range(count)] if kind == 1 else count
-"""
-    % RESOLVER_ADDRESS
-)
+    if kind != 1: return flags & 15, count
+    return flags & 15, [socket.inet_ntoa(got[len(query) + 16 * i + 12:][:4]) for i in range(count)]
+""".replace("SERVER", RESOLVER_ADDRESS)
 
 
 def query(name: bytes, kind: int = A) -> bytes:
