@@ -154,7 +154,8 @@ class Lab:
             return bool(pid)
 
         wait_until(ended, f"the end of restored process {restored.pid}", patience_s)
-        self._restored.remove(restored)
+        if restored in self._restored:
+            self._restored.remove(restored)
         return os.waitstatus_to_exitcode(status[0])
 
     def close(self) -> None:

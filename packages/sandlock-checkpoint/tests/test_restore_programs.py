@@ -59,6 +59,35 @@ def test_an_interpreter_with_a_live_generator_goes_on(lab: Lab) -> None:
     check_count(running.lines(), 60)
 
 
+EXTENSIONS = """
+import ctypes, decimal, hashlib, secrets, sqlite3, ssl, sys, time, xml.parsers.expat
+token = secrets.token_hex(8)
+disk, memory = sqlite3.connect(sys.argv[1]), sqlite3.connect(":memory:")
+for base in (disk, memory):
+    base.execute("create table counted (number integer, token text)")
+digest = hashlib.sha256()
+for number in range(60):
+    digest.update(b"%d" % number)
+    for base in (disk, memory):
+        base.execute("insert into counted values (?, ?)", (number, token))
+        base.commit()
+    print(number, token)
+    time.sleep(0.01)
+for base in (disk, memory):
+    assert base.execute("select count(*), sum(number), count(distinct token) from counted").fetchone() == (60, 1770, 1)
+assert digest.hexdigest() == hashlib.sha256(b"".join(b"%d" % number for number in range(60))).hexdigest()
+assert ssl.create_default_context().cert_store_stats() is not None
+"""
+
+
+def test_databases_and_c_extensions_go_on(lab: Lab) -> None:
+    running = lab.python(EXTENSIONS, str(lab.folder / "base"))
+    running.wait_for("\n20 ")
+    restored = lab.cycle(running)
+    assert lab.finish(restored) == 0, running.text()
+    check_count(running.lines(), 59)
+
+
 THREADS = """
 import secrets, threading, time
 lock, rlock, condition, event = threading.Lock(), threading.RLock(), threading.Condition(), threading.Event()

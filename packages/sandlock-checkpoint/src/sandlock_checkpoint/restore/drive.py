@@ -31,7 +31,7 @@ from sandlock_checkpoint.restore.settings import (
 )
 from sandlock_checkpoint.restore.shared import make_shared, seal_shared
 from sandlock_checkpoint.restore.space import clear_space, leave_scratch, set_layout
-from sandlock_checkpoint.restore.stub import open_stub, spawn_stub
+from sandlock_checkpoint.restore.stub import await_stub, open_stub, spawn_stub
 from sandlock_checkpoint.restore.target import Target
 from sandlock_checkpoint.restore.threads import (
     finish_thread,
@@ -171,6 +171,7 @@ class _Job:
             try:
                 self.step = "spawn"
                 self.child = (spawn or spawn_stub)(stub, channel)
+                await_stub(self.child, stub)
             finally:
                 os.close(stub)
             theirs.close()

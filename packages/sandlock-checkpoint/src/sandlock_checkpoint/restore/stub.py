@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 
 from sandlock_arch import Architecture
+from sandlock_checkpoint.errors import RestoreError
 from sandlock_sys import memfd
 
-__all__ = ["open_stub", "spawn_stub", "stub_program", "waiting_place"]
+__all__ = ["await_stub", "open_stub", "spawn_stub", "stub_program", "waiting_place"]
 
 _BASE = 0x1000_0000
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # Elf64_Ehdr, linux/elf.h
@@ -18,6 +20,7 @@ _IDENT = b"\x7fELF\x02\x01\x01" + bytes(9)
 _EXECUTABLE, _LOAD, _READ_EXECUTE = 2, 1, 5  # ET_EXEC, PT_LOAD, PF_R | PF_X
 _PARENT_DEATH_SIGNAL, _SIGKILL = 1, 9  # PR_SET_PDEATHSIG, linux/prctl.h
 _MEMFD_FLAGS = 1 | 2  # MFD_CLOEXEC | MFD_ALLOW_SEALING
+_PATIENCE_S = 10.0
 _ALL_SEALS = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE
 
 
@@ -64,6 +67,27 @@ def open_stub(architecture: Architecture) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def await_stub(pid: int, program: int) -> None:
+    """Wait until the process executes the program: before that, it is still whoever started it.
+
+    Raises:
+        RestoreError: it ended, or executes something else for too long.
+
+    """
+    wanted = os.fstat(program)
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            found = os.stat(f"/proc/{pid}/exe")
+        except OSError as error:
+            raise RestoreError("spawn", f"process {pid} ended before it executed the stub") from error
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return
+        if time.monotonic() > deadline:
+            raise RestoreError("spawn", f"process {pid} does not execute the stub")
+        time.sleep(0.0005)
 
 
 def spawn_stub(program: int, channel: int) -> int:
