@@ -72,6 +72,7 @@ class Connector:
             return _outcome(sockets.connect(pinned.fd, raw))  # AF_UNSPEC: it waits for nobody
         target = target.canonical()
         target = self._ports.real_target(protocol, target)
+        self._gate.check_live(request, protocol, target, ECONNREFUSED)
         intercept = self._diverted(target) if protocol == "tcp" else None
         if intercept is not None:
             return self._divert(pinned, target, intercept)

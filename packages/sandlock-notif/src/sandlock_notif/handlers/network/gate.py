@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from sandlock_notif.errors import Refusal
+from sandlock_notif.handlers.network.live import LiveLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sandlock_notif.handlers.network.addresses import Inet
     from sandlock_notif.handlers.network.inside import Inside
+    from sandlock_notif.request import Request
     from sandlock_policy.matching import NetworkRules, Verdict
     from sandlock_sys.sockets import Socket
 
@@ -57,6 +59,7 @@ class Gate:
         fixed: no rule changes while the program runs.
 
     Attributes:
+        live: what a policy callback has taken away.
         passed: destinations that the rules allow for good: (SO_DOMAIN, SO_PROTOCOL, name) -> the name to send with.
 
     """
@@ -64,15 +67,31 @@ class Gate:
     def __init__(self, rules: NetworkRules, inside: Inside, *, fixed: bool = False) -> None:
         self.rules = rules
         self.inside = inside
+        self.live = LiveLimits()
         self.passed: dict[tuple[int, int, bytes], bytes] = {}
         self._fixed = fixed
 
     def remember(self, domain: int, protocol: int, name: bytes, packed: bytes) -> None:
         """Keep what a name of a datagram socket led to, when only fixed rules decided about it."""
-        if self._fixed:
+        if self._fixed and not self.live.active:
             if len(self.passed) >= _PASSED_MAX:
                 self.passed.clear()
             self.passed[domain, protocol, name] = packed
+
+    def restrict(self, networks: Iterable[str]) -> None:
+        """Let only these addresses be reached from now on, of those that the rules allow."""
+        self.live.restrict(networks)
+        self.passed.clear()
+
+    def restrict_process(self, pid: int, networks: Iterable[str]) -> None:
+        """Likewise for one process and what descends from it."""
+        self.live.restrict_process(pid, networks)
+        self.passed.clear()
+
+    def check_live(self, request: Request, protocol: Protocol, target: Inet, errno: int) -> None:
+        """Raise `Refusal` with `errno` where the policy callback has taken `target` away from the caller."""
+        if self.live.active and not self.live.allows(request, target.address):
+            raise Refusal(errno, f"{target.endpoint(protocol)} was taken away by the policy callback")
 
     def check(self, protocol: Protocol, target: Inet, own: Callable[[], Inet] | None, errno: int) -> bool:
         """Let `target`, in canonical form, be reached, or raise `Refusal` with `errno`.

@@ -151,7 +151,7 @@ class Sender:
         """Send one message: find out where it may go, and send without waiting; wait only where the child would."""
         if pinned.domain == AF_UNIX and pinned.kind not in (STREAM, _SEQPACKET) and name is not None:
             return Pending(self._send_to_file(request, pinned, name, data, control, flags), pinned)
-        destination = self._destination(pinned, name) if name is not None else b""
+        destination = self._destination(request, pinned, name) if name is not None else b""
         rebuilt = self._rebuild(request, pinned, control) if control else _NO_CONTROL
         result = sockets.send(pinned.fd, data, flags | _DONTWAIT | _NOSIGNAL, destination, rebuilt.data)
         waits = not (pinned.nonblocking or flags & _DONTWAIT)
@@ -160,7 +160,7 @@ class Sender:
         rebuilt.close()
         return self._outcome(request, pinned, result, flags)
 
-    def _destination(self, pinned: Socket, name: bytes) -> bytes:
+    def _destination(self, request: Request, pinned: Socket, name: bytes) -> bytes:
         """Return the name to send with; empty to send to the peer."""
         known = self._gate.passed.get((pinned.domain, pinned.protocol, name))
         if known is not None and pinned.kind == DGRAM:
@@ -176,6 +176,7 @@ class Sender:
         if target is None:
             return b""
         target = self._ports.real_target(protocol, target.canonical())
+        self._gate.check_live(request, protocol, target, EPERM)
         ruled = self._gate.check(
             protocol, target, lambda: bind_target(pinned.domain, sockets.name_of(pinned.fd)), EPERM
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import EACCES, EAFNOSUPPORT, ECONNREFUSED, EINVAL, ENOTCONN
 from functools import partial
 from typing import TYPE_CHECKING
@@ -119,7 +119,8 @@ class NetworkTable(HandlerTable):
         self._connector.workers = self._unix.workers = self._workers
         self._connector.arch = self._unix.arch = self._unix_binder.arch = services.arch
         self._unix_binder.deputies = services.deputies
-        self._sender.processes = services.processes
+        self._sender.processes = self.gate.live.processes = services.processes
+        self.gate.live.first = services.pid
         self._netlink.attach(services.loop)
         if self._resolver is not None:
             self._resolver.sink = services.report
@@ -133,6 +134,14 @@ class NetworkTable(HandlerTable):
             await self._resolver.close()
         if self._workers is not None:
             await self._workers.close()
+
+    def controls(self) -> Mapping[str, Callable[..., None]]:
+        """Return what a policy callback may change."""
+        return {
+            "restrict_network": self.gate.restrict,
+            "grant_network": self.gate.live.grant,
+            "restrict_pid_network": self.gate.restrict_process,
+        }
 
     def ports(self) -> dict[int, int]:
         """Return which real port stands for which virtual one, of those that differ."""
