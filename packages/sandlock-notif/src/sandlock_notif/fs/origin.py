@@ -18,6 +18,8 @@ from sandlock_sys.openat2 import openat2
 from sandlock_sys.walk import Marks, climb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandlock_notif.fs.marks import Identity, MarkTable
     from sandlock_notif.request import Request
 
@@ -102,6 +104,19 @@ class Origins:
             Refusal: EACCES.
 
         """
+        self._check_file(root, found, self.check)
+
+    def judge(self, root: int, found: int) -> None:
+        """As `check_file`, in any thread: nothing is kept."""
+        denied = self._denied
+
+        def look(directory: int) -> None:
+            if climb(directory, denied) is not None:
+                raise Refusal(EACCES, "it lies below a denied directory")
+
+        self._check_file(root, found, look)
+
+    def _check_file(self, root: int, found: int, look: Callable[[int], object]) -> None:
         if not self._denied:
             return
         for _ in range(_TRIES):
@@ -116,7 +131,7 @@ class Origins:
             try:
                 with suppress(OSError):
                     if os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(found)):
-                        self.check(directory)
+                        look(directory)
                         return
             finally:
                 os.close(directory)

@@ -18,6 +18,7 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, assert_never
 
 from sandlock_notif.errors import NotifError, Refusal
+from sandlock_notif.fs.layers.cow import locate
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.magic import link_text
 from sandlock_notif.fs.marks import Awaited, Graft, Hidden, Place, Refused
@@ -25,7 +26,9 @@ from sandlock_notif.fs.origin import open_of
 from sandlock_sys.walk import Flag, Marks, Outcome, Walker, climb
 
 if TYPE_CHECKING:
+    from sandlock_cow.branch import Branch
     from sandlock_notif.fs.marks import Identity, Rule
+    from sandlock_notif.fs.mount import Mount
     from sandlock_notif.fs.view import View
     from sandlock_notif.request import Request
     from sandlock_sys.walk import Walked
@@ -103,13 +106,24 @@ def resolve(
         return _from(view, request, view.root, view.root_identity, path, flags, limits, wait)
     start = open_of(request, at)
     try:
-        identity = view.origins.start(start)
-        mount = view.mount_of(start) if view.has_cow else None
+        mount = view.mount_of(start)
         if mount is not None and mount.cow is not None:
-            return Resolution(view, request, flags, limits, wait).run_in(mount, mount.cow.position(start), path)
+            place = _position(mount, start)
+            return Resolution(view, request, flags, limits, wait).enter(mount, place, path)
+        identity = view.origins.start(start)
         return _from(view, request, start, identity, path, flags, limits, wait)
     finally:
         os.close(start)
+
+
+def _position(mount: Mount, fd: int) -> bytes:
+    """Return the branch's path of the directory that a path starts in."""
+    path = None if mount.cow is None else mount.cow.path_of(fd)
+    if path is None:
+        raise Refusal(ENOENT)
+    if not S_ISDIR(os.fstat(fd).st_mode):
+        raise Refusal(ENOTDIR)
+    return path
 
 
 def _from(
@@ -255,18 +269,21 @@ class Resolution:
 
     def _jump(self, target: int, tail: bytes) -> Location | None:
         """Go on from an fd that a magic link gave."""
-        identity, mode = self._view.origins.check(target)
-        if not S_ISDIR(mode):
-            self._view.origins.check_file(self._view.root, target)
-        if not tail.strip(b"/"):
-            if tail and not S_ISDIR(mode):
-                raise Refusal(ENOTDIR)
-            return self._view.placed(Location(-1, b"", self._take(target), identity, mode))
-        if not S_ISDIR(mode):
-            raise Refusal(ENOTDIR)
-        mount = self._view.mount_of(target) if self._view.has_cow else None
+        view = self._view
+        mount = view.mount_of(target)
         if mount is not None and mount.cow is not None:
-            return self.run_in(mount, mount.cow.position(target), tail)
+            found = os.fstat(target)
+            if tail.strip(b"/"):
+                return self.run_in(mount, _position(mount, target), tail)
+            identity, mode = (found.st_dev, found.st_ino), found.st_mode
+        else:
+            identity, mode = view.origins.check(target)
+            if not S_ISDIR(mode):
+                view.origins.check_file(view.root, target)
+        if tail and not S_ISDIR(mode):
+            raise Refusal(ENOTDIR)
+        if not tail.strip(b"/"):
+            return view.placed(Location(-1, b"", self._take(target), identity, mode))
         self._here, self._rest, self._judged = target, tail, False
         return None
 
@@ -296,6 +313,8 @@ class Resolution:
         mark = self._view.table.get((device, inode))
         if mark is not None and mark.denied:
             raise Refusal(EACCES, mark.denied)
+        if mark is not None and mark.root_of is not None and mark.root_of.cow is not None:
+            return self.run_in(mark.root_of, b"", self._rest[0 if found < 0 else end :])
         started = found < 0
         if not started and last:
             slash = len(self._rest) > end
@@ -386,6 +405,66 @@ class Resolution:
         self._here = above
         return None
 
-    def run_in(self, mount: object, position: bytes, tail: bytes) -> Location:
-        """Go on inside a copy-on-write mount."""
-        raise NotImplementedError
+    def enter(self, mount: Mount, position: bytes, path: bytes) -> Location:
+        """Walk from a directory of a copy-on-write mount along `path`."""
+        try:
+            return self.run_in(mount, position, path)
+        finally:
+            for fd in self._held:
+                os.close(fd)
+
+    def run_in(self, mount: Mount, position: bytes, tail: bytes) -> Location:
+        """Go on inside a copy-on-write mount, where names are asked of the branch; it follows nothing itself."""
+        assert mount.cow is not None  # noqa: S101  # the caller asked for it
+        try:
+            return self._in_branch(mount, mount.cow.branch, position, tail)
+        except OSError as error:
+            raise Refusal(error.errno or EACCES) from error
+
+    def _in_branch(self, mount: Mount, branch: Branch, position: bytes, tail: bytes) -> Location:
+        parts = position.split(b"/") if position else []
+        floor = len(parts)
+        names = tail.split(b"/")
+        limits, flags = self._limits, self._flags
+        fenced = limits is not None and (limits.beneath or limits.in_root)
+        while names:
+            name = names.pop(0)
+            rest = b"/".join(names)
+            last = not rest.strip(b"/")
+            if name in (b"", b".") and not (last and name == b"." and flags & PARENT):
+                continue
+            if last and flags & PARENT and name in (b".", b".."):
+                raise Refusal(self._view.dot_errno(self._request, name))
+            if name == b"..":
+                if fenced and len(parts) <= floor:
+                    if limits is not None and limits.beneath:
+                        raise Refusal(EXDEV)
+                elif parts:
+                    parts.pop()
+                else:
+                    self._splice(mount.at.rpartition(b"/")[0] or b"/", b"/" + rest, self._view.root)
+                    return self._run()
+                continue
+            place = locate(mount, b"/".join([*parts, name]))
+            if not place.exists:
+                if last and flags & (CREATE | PARENT):
+                    place.name = name + (b"/" if names else b"")
+                    return place
+                raise Refusal(ENOENT)
+            if place.is_link and not (last and (flags & PARENT or (flags & NO_FOLLOW and not names))):
+                self._hops -= 1
+                if self._hops < 0 or (limits is not None and limits.no_links):
+                    raise Refusal(ELOOP)
+                text = branch.readlink(place.path)
+                if text.startswith(b"/"):
+                    self._splice(text, b"/" + rest if names else b"", self._view.root)
+                    return self._run()
+                names = [*text.split(b"/"), *names]
+                continue
+            if not place.is_directory and (not last or (names and not flags & PARENT)):
+                raise Refusal(ENOTDIR)
+            if last:
+                place.name = name + (b"/" if names else b"")
+                return place
+            parts.append(name)
+        return locate(mount, b"/".join(parts))

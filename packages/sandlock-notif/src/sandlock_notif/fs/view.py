@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from errno import EBUSY, EEXIST, EINVAL, EISDIR, ENOTEMPTY
 from stat import S_ISDIR
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import NotifError
+from sandlock_notif.fs.layers.cow import CowLayer
 from sandlock_notif.fs.layers.denied import DeniedLayer
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.magic import Magic
 from sandlock_notif.fs.marks import MarkTable
+from sandlock_notif.fs.mount import Mount
 from sandlock_notif.fs.origin import Origins, open_of
+from sandlock_sys.openat2 import openat2
 from sandlock_sys.walk import Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sandlock_cow.branch import Branch
     from sandlock_notif.dispatch import Services
     from sandlock_notif.fs.layers.virtual import VirtualLayer
     from sandlock_notif.fs.marks import Awaited
-    from sandlock_notif.fs.mount import Mount
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
 
 __all__ = ["View"]
 
+_IN_ROOT = 0x10  # RESOLVE_IN_ROOT, linux/openat2.h, 5.6
+_REMOVEDIR = 0x200  # AT_REMOVEDIR, linux/fcntl.h
 _THREADS = 8  # that may wait for a file system; a dead server holds up no more
 
 
@@ -43,6 +49,7 @@ class View:
     Arguments:
         denied: absolute paths that are refused, for every operation and by whatever name.
         virtual: generated files, or None.
+        live: paths may be denied while the program runs, so everything is served from the start.
 
     Attributes:
         root: O_PATH fd of the directory that absolute paths start from.
@@ -57,31 +64,42 @@ class View:
 
     """
 
-    def __init__(self, *, denied: Iterable[bytes] = (), virtual: VirtualLayer | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        denied: Iterable[bytes] = (),
+        virtual: VirtualLayer | None = None,
+        branches: Iterable[Branch] = (),
+        live: bool = False,
+    ) -> None:
+        self._live = live
         self.virtual = virtual
         self.table = MarkTable()
         self.origins = Origins(self.table)
         self.walker = Walker()
         self.denials = DeniedLayer(self, denied)
         self.mounts: list[Mount] = []
-        self.has_cow = False
+        for branch in branches:
+            self.mounts.append(Mount(os.fsencode(branch.lower), -1, os.fsencode(branch.lower), cow=CowLayer(branch)))
+        self.has_cow = bool(self.mounts)
         self.contained = False
         self.root = self.fence = -1
         self.root_identity = (0, 0)
         self._changing = Lock()
         self._services: Services | None = None
+        self._calls: dict[int, str] = {}
         self._magic: Magic | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     @property
     def needed(self) -> bool:
         """Whether anything differs from what the kernel says: without it no call has to be served."""
-        return bool(self.denials or self.virtual or self.mounts or self.has_cow)
+        return bool(self._live or self.denials or self.virtual or self.mounts or self.has_cow)
 
     @property
     def filters(self) -> bool:
         """Whether listings of directories differ from the kernel's."""
-        return self.virtual is not None and self.virtual.filters
+        return self.has_cow or (self.virtual is not None and self.virtual.filters)
 
     @property
     def services(self) -> Services:
@@ -105,6 +123,7 @@ class View:
 
         """
         self._services = services
+        self._calls = {number: name for name, number in services.arch.syscalls.items()}
         self._magic = Magic(services.processes)
         self.root = os.open(b"/proc/%d/root" % services.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         found = os.fstat(self.root)
@@ -112,7 +131,15 @@ class View:
         self.denials.attach()
         if self.virtual is not None:
             self.virtual.attach(self)
+        for mount in self.mounts:
+            self._mark(mount)
         self.changed()
+
+    def _mark(self, mount: Mount) -> None:
+        """Let walks stop where a mount begins."""
+        mount.root = openat2(self.root, mount.at[1:] or b".", os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
+        mark = self.table.pin(os.dup(mount.root))
+        mark.root_of, mark.filtered = mount, True
 
     def changed(self) -> None:
         """Take notice that marks were added, or what they say."""
@@ -137,13 +164,16 @@ class View:
         """Return what the caller's fd itself stands for; with `looks`, only to tell its attributes."""
         found = open_of(request, at)
         try:
+            if self.mount_of(found) is not None:
+                status = os.fstat(found)
+                return self.placed(Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode))
             identity, mode = self.origins.check(found)
             if not looks and not S_ISDIR(mode):
                 self.origins.check_file(self.root, found)
         except BaseException:
             os.close(found)
             raise
-        return self.placed(Location(-1, b"", found, identity, mode))
+        return Location(-1, b"", found, identity, mode)
 
     def may_change(self, place: Location) -> bool:
         """Whether mode, owner, times and attributes of what is there may change."""
@@ -152,12 +182,36 @@ class View:
 
     def placed(self, location: Location) -> Location:
         """Tell a place that an fd led to the mount that it lies on."""
+        mount = self.mount_of(location.object)
+        if mount is not None and mount.cow is not None:
+            location.mount, location.path = mount, mount.cow.path_of(location.object) or b""
         return location
 
     def mount_of(self, fd: int) -> Mount | None:
-        """Return the mount of the view that an fd of the child's lies on, where there are such; None for the host."""
-        _ = fd
+        """Return the copy-on-write mount that an fd leads into, by what the kernel calls it; None elsewhere."""
+        if not self.has_cow:
+            return None
+        shown = os.readlink(b"/proc/self/fd/%d" % fd)
+        for mount in self.mounts:
+            if mount.cow is not None and mount.cow.branch.inside(shown) is not None:
+                return mount
         return None
+
+    def shown(self, text: bytes) -> bytes:
+        """Return a path that the kernel told as the child may know it."""
+        for mount in self.mounts:
+            if mount.cow is not None:
+                text = mount.cow.shown(text)
+        return text
+
+    def dot_errno(self, request: Request, name: bytes) -> int:
+        """Return what the kernel answers to who makes, moves or removes `.` or `..`."""
+        call = self._calls.get(request.nr, "")
+        if call.startswith(("mk", "link", "symlink")):
+            return EEXIST
+        if call == "rmdir" or (call == "unlinkat" and request.args[2] & _REMOVEDIR):
+            return EINVAL if name == b"." else ENOTEMPTY
+        return EISDIR if call.startswith("unlink") else EBUSY
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -171,6 +225,12 @@ class View:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+        for mount in self.mounts:
+            if mount.cow is not None:
+                mount.cow.close()
+            if mount.root >= 0:
+                os.close(mount.root)
+            mount.root = -1
         self.origins.close()
         self.denials.close()
         self.table.close()

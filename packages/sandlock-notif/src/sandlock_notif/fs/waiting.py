@@ -42,15 +42,18 @@ class WaitingOpens:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    def open(self, request: Request, place: Location, flags: int) -> Outcome:
-        """Open what `place` pins; existing, and no symlink."""
+    def open(self, request: Request, place: Location, flags: int, *, direct: bool = False) -> Outcome:
+        """Open what `place` pins; existing, and no symlink.
+
+        With `direct` this process opens it, not a deputy: it lies in a branch's storage.
+        """
         found = os.fstat(place.object)
         if S_ISCHR(place.mode) and found.st_rdev == _TTY:
             return self._open_terminal(request, place.object, flags)
-        return self._open(request, place.object, flags, fifo=not S_ISCHR(place.mode))
+        return self._open(request, place.object, flags, fifo=not S_ISCHR(place.mode), direct=direct)
 
-    async def _open(self, request: Request, found: int, flags: int, *, fifo: bool) -> Action:
-        opened = await self._try(found, flags)
+    async def _open(self, request: Request, found: int, flags: int, *, fifo: bool, direct: bool) -> Action:
+        opened = await self._try(found, flags, direct=direct)
         if fifo and not flags & os.O_NONBLOCK:
             pause = _FIRST_S
             # A writer alone is refused (ENXIO); a reader alone is let in, and looks for a writer.
@@ -62,16 +65,21 @@ class WaitingOpens:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_S)
                 if opened == -ENXIO:
-                    opened = await self._try(found, flags)
+                    opened = await self._try(found, flags, direct=direct)
         if opened < 0:
             return Errno(-opened)
         if not flags & os.O_NONBLOCK:
             fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_NONBLOCK)
         return InjectFd(opened, close_on_exec=bool(flags & os.O_CLOEXEC))
 
-    async def _try(self, found: int, flags: int) -> int:
+    async def _try(self, found: int, flags: int, *, direct: bool = False) -> int:
         """Open without waiting; return the fd, which is the caller's, or a negated errno."""
         flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        if direct:
+            try:
+                return os.open(b"/proc/self/fd/%d" % found, flags)
+            except OSError as error:
+                return -(error.errno or EACCES)
         done = await self._files.call("openat", AT_FDCWD, b"/proc/self/fd/%d" % found, flags, 0)
         return done.result
 

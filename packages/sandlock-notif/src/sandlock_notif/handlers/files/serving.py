@@ -49,16 +49,24 @@ class Files:
     def __init__(self, view: View) -> None:
         self.view = view
         self.numbers: dict[str, int] = {}
-        self.host = HostLayer(self, WaitingOpens(self))
+        self.waiting = WaitingOpens(self)
+        self.host = HostLayer(self, self.waiting)
         self.generated = GeneratedLayer(view)
 
     def attach(self) -> None:
         """Take the numbers of the architecture, once the view is attached."""
         self.numbers = self.view.services.arch.syscalls
+        for mount in self.view.mounts:
+            if mount.cow is not None:
+                mount.cow.files = self
 
     def layer(self, place: Location) -> Layer:
         """Return what serves a place."""
-        return self.host if place.file is None else self.generated
+        if place.file is not None:
+            return self.generated
+        if place.mount is not None and place.mount.cow is not None:
+            return place.mount.cow
+        return self.host
 
     def check_metadata(self, place: Location) -> None:
         """Refuse to change what an inode says outside the write grants, which Landlock does not see (LL-01).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from sandlock_notif.dispatch import HandlerTable
@@ -11,11 +12,12 @@ from sandlock_notif.handlers.files.listing import Listing
 from sandlock_notif.handlers.files.looking import Looking
 from sandlock_notif.handlers.files.naming import Naming
 from sandlock_notif.handlers.files.opening import Opening
+from sandlock_notif.handlers.files.running import Running
 from sandlock_notif.handlers.files.serving import Files
 from sandlock_notif.handlers.files.xattrs import Xattrs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandlock_notif.dispatch import Services, Trap
     from sandlock_notif.fs.view import View
@@ -37,7 +39,7 @@ class FilesTable(HandlerTable):
     def __init__(self, view: View, *, ordered: bool = False) -> None:
         self.view = view
         self.files = Files(view)
-        groups = (Opening, Looking, Naming, Attributes, Xattrs, WorkingDirectory)
+        groups = (Opening, Looking, Naming, Attributes, Xattrs, WorkingDirectory, Running)
         self._ordered = ordered
         self._listing = Listing(self.files, ordered=ordered)
         self._traps = [trap for group in groups for trap in group(self.files).traps()]
@@ -56,6 +58,14 @@ class FilesTable(HandlerTable):
         """
         self.view.attach(services)
         self.files.attach()
+
+    def controls(self) -> Mapping[str, Callable[..., None]]:
+        """Let paths be denied while the program runs, and that be undone."""
+        denials = self.view.denials
+        return {
+            "deny_path": lambda path: denials.deny(os.fsencode(path)),
+            "allow_path": lambda path: denials.allow(os.fsencode(path)),
+        }
 
     async def close(self) -> None:
         """Close every fd."""
