@@ -30,9 +30,14 @@ int main(void)
     from("uuid", open("/proc/sys/kernel/random/uuid", O_RDONLY));
     from("uuid2", open("/proc/sys/kernel/random/uuid", O_RDONLY));
     from("boot", open("/proc/sys/kernel/random/boot_id", O_RDONLY));
-    printf("bad %ld %d", syscall(SYS_getrandom, data, 8, 6), errno);
-    printf(" %ld %d", syscall(SYS_getrandom, data, 8, 8), errno);
-    printf(" %ld %d", syscall(SYS_getrandom, (void *)8, 8, 0), errno);
-    printf(" %ld\n", syscall(SYS_getrandom, 0, 0, 0));
+    long results[4], errors[4];
+    for (int i = 0; i < 4; i++) {
+        errno = 0;
+        results[i] = syscall(SYS_getrandom, i == 2 ? (void *)8 : i == 3 ? 0 : data, i == 3 ? 0 : 8, i == 0 ? 6 : i == 1 ? 8 : 0);
+        errors[i] = errno;
+    }
+    printf("bad");
+    for (int i = 0; i < 4; i++) printf(" %ld %ld", results[i], errors[i]);
+    puts("");
     return 0;
 }
