@@ -84,11 +84,16 @@ def test_a_send_to_no_family_is_ipv4_or_to_nobody() -> None:
 
 @given(st.sampled_from([V4, V6]), st.binary(max_size=128), st.booleans())
 def test_any_bytes_are_an_address_or_a_refusal(domain: int, raw: bytes, stream: bool) -> None:
-    for parse in (
-        lambda: connect_target(domain, raw, stream=stream),
-        lambda: send_target(domain, raw),
-        lambda: bind_target(domain, raw),
-    ):
+    def connecting() -> Inet | None:
+        return connect_target(domain, raw, stream=stream)
+
+    def sending() -> Inet | None:
+        return send_target(domain, raw)
+
+    def binding() -> Inet | None:
+        return bind_target(domain, raw)
+
+    for parse in (connecting, sending, binding):
         try:
             target = parse()
         except Refusal as refusal:
