@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,26 @@ def test_a_mapping_of_a_device_is_refused_by_name(lab: Lab) -> None:
     assert [one.kind for one in caught.value.unsupported] == ["sysv_shm"]
     assert running.process.wait(20) == 0  # and it ran on
     assert running.lines()[-1] == "b'AAA'"
+
+
+def test_memory_that_an_outsider_shares_is_named(lab: Lab) -> None:
+    """CK-11: each would have its own after a restore, and none would know. A file of its own is no such memory."""
+    memory = os.memfd_create("common", 0)
+    os.ftruncate(memory, 4096)
+    source = (
+        "import mmap, os, sys, time\nview = mmap.mmap(int(sys.argv[1]), 4096); os.close(int(sys.argv[1]))\n"
+        "view[:4] = b'here'; print('ready', flush=True); time.sleep(60)"
+    )
+    one = lab.start([sys.executable, "-u", "-c", source, str(memory)], pass_fds=(memory,))
+    two = lab.start([sys.executable, "-u", "-c", source, str(memory)], pass_fds=(memory,))
+    for running in (one, two):
+        running.wait_for("ready")
+    os.close(memory)
+    with pytest.raises(CaptureError) as caught:
+        capture(one.pid)
+    assert [(found.name, found.kind) for found in caught.value.unsupported] == [("shared:0", "shared_with_outsider")]
+    two.process.kill()
+    two.process.wait()
+    with lab.take(one) as checkpoint:  # alone with it, it has it to itself
+        restored = lab.restore(checkpoint)
+    assert "/memfd:common" in Path(f"/proc/{restored.pid}/maps").read_text()

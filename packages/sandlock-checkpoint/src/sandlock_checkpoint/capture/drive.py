@@ -13,6 +13,7 @@ from sandlock_arch import Architecture
 from sandlock_checkpoint.capture.joints import Joints
 from sandlock_checkpoint.capture.mappings import describe_mappings
 from sandlock_checkpoint.capture.open_files import OpenFiles
+from sandlock_checkpoint.capture.outsiders import find_outsiders
 from sandlock_checkpoint.capture.process import Subject, describe_process, describe_zombie, examine_process
 from sandlock_checkpoint.capture.shared import SharedObjects
 from sandlock_checkpoint.capture.sockets import reopenable
@@ -114,6 +115,7 @@ class _Job:
         for subject in subjects:
             subject.mappings, refused = describe_mappings(subject.pid, subject.prefix, self.shared)
             self.unsupported += refused
+        self.unsupported += find_outsiders(self.shared, {os.getpid(), *pids})
         self._refuse()
         files = _reopened(files, opened, descriptors)
         now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
