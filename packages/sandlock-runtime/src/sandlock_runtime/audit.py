@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.life import Life
     from sandlock_runtime.result import Result
 
-__all__ = ["MAX_BYTES", "SCHEMA", "AuditLog", "refuse_tampering", "written_below"]
+__all__ = ["MAX_BYTES", "SCHEMA", "AuditLog", "refuse_tampering", "write_grants", "written_below"]
 
 SCHEMA = 1
 """Of the lines; a key or an event that is added does not change it."""
@@ -123,22 +123,36 @@ class AuditLog:
                 self.lost += 1
 
 
+def write_grants(plan: Plan) -> list[str]:
+    """Return the paths on the host that the program of `plan` may write below; those that a branch covers are not."""
+    view = plan.view
+    found = [path for path, access, _ in plan.fs_rules if access & _WRITE_FILE]
+    if view is None:
+        return found
+    found += [host for host, _, only in view.binds if not only]
+    root = view.root or ""
+    for path, access, _ in view.rules:
+        mounted = any(_is_below(path, inside) for _, inside, _ in view.binds)
+        if access & _WRITE_FILE and not mounted:
+            found.append(root + path)
+    return [path for path in found if view.branch is None or not _is_below(path, view.branch)]
+
+
 def written_below(plan: Plan, path: str) -> str:
     """Return the grant by which the program of `plan` may write `path` or what is below it, or ""."""
-    real = os.path.realpath(path)
-    for grant, access, _ in (*plan.fs_rules, *(plan.view.rules if plan.view is not None else ())):
-        if access & _WRITE_FILE and f"{real}/".startswith(f"{os.path.realpath(grant).rstrip('/')}/"):
-            return grant
-    return ""
+    return next((grant for grant in write_grants(plan) if _is_below(path, grant)), "")
 
 
 def refuse_tampering(plan: Plan, path: str) -> None:
     """Raise PolicyError where the program itself could write the record at `path`."""
     grant = written_below(plan, path)
-    branch = plan.view.branch if plan.view is not None else None
-    if grant and not (branch and f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(branch).rstrip('/')}/")):
+    if grant:
         text = f"lies below {grant}, which the program may write, so it could rewrite its own record"
         raise PolicyError([Problem("audit", path, text, "name a file elsewhere")])
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/")
 
 
 def _open(path: str) -> int:

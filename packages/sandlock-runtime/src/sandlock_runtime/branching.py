@@ -84,6 +84,11 @@ class RunBranch:
         )
         return settled
 
+    def keep(self) -> None:
+        """Leave a branch that waits for a decision in the storage, for another process to decide."""
+        self.pending = False
+        self.branch.keep()
+
     def drop(self) -> None:
         """Forget a branch that no program has used, or that nobody decided about."""
         self.pending = False

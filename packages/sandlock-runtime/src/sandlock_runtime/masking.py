@@ -27,6 +27,9 @@ _PAIR = re.compile(
     + r"([\w-]{0,32}[\"']?[ \t]{0,4}[=:][ \t]{0,4}[\"']?)((?:bearer|basic|token|digest)[ \t]+)?[^\s&;,\"']+",
     re.IGNORECASE,
 )
+_OPTION = re.compile(
+    r"((?<![\w-])--?[\w-]{0,64}" + _SECRET_NAME + r"[\w-]{0,32}[ \t]{1,4}[\"']?)[^\s&;,\"'-][^\s&;,\"']*", re.IGNORECASE
+)
 _FLAG = re.compile(r"--?[\w-]{0,64}" + _SECRET_NAME + r"[\w-]{0,64}", re.IGNORECASE)
 _NAMED = re.compile(_SECRET_NAME, re.IGNORECASE)
 
@@ -58,6 +61,7 @@ class Masker:
         for value in self._values:
             text = text.replace(value, MASK)
         text = _USER.sub(MASK, text)
+        text = _OPTION.sub(lambda found: found[1] + MASK, text)
         return _PAIR.sub(lambda found: found[0][: found.end(2 if found[2] else 1) - found.start()] + MASK, text)
 
     def words(self, words: Sequence[str]) -> list[str]:

@@ -28,6 +28,8 @@ _NEW = ".new-"
 _LONGEST = 1 << 20  # bytes of an entry; ours have a few thousand
 _LOGS_KEPT = 50  # of runs that have ended
 _LITTER_S = 60.0  # a file that is half made for so long has no maker any more
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
+_TIME_MAX = 1e11  # seconds: beyond any clock, within what a date can show
 _SIGKILL, _SIGCONT = 9, 18  # the same numbers on every architecture here
 
 
@@ -184,8 +186,9 @@ def _check_confined(run: Run) -> None:
     """Refuse what cannot be the first process of a sandbox: it descends from the guard, its privileges are given up."""
     fields = _status_of(run.pid)
     parent = fields[b"PPid"]
-    if parent != b"%d" % run.guard and parent not in (b"0", b"1"):  # below an init of its own pid namespace
-        parent = _status_of(int(parent))[b"PPid"]
+    between = _status_of(int(parent)) if parent not in (b"0", b"1", b"%d" % run.guard) else {}
+    if between and between[b"NSpid"].split()[1:] == [b"1"]:  # the init of the run's own pid namespace
+        parent = between[b"PPid"]
     if (parent, fields[b"NoNewPrivs"], fields[b"Seccomp"]) != (b"%d" % run.guard, b"1", b"2"):
         raise SandboxError(f"process {run.pid} is not the first one of a sandbox; the entry {run.file} is wrong")
 
@@ -270,7 +273,9 @@ def _read(path: str) -> dict[str, Any] | None:
         return None
     if set(entry) != set(_KINDS) or any(not isinstance(entry[key], kind) for key, kind in _KINDS.items()):
         return None
-    if entry["pid"] < 2 or entry["guard"] < 2 or not all(isinstance(word, str) for word in entry["command"]):
+    if any(not 1 < entry[key] <= _PID_MAX for key in ("pid", "guard")) or not 0 < entry["started_s"] < _TIME_MAX:
+        return None
+    if not all(isinstance(word, str) for word in entry["command"]):
         return None
     entry["command"] = tuple(entry["command"])
     entry["protections"] = {str(key): tuple(map(str, value)) for key, value in entry["protections"].items()}
