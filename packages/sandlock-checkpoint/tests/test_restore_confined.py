@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from process_lab import Lab
+from process_lab import Lab, wait_until
 
-from sandlock_checkpoint import Checkpoint, Restored, RestoreError, restore
+from sandlock_checkpoint import Area, Checkpoint, Ids, Location, Restored, RestoreError, Run, restore
 from sandlock_sys import landlock, prctl
+from sandlock_sys.proc import read_children
 
 pytestmark = [pytest.mark.needs("ptrace"), pytest.mark.needs("landlock", level=1)]
 
@@ -100,3 +103,44 @@ def test_nothing_is_left_of_a_failed_restore(lab: Lab, image: Checkpoint) -> Non
     (pid,) = made
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@dataclasses.dataclass
+class DeadlySource:
+    """Notes the restorer's children in `made`, and kills the restorer, when the first page is asked for."""
+
+    made: Path
+
+    def read(self, area: Area, runs: Sequence[Run], into: memoryview) -> None:
+        self.made.write_text(" ".join(str(pid) for pid in read_children(os.getpid())))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def locate(self, area: Area, run: Run) -> Location | None:
+        return None
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("ids", [Ids.PREFER, Ids.NEW])
+def test_a_killed_restorer_takes_what_it_was_making_with_it(lab: Lab, image: Checkpoint, ids: Ids) -> None:
+    """CK-14: half a process never runs, in whichever namespace it was made."""
+    made = lab.folder / "made"
+    child = os.fork()
+    if not child:
+        try:
+            restore(dataclasses.replace(image, source=DeadlySource(made)), ids=ids)
+        finally:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (pid,) = made.read_text().split()
+    wait_until(lambda: program_of(pid) == "", f"the end of process {pid}")
+    wait_until(lambda: not any("sandlock-restore" in program_of(name) for name in os.listdir("/proc")), "no stub")
+
+
+def program_of(pid: str) -> str:
+    """The program file of a process; "" when it has ended, is a zombie, or another user's."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
