@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from netlab import denied, run, serve, tables_of
 
 from sandlock_notif.content.dns import AAAA, NO_ERROR, NO_NAME, A, parse_question, reply
-from sandlock_notif.content.naming import RESOLVER_ADDRESS, names_to_list, needs_resolver, resolver_file
+from sandlock_notif.content.hosts import RESOLVER_ADDRESS, hosts_file, needs_resolver, resolver_file
 from sandlock_notif.handlers.network import posture_of
 from sandlock_policy import Policy
 from sandlock_policy.errors import PolicyError
@@ -66,14 +66,15 @@ def test_any_bytes_are_a_question_or_a_value_error(data: bytes) -> None:
 def test_hosts_lists_what_may_be_reached_and_refreshed_names_are_left_to_the_resolver() -> None:
     policy = Policy(net_allow=["tcp://a.example:443", "b.example"])
     resolved = {"a.example": ("192.0.2.1", "127.0.0.1"), "b.example": ("2001:db8::1",)}
-    assert names_to_list(policy, resolved) == {"a.example": ("192.0.2.1",), "b.example": ("2001:db8::1",)}
+    local = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    assert hosts_file(policy, resolved) == local + b"192.0.2.1\ta.example\n2001:db8::1\tb.example\n"
     assert not needs_resolver(policy)
     assert b"nameserver" not in resolver_file(policy)
     fresh = policy.replace(net_refresh=True)
-    assert names_to_list(fresh, resolved) == {}
+    assert hosts_file(fresh, resolved) == local
     assert resolver_file(fresh).startswith(b"nameserver 127.53.53.53\noptions use-vc")
     with pytest.raises(PolicyError, match=r"a\.example"):
-        names_to_list(policy, {"b.example": ("2001:db8::1",)})
+        hosts_file(policy, {"b.example": ("2001:db8::1",)})
 
 
 def test_a_wildcard_needs_the_resolver_and_fixes_nothing() -> None:

@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 from contextlib import suppress
-from errno import EADDRINUSE, EALREADY, EBADF, ECONNREFUSED, EISCONN, ENOTSOCK
+from errno import EADDRINUSE, EALREADY, EBADF, ECONNREFUSED, EINVAL, EISCONN, ENOTSOCK, ESRCH
 
 import pytest
 
@@ -150,3 +150,27 @@ def test_send_takes_a_name_and_control_messages() -> None:
         assert sockets.send(client.fileno(), b"named", MSG_NOSIGNAL, inet(server.getsockname()[1])) == 5
         assert server.recv(100) == b"named"
         assert sockets.send(client.fileno(), b"nowhere", MSG_NOSIGNAL) < 0
+
+
+def test_a_kept_pidfd_of_a_thread_that_is_gone_is_opened_anew() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    threads = sockets.Threads(limit=2)
+    reader, writer = os.pipe()
+    with socket.socket() as own:
+        for _ in range(4):  # more than are kept
+            child = os.fork()
+            if child == 0:
+                os.read(reader, 1)
+                os._exit(0)
+            for _ in range(3):
+                with threads.take(child, own.fileno()) as taken:
+                    assert (taken.domain, taken.kind) == (socket.AF_INET, socket.SOCK_STREAM)
+            os.write(writer, b"x")
+            os.waitpid(child, 0)
+            with pytest.raises(SyscallError) as caught:
+                threads.take(child, own.fileno())
+            assert caught.value.errno in (ESRCH, EINVAL)
+    os.close(reader)
+    os.close(writer)
+    threads.close()
+    assert len(os.listdir("/proc/self/fd")) == before

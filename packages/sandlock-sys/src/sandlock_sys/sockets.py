@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from errno import EBADF, EBADFD, EINTR, ESTALE
+from errno import EBADF, EBADFD, EINTR, ESRCH, ESTALE
 from struct import Struct
 from typing import Self
 
@@ -17,11 +17,15 @@ from sandlock_sys._ffi import ffi, lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from sandlock_sys._ffi import CData
 
 __all__ = [
     "ADDRESS_MAX",
     "Socket",
+    "Threads",
     "bind",
     "connect",
     "get_option",
@@ -33,7 +37,6 @@ __all__ = [
     "set_option",
     "start_connect",
     "take",
-    "take_with",
 ]
 
 ADDRESS_MAX = 128  # struct sockaddr_storage, linux/socket.h
@@ -79,56 +82,107 @@ class Socket:
         self.close()
 
 
-def take(tid: int, remote: int) -> Socket:
-    """Return a copy of fd `remote` of thread `tid` with what kind of socket it is, in one step out of the interpreter.
+class Threads:
+    """Takes sockets of threads, and keeps a pidfd of each thread for the next time: opening one is the dearest part.
 
-    Safety: the thread id may be another's by now. Use the copy only after a check that `tid` still is who it was.
-
-    Raises:
-        SyscallError: EBADF when the thread has no such fd, ENOTSOCK, EPERM without PTRACE_MODE_ATTACH, ESRCH; before
-            6.9 also EINVAL for a thread that does not lead its process.
-
-    """
-    taken = ffi.new("struct sl_socket *")
-    result = lib.sl_socket_take(tid, remote, taken)
-    if result < 0:
-        check("pidfd_getfd", -EBADF if result == -EBADFD else result, f"thread {tid}, fd {remote}")
-    return Socket(
-        taken.fd, taken.domain, taken.type, taken.protocol, bool(taken.nonblocking), int(taken.cookie)
-    )  # fmt: skip
-
-
-def take_with(
-    listener: int, notification: int, tid: int, remote: int, name: tuple[int, int], data: tuple[int, int]
-) -> tuple[Socket, bytes, bytes] | None:
-    """Return what `take` does, and copies of two ranges of the thread's memory, in one step out of the interpreter.
-
-    Whoever waits in the notification owned all three; None when nobody waits in it any more.
+    Safety: a pidfd means one thread for ever. When the thread is gone and its id is another's, the fd answers ESRCH,
+    and a new one is opened; so the id as a key confuses nobody.
 
     Arguments:
-        listener: the listener's fd.
-        notification: the id of the request.
-        tid: the thread that made it.
-        remote: the fd there.
-        name: address and size of the first range.
-        data: of the second one.
-
-    Raises:
-        SyscallError: as `take`, and EFAULT when a range cannot be read to its end.
+        limit: pidfds that are kept; the one that was opened first makes room.
 
     """
-    taken = ffi.new("struct sl_socket *")
-    first, second = bytearray(name[1]), bytearray(data[1])
-    result = lib.sl_socket_take_with(
-        listener, notification, tid, remote, taken,
-        name[0], writable(first), name[1], data[0], writable(second), data[1],
-    )  # fmt: skip
-    if result < 0:
+
+    def __init__(self, limit: int = 64) -> None:
+        self._limit = limit
+        self._pidfds: dict[int, int] = {}
+
+    def take(self, tid: int, remote: int) -> Socket:
+        """Return a copy of fd `remote` of thread `tid` with what kind of socket it is, in one step out of Python.
+
+        Safety: the thread id may be another's by now. Use the copy only after a check that it still is who it was.
+
+        Raises:
+            SyscallError: EBADF when the thread has no such fd, ENOTSOCK, EPERM without PTRACE_MODE_ATTACH, ESRCH;
+                before 6.9 also EINVAL or ENOENT for a thread that does not lead its process.
+
+        """
+        taken = ffi.new("struct sl_socket *")
+        result = self._call(tid, taken, lambda: lib.sl_socket_take(tid, remote, taken))
+        _check_taken(result, tid, remote)
+        return _socket(taken)
+
+    def take_with(
+        self, listener: int, notification: int, tid: int, remote: int, name: tuple[int, int], data: tuple[int, int]
+    ) -> tuple[Socket, bytes, bytes] | None:
+        """Return what `take` does, and copies of two ranges of the thread's memory, in one step out of Python.
+
+        Whoever waits in the notification owned all three; None when nobody waits in it any more.
+
+        Arguments:
+            listener: the listener's fd.
+            notification: the id of the request.
+            tid: the thread that made it.
+            remote: the fd there.
+            name: address and size of the first range.
+            data: of the second one.
+
+        Raises:
+            SyscallError: as `take`, and EFAULT when a range cannot be read to its end.
+
+        """
+        taken = ffi.new("struct sl_socket *")
+        first, second = bytearray(name[1]), bytearray(data[1])
+        into_first, into_second = writable(first), writable(second)
+        result = self._call(
+            tid,
+            taken,
+            lambda: lib.sl_socket_take_with(
+                listener, notification, tid, remote, taken,
+                name[0], into_first, name[1], data[0], into_second, data[1],
+            ),
+        )  # fmt: skip
         if result == -ESTALE:
             return None
+        _check_taken(result, tid, remote)
+        return _socket(taken), bytes(first), bytes(second)
+
+    def close(self) -> None:
+        """Close what is kept."""
+        while self._pidfds:
+            os.close(self._pidfds.popitem()[1])
+
+    def _call(self, tid: int, taken: CData, call: Callable[[], int]) -> int:
+        known = self._pidfds.get(tid, -1)
+        taken.pidfd = known
+        result = call()
+        if result == -ESRCH and known >= 0:  # that thread is gone
+            os.close(self._pidfds.pop(tid))
+            known = taken.pidfd = -1
+            result = call()
+        if known < 0 and taken.pidfd >= 0:
+            if len(self._pidfds) >= self._limit:
+                os.close(self._pidfds.pop(next(iter(self._pidfds))))
+            self._pidfds[tid] = taken.pidfd
+        return result
+
+
+def take(tid: int, remote: int) -> Socket:
+    """Return what `Threads.take` does, once; nothing is kept."""
+    threads = Threads()
+    try:
+        return threads.take(tid, remote)
+    finally:
+        threads.close()
+
+
+def _check_taken(result: int, tid: int, remote: int) -> None:
+    if result < 0:
         check("pidfd_getfd", -EBADF if result == -EBADFD else result, f"thread {tid}, fd {remote}")
-    pinned = Socket(taken.fd, taken.domain, taken.type, taken.protocol, bool(taken.nonblocking), taken.cookie)
-    return pinned, bytes(first), bytes(second)
+
+
+def _socket(taken: CData) -> Socket:
+    return Socket(taken.fd, taken.domain, taken.type, taken.protocol, bool(taken.nonblocking), taken.cookie)
 
 
 def connect(fd: int, address: bytes) -> int:

@@ -1,24 +1,55 @@
-"""The hosts file that a program is given: loopback names, its own, and those of the policy (hosts(5))."""
+"""The /etc/hosts and /etc/resolv.conf of a program: names lead where the rules let it go. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["hosts_file"]
+from sandlock_policy.matching import NetworkRules, names_to_resolve
 
-_LOOPBACK = ("127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback")
+if TYPE_CHECKING:
+    from sandlock_policy.model import Policy
+
+__all__ = ["RESOLVER_ADDRESS", "hosts_file", "needs_resolver", "resolver_file"]
+
+_LOCAL: Final = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+RESOLVER_ADDRESS: Final = "127.53.53.53"
+"""Where the sandbox's resolver seems to be. Nothing listens there: a connection to it is handed to the resolver."""
 
 
-def hosts_file(names: Mapping[str, Sequence[str]], hostname: str | None = None) -> bytes:
-    """Return the file's content: every name with each of its addresses, in the order in which they were resolved.
+def needs_resolver(policy: Policy) -> bool:
+    """Tell whether names have to be resolved while the program runs: a rule has a wildcard, or asks for it."""
+    from sandlock_policy.matching.wanted import implied_endpoints  # lazy: with the grammar of HTTP rules
+    from sandlock_policy.rules.endpoints import parse_endpoint
+
+    endpoints = [parse_endpoint(text) for text in policy.net_allow]
+    endpoints += [endpoint for _, endpoint in implied_endpoints(policy)]
+    return policy.net_refresh or any(endpoint.kind == "wildcard" for endpoint in endpoints)
+
+
+def hosts_file(policy: Policy, resolved: Mapping[str, Iterable[str]]) -> bytes:
+    """Return /etc/hosts: each name of the rules with the addresses that it may be reached at.
 
     Arguments:
-        names: addresses by name; what the program is told is what it may connect to.
-        hostname: the program's own name, which is at home on the loopback.
+        policy: with `net_refresh`, names are left to the resolver, which knows when an address has changed.
+        resolved: the addresses of the names at launch.
+
+    Raises:
+        PolicyError: an allowed name has no address that may be used.
 
     """
-    lines = [*_LOOPBACK]
-    if hostname is not None:
-        lines.append(f"127.0.1.1 {hostname}")
-    lines += [f"{address} {name}" for name, addresses in names.items() if name != "localhost" for address in addresses]
-    return "".join(f"{line}\n" for line in lines).encode()
+    lines = [_LOCAL]
+    if not policy.net_refresh:
+        dropped = set(NetworkRules.from_policy(policy, resolved).dropped)
+        for name in names_to_resolve(policy):
+            if name != "localhost":
+                lines += [f"{one}\t{name}\n" for one in resolved.get(name, ()) if (name, one) not in dropped]
+    return "".join(lines).encode("ascii")
+
+
+def resolver_file(policy: Policy) -> bytes:
+    """Return /etc/resolv.conf: the sandbox's resolver, by TCP, or none at all: every name is in /etc/hosts then."""
+    if not needs_resolver(policy):
+        return b"# every name that may be reached is in /etc/hosts\n"
+    return f"nameserver {RESOLVER_ADDRESS}\noptions use-vc timeout:5 attempts:2\n".encode("ascii")

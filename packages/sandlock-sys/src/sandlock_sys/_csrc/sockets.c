@@ -49,16 +49,20 @@ static long describe(struct sl_socket *taken)
 }
 
 /* The copy of fd `remote` of thread `tid`, close-on-exec, and what kind of socket it is.
- * Before 6.9 only the leader of a process can be opened; then -EINVAL or -ENOENT comes back for another thread. */
+ * taken->pidfd is a pidfd of the thread, or -1: then one is opened, which is the caller's to keep or to close, also when
+ * the rest fails. Before 6.9 only the leader of a process has one; then -EINVAL or -ENOENT comes back for another. */
 long sl_socket_take(int tid, int remote, struct sl_socket *taken)
 {
-    long result, pidfd = RAW(__NR_pidfd_open, tid, SL_PIDFD_THREAD);
-    if (pidfd == -EINVAL)
-        pidfd = RAW(__NR_pidfd_open, tid, 0);
-    if (pidfd < 0)
-        return pidfd;
-    result = RAW(__NR_pidfd_getfd, pidfd, remote, 0);
-    RAW(__NR_close, pidfd);
+    long result;
+    if (taken->pidfd < 0) {
+        result = RAW(__NR_pidfd_open, tid, SL_PIDFD_THREAD);
+        if (result == -EINVAL)
+            result = RAW(__NR_pidfd_open, tid, 0);
+        if (result < 0)
+            return result;
+        taken->pidfd = (int)result;
+    }
+    result = RAW(__NR_pidfd_getfd, taken->pidfd, remote, 0);
     if (result < 0)
         return result == -EBADF ? -EBADFD : result; /* the other's bad fd, not one of ours */
     taken->fd = (int)result;

@@ -10,7 +10,7 @@ struct sl_socket {
     int type;
     int protocol;
     int nonblocking;
-    int padding;
+    int pidfd;
     uint64_t cookie;
 };
 

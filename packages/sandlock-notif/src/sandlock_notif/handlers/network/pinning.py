@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InterruptedWaitError",
     "Pending",
+    "Source",
     "holding",
     "look",
     "read_name",
@@ -34,7 +35,25 @@ _ERESTARTSYS: Final = 512  # linux/errno.h: never reaches a program
 _LOOK_S: Final = 0.25  # how soon one notices that the task was interrupted; it waits for nobody meanwhile
 
 
-def take(request: Request, processes: Processes, argument: int = 0) -> Socket:
+class Source:
+    """Where sockets are taken from: the processes of one sandbox.
+
+    Attributes:
+        processes: the index.
+        threads: takes, and keeps what the next taking needs.
+
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.threads = sockets.Threads()
+
+    def close(self) -> None:
+        """Free what is kept."""
+        self.threads.close()
+
+
+def take(request: Request, source: Source, argument: int = 0) -> Socket:
     """Return a copy of the socket that an argument names, the caller's; nobody can put another one in its place.
 
     What is decided about it and what is done with it happen to the same open socket, whatever the child does to its
@@ -48,12 +67,12 @@ def take(request: Request, processes: Processes, argument: int = 0) -> Socket:
     number = request.int_arg(argument)
     try:
         try:
-            pinned = sockets.take(request.tid, number)
+            pinned = source.threads.take(request.tid, number)
         except SyscallError as error:
             if error.errno not in (EINVAL, ENOENT):
                 raise
             # Before 6.9 a thread has no pidfd. Its process has one, and nearly always the same fd table.
-            pinned = sockets.take(processes.of(request).pid, number)
+            pinned = source.threads.take(source.processes.of(request).pid, number)
     except SyscallError as error:
         raise _refused(error) from error
     try:
@@ -68,13 +87,13 @@ def take(request: Request, processes: Processes, argument: int = 0) -> Socket:
 
 
 def take_named(
-    request: Request, processes: Processes, name: tuple[int, int], data: tuple[int, int] = (0, 0)
+    request: Request, source: Source, name: tuple[int, int], data: tuple[int, int] = (0, 0)
 ) -> tuple[Socket, bytes, bytes]:
     """Return what `take` does, with the socket address and the data that the call points to, copied once.
 
     Arguments:
         request: the call; its first argument is the socket.
-        processes: of the sandbox.
+        source: of the sandbox.
         name: address and length of the socket address in the child's memory; EINVAL for a length that none has.
         data: likewise of the data.
 
@@ -85,7 +104,7 @@ def take_named(
     """
     if 0 <= name[1] <= sockets.ADDRESS_MAX and not request.copies:
         try:
-            found = sockets.take_with(
+            found = source.threads.take_with(
                 request.listener.fileno(), request.id, request.tid, request.int_arg(0), name, data
             )  # fmt: skip
         except SyscallError as error:
@@ -97,7 +116,7 @@ def take_named(
             request.copies[name] = found[1]
             return found
     # Somebody, a callback say, has read the address before: it must be that copy. Or it is one of the rare cases.
-    pinned = take(request, processes)
+    pinned = take(request, source)
     try:
         return pinned, read_name(request, *name), memory.read(request, *data) if data[1] else b""
     except BaseException:

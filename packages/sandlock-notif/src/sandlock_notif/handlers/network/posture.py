@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandlock_notif.content.naming import needs_resolver
+from sandlock_notif.content.hosts import needs_resolver
 from sandlock_policy.data.supervised_network import (
     FAMILIES_REFUSED,
     ICMP_ALLOWED,

@@ -37,9 +37,9 @@ from sandlock_sys import pidfd, sockets
 if TYPE_CHECKING:
     from sandlock_notif.action import Action
     from sandlock_notif.handlers.network.gate import Gate
+    from sandlock_notif.handlers.network.pinning import Source
     from sandlock_notif.handlers.network.ports import PortMap
     from sandlock_notif.handlers.network.unix import UnixPeers
-    from sandlock_notif.processes import Processes
     from sandlock_notif.request import Request
     from sandlock_sys.sockets import Socket
 
@@ -68,7 +68,9 @@ class Sender:
         gate: who may be reached on IP.
         ports: the sandbox's own port space.
         unix: who may be reached by Unix sockets.
-        processes: the sandbox's.
+
+    Attributes:
+        source: where sockets are taken from; set when the table is attached.
 
     """
 
@@ -76,7 +78,7 @@ class Sender:
         self._gate = gate
         self._ports = ports
         self._unix = unix
-        self.processes: Processes | None = None
+        self.source: Source | None = None
 
     def sendto(self, request: Request) -> Action | Pending:
         """Answer sendto: fd, data, size, flags, name, length of the name."""
@@ -85,7 +87,7 @@ class Sender:
         # A larger one is a large stream write, or an error: which of them, the socket says.
         quick = size <= _UDP_MAX
         pinned, name, data = take_named(
-            request, self._index(), (name_at, request.int_arg(5) if name_at else 0), (data_at, size if quick else 0)
+            request, self._source(), (name_at, request.int_arg(5) if name_at else 0), (data_at, size if quick else 0)
         )
         try:
             if not quick:
@@ -106,7 +108,7 @@ class Sender:
             message = parse_message(memory.read(request, request.args[1], MESSAGE_SIZE))
             return self._send_message(request, pinned, message, flags)
 
-        return holding(take(request, self._index()), work)
+        return holding(take(request, self._source()), work)
 
     def sendmmsg(self, request: Request) -> Action | Pending:
         """Answer sendmmsg: fd, messages, count, flags. Each message is judged; the first failure ends it (NET-05)."""
@@ -132,11 +134,11 @@ class Sender:
                 memory.write(request, base + at + MESSAGE_SIZE, answer.value.to_bytes(4, "little"))
             return Value(count)
 
-        return holding(take(request, self._index()), work)
+        return holding(take(request, self._source()), work)
 
-    def _index(self) -> Processes:
-        assert self.processes is not None  # noqa: S101  # attached before the first request
-        return self.processes
+    def _source(self) -> Source:
+        assert self.source is not None  # noqa: S101  # attached before the first request
+        return self.source
 
     def _send_message(self, request: Request, pinned: Socket, message: Message, flags: int) -> Action | Pending:
         limit, whole = _bounds(pinned)
@@ -186,7 +188,7 @@ class Sender:
         return packed
 
     def _rebuild(self, request: Request, pinned: Socket, control: bytes) -> Control:
-        return rebuild(pinned.domain, control, self._index().of(request)) if control else _NO_CONTROL
+        return rebuild(pinned.domain, control, self._source().processes.of(request)) if control else _NO_CONTROL
 
     async def _send_later(
         self,
@@ -244,7 +246,7 @@ class Sender:
         if result >= 0:
             return Value(result)
         if result == -EPIPE and pinned.kind in (STREAM, _SEQPACKET) and not flags & _NOSIGNAL:
-            process = self._index().of(request)
+            process = self._source().processes.of(request)
             with suppress(OSError):
                 pidfd.send_signal(process.pidfd, SIGPIPE)
         return Errno(-result)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import memory
 from sandlock_notif.action import CONTINUE, Errno, Value
-from sandlock_notif.content.naming import RESOLVER_ADDRESS
+from sandlock_notif.content.hosts import RESOLVER_ADDRESS
 from sandlock_notif.deputies import Deputies
 from sandlock_notif.dispatch import HandlerTable, Trap
 from sandlock_notif.errors import Refusal
@@ -20,7 +20,7 @@ from sandlock_notif.handlers.network.connecting import Connector
 from sandlock_notif.handlers.network.gate import Gate
 from sandlock_notif.handlers.network.inside import Inside
 from sandlock_notif.handlers.network.netlink import Netlink
-from sandlock_notif.handlers.network.pinning import Pending, holding, take, take_named
+from sandlock_notif.handlers.network.pinning import Pending, Source, holding, take, take_named
 from sandlock_notif.handlers.network.ports import PortMap
 from sandlock_notif.handlers.network.sending import Sender
 from sandlock_notif.handlers.network.unix import UnixPeers
@@ -83,6 +83,7 @@ class NetworkTable(HandlerTable):
         self._sender = Sender(self.gate, self._ports, self._unix)
         self._netlink = Netlink(interfaces)
         self._services: Services | None = None
+        self._source: Source | None = None
         self._workers: Deputies | None = None
 
     def traps(self) -> Sequence[Trap]:
@@ -119,7 +120,8 @@ class NetworkTable(HandlerTable):
         self._connector.workers = self._unix.workers = self._workers
         self._connector.arch = self._unix.arch = self._unix_binder.arch = services.arch
         self._unix_binder.deputies = services.deputies
-        self._sender.processes = self.gate.live.processes = services.processes
+        self._source = self._sender.source = Source(services.processes)
+        self.gate.live.processes = services.processes
         self.gate.live.first = services.pid
         self._netlink.attach(services.loop)
         if self._resolver is not None:
@@ -128,6 +130,8 @@ class NetworkTable(HandlerTable):
     async def close(self) -> None:
         """Free what is held."""
         self._netlink.close()
+        if self._source is not None:
+            self._source.close()
         self._unix.close()
         self._inside.close()
         if self._resolver is not None:
@@ -209,12 +213,12 @@ class NetworkTable(HandlerTable):
         return holding(self._take(request), work)
 
     def _take(self, request: Request) -> Socket:
-        assert self._services is not None  # noqa: S101  # attached before the first request
-        return take(request, self._services.processes)
+        assert self._source is not None  # noqa: S101  # attached before the first request
+        return take(request, self._source)
 
     def _take_named(self, request: Request) -> tuple[Socket, bytes, bytes]:
-        assert self._services is not None  # noqa: S101  # likewise
-        return take_named(request, self._services.processes, (request.args[1], request.int_arg(2)))
+        assert self._source is not None  # noqa: S101  # likewise
+        return take_named(request, self._source, (request.args[1], request.int_arg(2)))
 
     def _told(self, handle: Callable[[Request], Action | Pending], syscall: str) -> Handle:
         """Wrap a handler so that what it refuses is told with the endpoint and the flag that allows it."""
