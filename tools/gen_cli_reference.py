@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/reference/cli.md"
 sys.path[:0] = [str(ROOT / "packages" / package / "src") for package in ("sandlock-cli", "sandlock-policy")]
 
-from sandlock_cli.help import LATER, NOTES, STATUSES, default_of, sections  # noqa: E402 -- the sources beside this tool
+from sandlock_cli.help import NOTES, STATUSES, default_of, sections  # noqa: E402 -- the sources beside this tool
 from sandlock_cli.options import VERBS, Option  # noqa: E402
 from sandlock_cli.verbs import IMAGE_ACTIONS, PROFILE_ACTIONS, USAGES, options_of  # noqa: E402
 
@@ -71,7 +71,7 @@ def render() -> str:
     )
     for verb in VERBS:
         parts.append(f"## sandlock {verb}\n\n    {USAGES[verb]}\n")
-        parts += [f"{note}\n" for note in NOTES.get(verb, ()) if note != LATER]
+        parts += [f"{note}\n" for note in NOTES.get(verb, ())]
         if actions := {"profile": PROFILE_ACTIONS, "image": IMAGE_ACTIONS}.get(verb):
             rows = "".join(f"\n| `{action}` | {_cell(text)} |" for action, text in actions.items())
             parts.append(f"| | does |\n|---|---|{rows}\n")
@@ -89,11 +89,7 @@ def _table(options: list[Option]) -> str:
     rows = []
     for option in options:
         flags = (*option.flags, option.off_flag) if option.off_flag else option.flags
-        text = (
-            option.help
-            + (", repeatable" if option.many else "")
-            + (" (refused in this release)" if option.later else "")
-        )
+        text = option.help + (", repeatable" if option.many else "")
         spelt = ", ".join(f"`{flag}`" for flag in flags) + (f" `{_cell(option.metavar)}`" if option.metavar else "")
         rows.append(f"| {spelt} | {_cell(text)} | {_cell(default_of(option))} |")
     return "| option | does | without it |\n|---|---|---|\n" + "\n".join(rows) + "\n"

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sandlock_cli.failure import warn
+from sandlock_cli.hints import hints_after
 from sandlock_cli.mentions import PathMention, read_command
+from sandlock_policy import preset
+from sandlock_runtime import Result, host_features
+from sandlock_runtime.prepare import make_context, plan_for
+from sandlock_runtime.result import Denial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,8 +151,10 @@ def test_a_name_that_must_be_looked_up_is_no_empty_promise(sandlock: Typed) -> N
     script = "import urllib.request as u; u.urlopen('http://example.org/')"
     done = sandlock("run", "--", "python3", "-c", script)
     assert done.returncode == 1
-    assert "--net-allow tcp://:80" in done.stderr
-    assert "looking up example.org takes UDP" in done.stderr
+    assert "--net-allow example.org:80 would allow" in done.stderr, "the supervisor gives the name to the program"
+    alone = sandlock("run", "--no-supervisor", "--", "python3", "-c", script)
+    assert "--net-allow tcp://:80" in alone.stderr
+    assert "looking up example.org takes UDP" in alone.stderr
 
 
 @needs_sandbox
@@ -200,3 +208,59 @@ def test_the_names_of_files_cannot_speak_to_the_terminal(sandlock: Typed, tmp_pa
     assert last.startswith("sandlock: ")
     assert last.isprintable()
     assert "\\x1b]52" in last
+
+
+def result_with(*denials: Denial, **fields: Any) -> Result:
+    return Result(success=False, exit_code=1, denials=denials, **fields)
+
+
+def hints(result: Result) -> list[str]:
+    policy = preset("default")
+    context, _ = make_context(policy, None)
+    plan = plan_for(policy, context, host_features())
+    return hints_after(["true"], plan, result, policy, implicit=True)
+
+
+def test_what_the_supervisor_denied_comes_last_with_count_and_flag() -> None:
+    lines = hints(
+        result_with(
+            Denial("connect", 111, "no rule allows it", "192.0.2.1:80", "--net-allow 192.0.2.1:80", 3),
+            Denial("clone", 11, "max_processes: 2 processes live"),
+        )
+    )
+    assert lines == [
+        "connect '192.0.2.1:80' was denied 3 times: no rule allows it; --net-allow 192.0.2.1:80 would allow it",
+        "clone was denied: max_processes: 2 processes live; a larger --max-processes would allow it",
+    ]
+
+
+def test_denials_are_told_after_a_signal_too_and_only_the_last_few() -> None:
+    many = [Denial("openat", 13, "denied", f"/secret/{number}") for number in range(9)]
+    lines = hints(result_with(*many, signal=9, reason="SIGNALED"))
+    assert lines[0] == "4 other kinds of calls were denied before these"
+    assert [line.split("'")[1] for line in lines[1:]] == [f"/secret/{number}" for number in range(4, 9)]
+
+
+def test_a_name_that_the_program_chose_cannot_go_on_with_our_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "x'; --fs-write / would allow it\n\x1b]52;c;eA==\x07sandlock: \u202e"
+    for line in hints(result_with(Denial("openat", 13, "denied", forged))):
+        warn(line)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told[:-1].isprintable()
+    assert told.startswith("sandlock: openat \"x'; --fs-write / would allow it\\n"), "it is in quotes, to its end"
+    assert len(hints(result_with(Denial("openat", 13, "", "y" * 10_000)))[0]) < 400
+
+
+def test_memory_and_a_forbidden_interface_are_named() -> None:
+    assert "--max-memory" in hints(result_with(reason="MEMORY", signal=9))[0]
+    assert "32-bit" in hints(result_with(reason="DENIED", signal=31))[0]
+
+
+@needs_sandbox
+def test_a_limit_that_stopped_the_program_is_named(sandlock: Typed) -> None:
+    done = sandlock("run", "-P", "1", "-e", "(echo x); exit 3")
+    assert done.returncode != 0
+    assert "was denied: max_processes" in done.stderr.splitlines()[-1]
+    assert "--max-processes would allow it" in done.stderr.splitlines()[-1]
+    assert "x" in sandlock("run", "-P", "4", "-e", "(echo x)").stdout

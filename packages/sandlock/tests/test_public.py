@@ -45,6 +45,41 @@ def test_a_name_loads_its_own_package_only() -> None:
     assert loaded.isdisjoint({"sandlock_runtime", "sandlock_sys", "sandlock_cli", "typing", "dataclasses", "asyncio"})
 
 
+def test_a_branch_action_is_what_the_fields_take() -> None:
+    assert [action.value for action in sandlock.BranchAction] == ["commit", "abort", "keep", "defer"]
+    for action in sandlock.BranchAction:
+        policy = sandlock.Policy(workdir="/srv", on_exit=action, on_error=action)
+        assert policy == sandlock.Policy(workdir="/srv", on_exit=action.value, on_error=action.value)
+        assert sandlock.Policy.from_toml(policy.to_toml()) == policy
+        assert type(policy.on_exit) is str
+
+
+def test_names_are_those_of_their_packages() -> None:
+    import sandlock_checkpoint
+    import sandlock_cow
+    from sandlock_notif.handlers import user
+
+    assert sandlock.Change is sandlock_cow.Change
+    assert sandlock.renames is sandlock_cow.renames
+    assert sandlock.Handler is user.Handler
+    assert sandlock.capture is sandlock_checkpoint.capture
+    assert sandlock.RestoreError is sandlock_checkpoint.RestoreError
+    assert issubclass(sandlock.BranchConflictError, sandlock.BranchError)
+    assert issubclass(sandlock.ImageError, sandlock.CheckpointError)
+
+
+@pytest.mark.needs("landlock", level=1)
+def test_a_handler_from_here_is_asked() -> None:
+    class Refuse(sandlock.Handler):
+        def handle(self, ctx: sandlock.HandlerCtx) -> sandlock.NotifAction:
+            return sandlock.NotifAction.errno(13)
+
+    assert sandlock.Sandbox(sandlock.preset("default")).run(["uname"]).stdout == b"Linux\n"
+    refused = sandlock.Sandbox(sandlock.preset("default"), handlers=[("uname", Refuse())]).run(["uname"])
+    assert refused.stdout == b""
+    assert b"Permission denied" in refused.stderr
+
+
 def test_errors_are_one_family() -> None:
     for error in (sandlock.PolicyError, sandlock.SandboxError, sandlock.LayerMissingError, sandlock.ProfileError):
         assert issubclass(error, sandlock.SandlockError)

@@ -16,7 +16,7 @@ from sandlock_policy import preset
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.errors import LayerMissingError, SandlockError
 from sandlock_runtime import Sandbox, host_features
-from sandlock_runtime.launch import make_context, plan_for
+from sandlock_runtime.prepare import make_context, plan_for
 from sandlock_sys.probe import probe
 
 TYPE_CHECKING = False

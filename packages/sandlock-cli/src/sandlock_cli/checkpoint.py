@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 from sandlock_checkpoint import CheckpointError, Leave, Scope, capture, image
 from sandlock_cli.failure import NOT_SET_UP, warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.progress import bar
 from sandlock_cli.verbs import options_of
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
         taken = capture(int(pid), scope=scope, leave=leave, allow=frozenset(values.get("allow", ())))
         compression = "zstd" if values.get("zstd") else "none"
         digest = image.save(
-            taken, rest[0], compression=compression, parent=values.get("parent"), progress=_bar if _shown() else None
+            taken, rest[0], compression=compression, parent=values.get("parent"), progress=bar("MiB", 20)
         )
     except CheckpointError as error:
         warn(str(error))
@@ -44,15 +44,3 @@ def main(words: list[str]) -> int:
     if values.get("json"):
         print(json.dumps({"digest": digest, "pid": int(pid)}))
     return 0
-
-
-def _shown() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def _bar(done: int, size: int) -> None:
-    """Draw how far the saving is; the line is erased at its end."""
-    width = 40 * done // size if size else 40
-    end = "\r\033[K" if done >= size else f"\r[{'#' * width:<40}] {done >> 20} of {size >> 20} MiB"
-    sys.stderr.write(end)
-    sys.stderr.flush()

@@ -13,7 +13,7 @@ from sandlock_policy.explain import explain as explain_plan
 from sandlock_policy.explain import explain_text
 from sandlock_policy.seccomp.filter import describe_filter
 from sandlock_runtime import host_features
-from sandlock_runtime.launch import make_context, plan_for
+from sandlock_runtime.prepare import make_context, plan_for
 
 if TYPE_CHECKING:
     from sandlock_policy import Policy

@@ -15,14 +15,13 @@ from sandlock_policy.validate import closest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LATER", "NOTES", "STATUSES", "default_of", "main", "print_verb", "sections", "verb_text"]
+__all__ = ["NOTES", "STATUSES", "default_of", "main", "print_verb", "sections", "verb_text"]
 
-LATER = "Options marked * are understood, and refused: what they ask for is not enforced in this release."
 STATUSES = (
     ("the program's own", "when it ended by itself"),
     ("128 + N", "when signal N ended it"),
     ("124", "when it was ended after --timeout"),
-    ("125", "when the sandbox could not be set up: the program was not started"),
+    ("125", "when the sandbox could not be set up, or the changes of a program that succeeded not be committed"),
     ("126", "when the program cannot be executed"),
     ("127", "when there is no such program"),
     ("2", "when the options of the command cannot be understood"),
@@ -35,7 +34,12 @@ NOTES = {
             "Other options add to it. `--preset none` starts from nothing."
         ),
         "A path that begins with - and then / or ~ is granted only where it exists: -r -/opt/tools.",
-        LATER,
+        (
+            "With --dry-run the changes below --workdir (the current directory where none is given) are printed after "
+            "the program's output, and dropped: A added, M modified, D removed, R renamed, with modes as git writes "
+            "them. What it may write elsewhere is no part of that, so such grants are refused."
+        ),
+        "What this host or this release cannot enforce is refused by name.",
     ),
 }
 _TOP = "Runs programs with nothing but what they are given, by means of the kernel (Landlock, seccomp), without root."
@@ -112,8 +116,7 @@ def _option_lines(option: Option, width: int) -> list[str]:
     indent = " " * (2 if option.flags[0][:2] != "--" else 6)
     default = default_of(option)
     text = f"{option.help}{' (repeatable)' if option.many else ''}{f' [{default}]' if default else ''}"
-    mark = "* " if option.later else ""
-    return [f"{indent}{mark}{flags}", *textwrap.wrap(text, width, initial_indent=" " * 10, subsequent_indent=" " * 10)]
+    return [f"{indent}{flags}", *textwrap.wrap(text, width, initial_indent=" " * 10, subsequent_indent=" " * 10)]
 
 
 def _overview() -> str:

@@ -1,7 +1,7 @@
-"""After a failure: what the command line mentions and the policy does not grant, with the option that would.
+"""After a failure: what the supervisor denied, and what the command line mentions and the policy does not grant.
 
-The kernel does not tell what it refused, so nothing here claims to know why the program failed. A line says two facts:
-something that the command names lies outside the policy, and which option would change that.
+The supervisor tells what it refused. The kernel does not, so nothing here claims to know why the program failed: a line
+says two facts, that something which the command names lies outside the policy, and which option would change that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_cli.mentions import Mentions, read_command
 from sandlock_policy.data.landlock import FS_WRITE_FILE, NET_CONNECT_TCP, READ
+from sandlock_policy.fields import FIELD_BY_NAME
 from sandlock_runtime import host_features
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["hints_after"]
 
 _MOST = 3  # lines about paths: who mentions more has a policy to write, not a grant to add
+_MOST_DENIALS = 5
+_LONGEST = 300  # characters of what the program chose
 _GENERIC = (
     "no policy was named, so the preset `default` held; --fs-read PATH, --fs-write PATH and --net-allow RULE grant "
     "more, and --explain shows what is granted"
@@ -50,22 +53,52 @@ def hints_after(command: list[str], plan: Plan, result: Result, policy: Policy, 
 
     `implicit` means that the caller named no policy: then there is always a line that names the options.
     """
+    lines = _reason_hints(result, policy)
+    denials = _denial_lines(result)
+    if not lines and result.signal is None and result.reason == "EXITED" and not result.error:
+        mentions = read_command(command, plan.cwd)
+        lines = _path_hints(mentions, plan) + _network_hints(mentions, plan, policy)
+        if mentions.kills:
+            lines.append("signals reach processes of the sandbox only; no option allows others")
+        if not lines and not denials and implicit:
+            lines.append(_GENERIC)
+    return lines + denials
+
+
+def _reason_hints(result: Result, policy: Policy) -> list[str]:
+    """Return what the reason of the end says by itself; the error of the sandbox is told elsewhere."""
     if result.reason == "TIMEOUT":
         return [f"the program was ended after {policy.timeout:g} s (--timeout)"]
-    if result.reason == "SUPERVISOR":
-        return [result.error]
+    if result.reason == "MEMORY":
+        return ["the program was killed for using more memory than --max-memory allows"]
     if result.reason == "DENIED":
         line = "the program was killed for a system call of another architecture or interface (32-bit, x32); "
         return [line + "no option allows those"]
-    if result.signal is not None:
-        return []
-    mentions = read_command(command, plan.cwd)
-    lines = _path_hints(mentions, plan) + _network_hints(mentions, plan)
-    if mentions.kills:
-        lines.append("signals reach processes of the sandbox only; no option allows others")
-    if not lines and implicit:
-        lines.append(_GENERIC)
+    return []
+
+
+def _denial_lines(result: Result) -> list[str]:
+    """Return one line for each of the last things that the supervisor refused: these are facts, unlike the hints.
+
+    What the program chose stands in quotes, so that it cannot continue our sentence with one of its own.
+    """
+    shown = result.denials[-_MOST_DENIALS:]
+    lines = []
+    if len(result.denials) > len(shown):
+        lines.append(f"{len(result.denials) - len(shown)} other kinds of calls were denied before these")
+    for denial in shown:
+        target = f" {denial.target[:_LONGEST]!r}" if denial.target else ""
+        times = f" {denial.count} times" if denial.count > 1 else ""
+        reason = f": {denial.reason[:_LONGEST]}" if denial.reason else ""
+        flag = f"; {denial.flag[:_LONGEST]} would allow it" if denial.flag else _limit(denial.reason)
+        lines.append(f"{denial.syscall or 'a call'}{target} was denied{times}{reason}{flag}")
     return lines
+
+
+def _limit(reason: str) -> str:
+    """Return what would allow a call that failed for a limit; reasons of limits begin with the field's name."""
+    field = FIELD_BY_NAME.get(reason.partition(":")[0])
+    return f"; a larger {field.flags[-1]} would allow it" if field is not None and field.flags else ""
 
 
 def _path_hints(mentions: Mentions, plan: Plan) -> list[str]:
@@ -113,9 +146,9 @@ def _account(can: bool) -> str:
     return "" if can else ", but your account may not do that either"
 
 
-def _network_hints(mentions: Mentions, plan: Plan) -> list[str]:
-    if not mentions.network:
-        return []
+def _network_hints(mentions: Mentions, plan: Plan, policy: Policy) -> list[str]:
+    if not mentions.network or plan.filter.served_network:
+        return []  # where the supervisor judges, it tells what it denied
     ports = {port for port, access in plan.port_rules if access & NET_CONNECT_TCP}
     tcp = plan.filter.tcp
     if tcp and not plan.handled_net & NET_CONNECT_TCP:
@@ -126,9 +159,13 @@ def _network_hints(mentions: Mentions, plan: Plan) -> list[str]:
         return []
     state = "the network is outside the policy" if not tcp else f"TCP port {wanted[0]} is outside the policy"
     rule = f"tcp://:{','.join(map(str, wanted))}" if wanted else "tcp://:PORT"
+    if names and policy.supervisor and "net_allow" in host_features().served:
+        of_name = sorted({port for host, port in mentions.endpoints if host == names[0] and port})
+        rule = f"{names[0]}:{','.join(map(str, of_name))}" if of_name else names[0]
+        return [f"{state}; --net-allow {rule} would allow connecting there"]
     line = f"{state}; --net-allow {rule} would allow connecting there"
-    if names and not host_features().supervisor:
-        line += f" by address (looking up {names[0]} takes UDP, which this release cannot grant)"
+    if names:
+        line += f" by address (looking up {names[0]} takes UDP, which needs the supervisor)"
     return [line]
 
 

@@ -57,8 +57,8 @@ _CALLS = (
     ("close_range", "close_range", "Linux 5.9", "", _CONTAINER),
 )  # fmt: skip
 
-# What the supervisor will need; a run does not use it yet.
-_LATER = (
+# What the supervisor, copy-on-write and checkpoints need; a run that the kernel alone confines does without.
+_SERVED = (
     ("seccomp listeners", "seccomp_new_listener", "Linux 5.0"),
     ("killable waits of listeners", "seccomp_wait_killable_recv", "Linux 5.19"),
     ("synchronous wake-ups", "seccomp_sync_wake_up", "Linux 6.6"),
@@ -73,7 +73,7 @@ _LATER = (
 
 
 def findings(probe: Probe) -> list[Finding]:
-    """Return a finding for each feature that a run uses, then for those that the supervisor will use."""
+    """Return a finding for each feature that a run uses, then for those that only some do."""
     rows = [_landlock(probe)]
     for name, bits, since, instead in _RIGHTS:
         features = [probe.landlock_bits[bit] for bit in bits if bit in probe.landlock_bits]
@@ -81,8 +81,10 @@ def findings(probe: Probe) -> list[Finding]:
         rows.append(_finding(name, worst, since, instead, _CONTAINER))
     for name, attribute, since, instead, remedy in _CALLS:
         rows.append(_finding(name, getattr(probe, attribute), since, instead, remedy))
-    for name, attribute, since in _LATER:
-        rows.append(_finding(name, getattr(probe, attribute), since, "not used by this release", _CONTAINER))
+    for name, attribute, since in _SERVED:
+        rows.append(
+            _finding(name, getattr(probe, attribute), since, "what is served with it is refused by name", _CONTAINER)
+        )
     return rows
 
 

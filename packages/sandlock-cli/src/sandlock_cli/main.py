@@ -53,5 +53,6 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
         return "run", words
     from sandlock_policy.validate import closest  # lazy: only a mistake pays for it
 
-    likely = closest(first, list(VERBS)) or f"to run the program, write: sandlock run -- {first}"
-    raise UsageError(f"there is no verb {first}; {likely}")
+    likely = closest(first, list(VERBS))
+    run = f"to run the program, write: sandlock run -- {first}"
+    raise UsageError(f"there is no verb {first}; {likely}{', or ' if likely else ''}{run}")

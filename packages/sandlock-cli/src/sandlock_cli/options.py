@@ -26,6 +26,14 @@ __all__ = ["HELP", "VERBS", "Option", "UsageError", "parse", "run_options", "tab
 VERBS: dict[str, str] = {
     "run": "run a program in a sandbox",
     "check": "tell what this host can enforce, and what to do about the rest",
+    "branches": "list the changes that wait for a decision",
+    "diff": "show what a branch would change",
+    "commit": "apply the changes of a branch, all or some",
+    "discard": "drop the changes of a branch",
+    "ps": "list the runs that have a name",
+    "inspect": "show a run that has a name, or its policy",
+    "logs": "print what the supervisor of a named run told",
+    "kill": "end a run that has a name",
     "profile": "list, show, check or delete profiles",
     "checkpoint": "save a running process as an image; it runs on",
     "image": "show or verify the images of saved processes",
@@ -58,11 +66,10 @@ class Option:
         off_flag: the spelling that sets a switch to false, or "".
         many: it may be repeated, and the values add up.
         commas: one value may be a comma list of several.
-        later: it is understood, but what it asks for is refused until the supervisor exists.
 
     """
 
-    __slots__ = ("commas", "default", "dest", "flags", "group", "help", "later", "many", "metavar", "off_flag")
+    __slots__ = ("commas", "default", "dest", "flags", "group", "help", "many", "metavar", "off_flag")
 
     def __init__(
         self, dest: str, flags: tuple[str, ...], metavar: str, text: str, default: str, group: str = _OWN
@@ -76,7 +83,6 @@ class Option:
         self.off_flag = ""
         self.many = False
         self.commas = False
-        self.later = False
 
 
 HELP = Option("help", ("-h", "--help"), "", "explain this, and do nothing", "")
@@ -95,6 +101,9 @@ _OWN_OPTIONS = (
     Option("status_fd", ("--status-fd",), "FD", "write the result there as one line of JSON; output is left alone",
            "none"),
     Option("explain", ("--explain",), "", "print the policy and which layer enforces each rule; run nothing", "off"),
+    Option("dry_run", ("--dry-run",), "", "run on a copy-on-write view of workdir, print what changed, change nothing",
+           "off"),
+    Option("audit", ("--audit",), "FILE", "append every event of the run to FILE, one JSON object in a line", "none"),
     Option("quiet", ("-q", "--quiet", "--no-hints"), "", "no hints on stderr after a failure", "off"),
     HELP,
 )  # fmt: skip
@@ -114,7 +123,6 @@ def run_options() -> list[Option]:
         option.off_flag = field.off_flag
         option.many = field.shape != "one"
         option.commas = field.kind in _COMMA_KINDS
-        option.later = field.enforced == "served"
         options.append(option)
     return options
 

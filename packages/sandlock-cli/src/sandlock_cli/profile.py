@@ -13,7 +13,7 @@ from sandlock_policy.errors import LayerMissingError, PolicyError
 from sandlock_policy.profile.store import ProfileError, delete_profile, list_profiles, load_profile, load_profile_file
 from sandlock_policy.validate import closest
 from sandlock_runtime import host_features
-from sandlock_runtime.launch import make_context, plan_for
+from sandlock_runtime.prepare import make_context, plan_for
 
 __all__ = ["main"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandlock_cli.failure import lines_of, printable, status_of, warn
 from sandlock_cli.hints import hints_after
+from sandlock_cli.outcome import is_implicit, record_outcome, tell_outcome
 
 if TYPE_CHECKING:
     from sandlock_policy import Plan, Policy
@@ -28,11 +29,9 @@ def report_result(
     status: int,
     status_fd: int | None,
     own: dict[str, Any],
-    *,
-    implicit: bool,
 ) -> int:
-    """Write the object for `result` where the options want it, the hints to stderr, and return `status`."""
-    hints = hints_after(command, plan, result, policy, implicit=implicit) if status else []
+    """Write the object for `result` where the options want it, the rest as `run` does, and return `status`."""
+    hints = hints_after(command, plan, result, policy, implicit=is_implicit(own)) if status else []
     record: dict[str, Any] = {
         "schema": _SCHEMA,
         "success": result.success,
@@ -45,6 +44,7 @@ def report_result(
         "protections": {
             row.name: {"state": row.state, "layer": row.layer, "detail": row.detail} for row in result.protections
         },
+        **record_outcome(result),
         "usage": {name: getattr(result.usage, name) for name in result.usage.__match_args__},
     }
     if status_fd is not None:
@@ -53,9 +53,8 @@ def report_result(
         record |= _stream("stdout", result.stdout, result.stdout_dropped)
         record |= _stream("stderr", result.stderr, result.stderr_dropped)
         _write(1, record)
-    elif result.error or not own["quiet"]:
-        for line in hints:
-            warn(line)
+    else:
+        tell_outcome(result, plan, policy, command, own, failed=status != 0)
     return status
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sandlock_policy import Plan, Policy
     from sandlock_runtime import Result
+    from sandlock_runtime.life import Life
 
 __all__ = ["main", "make_policy"]
 
@@ -35,7 +36,7 @@ def main(words: list[str]) -> int:
 
         return print_verb("run")
     own = {name: values.pop(name, None) for name in ("preset", "profile", "profile_file", "shell", "json", "status_fd",
-                                                     "explain", "quiet")}  # fmt: skip
+                                                     "explain", "dry_run", "audit", "quiet")}  # fmt: skip
     if own["shell"] is not None:
         command = ["/bin/sh", "-c", own["shell"], *(["sh", *command] if command else ())]
     if own["explain"]:
@@ -47,27 +48,35 @@ def main(words: list[str]) -> int:
     status_fd = _open_fd(own["status_fd"])
     if status_fd is None and not own["json"]:
         policy = make_policy(own, values)
-        result, plan = _run(policy, command, capture=False)
+        result, plan = _run(policy, command, own["audit"], capture=False)
         status = _status(result)
-        if status and (result.error or not own["quiet"]):
-            from sandlock_cli.failure import warn  # lazy: only a failure pays for it
-            from sandlock_cli.hints import hints_after  # lazy, as above
+        if status or result.branch or own["dry_run"]:
+            from sandlock_cli.outcome import tell_outcome  # lazy: a good run has nothing to tell
 
-            for line in hints_after(command, plan, result, policy, implicit=_is_implicit(own)):
-                warn(line)
+            tell_outcome(result, plan, policy, command, own, failed=status != 0)
         return status
     from sandlock_cli.report import report_failure, report_result  # lazy: json takes longer than a launch
 
     try:
         policy = make_policy(own, values)
-        result, plan = _run(policy, command, capture=bool(own["json"]))
+        result, plan = _run(policy, command, own["audit"], capture=bool(own["json"]))
     except Exception as error:
         report_failure(error, status_fd, to_stdout=bool(own["json"]))
         raise
-    return report_result(result, plan, policy, command, _status(result), status_fd, own, implicit=_is_implicit(own))
+    return report_result(result, plan, policy, command, _status(result), status_fd, own)
 
 
 def make_policy(own: dict[str, Any], values: dict[str, Any]) -> Policy:
+    """Return the policy that the options describe; one whose changes are dropped, with --dry-run."""
+    policy = _described(own, values)
+    if own.get("dry_run"):
+        from sandlock_cli.dry_run import dry_policy  # lazy: few runs are dry
+
+        return dry_policy(policy)
+    return policy
+
+
+def _described(own: dict[str, Any], values: dict[str, Any]) -> Policy:
     """Return the policy that the options describe: preset and profiles, merged in this order, then the fields.
 
     The preset is `default` where neither is named. A field of the command line is added to a list or a mapping, and
@@ -113,16 +122,12 @@ def _add_mapping(name: str, items: list[str], given: dict[str, Any], fields: dic
         fields[field] = [*[pair for pair in old.items() if pair[0] not in keys], *added]
 
 
-def _is_implicit(own: dict[str, Any]) -> bool:
-    return not (own["preset"] or own["profile"] or own["profile_file"])
-
-
-def _run(policy: Policy, command: list[str], *, capture: bool) -> tuple[Result, Plan]:
+def _run(policy: Policy, command: list[str], audit: str | None, *, capture: bool) -> tuple[Result, Plan]:
     """Run `command` to its end; with `capture` its output is in the result."""
     relay = Relay(policy.timeout, policy.grace)
     try:
         stream = _PIPE if capture else None
-        life, plan = launch(policy, command, stdout=stream, stderr=stream)
+        life, plan = _start(policy, command, audit, stream)
         try:
             if plan.max_cpu is not None:
                 from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
@@ -134,9 +139,25 @@ def _run(policy: Policy, command: list[str], *, capture: bool) -> tuple[Result, 
             if life.wait(_KILLED_WITHIN_S):
                 life.finish()
             raise
-        return life.finish(), plan
+        result = life.finish()
+        if life.branch is not None and life.branch.pending:
+            life.branch.keep()  # nobody decides about it in this process
+        return result, plan
     finally:
         relay.close()
+
+
+def _start(policy: Policy, command: list[str], audit: str | None, stream: int | None) -> tuple[Life, Plan]:
+    """Launch `command`, with a record where one is wanted, and listed where it has a name."""
+    if audit is not None:
+        from sandlock_cli.auditing import launch_audited  # lazy: json takes longer than a launch
+
+        return launch_audited(audit, policy, command, stdout=stream, stderr=stream)
+    if policy.name is not None:
+        from sandlock_runtime.registration import launch_registered  # lazy: as above
+
+        return launch_registered(policy, command, stdout=stream, stderr=stream)
+    return launch(policy, command, stdout=stream, stderr=stream)
 
 
 def _status(result: Result) -> int:
@@ -144,7 +165,9 @@ def _status(result: Result) -> int:
         return _TIMED_OUT
     if result.signal is not None:
         return 128 + result.signal
-    return result.exit_code if result.exit_code >= 0 else _NOT_SET_UP
+    # The program succeeded, and its changes could not be committed.
+    unsettled = result.exit_code == 0 and not result.success and bool(result.error)
+    return _NOT_SET_UP if unsettled or result.exit_code < 0 else result.exit_code
 
 
 def _open_fd(text: str | None) -> int | None:

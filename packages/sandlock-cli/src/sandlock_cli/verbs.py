@@ -24,6 +24,14 @@ USAGES = {
     "run": "sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]",
     "check": "sandlock check [--json]",
     "profile": "sandlock profile list | show NAME... | check [NAME...] [--file FILE] | delete NAME...",
+    "branches": "sandlock branches [--storage DIR] [--json]",
+    "diff": "sandlock diff [--storage DIR] [--json] BRANCH",
+    "commit": "sandlock commit [--storage DIR] [--late PATH]... [--json] BRANCH [PATH...]",
+    "discard": "sandlock discard [--storage DIR] BRANCH...",
+    "ps": "sandlock ps [--json]",
+    "inspect": "sandlock inspect [--toml | --json] NAME|PID",
+    "logs": "sandlock logs [--follow] [--json] NAME|PID",
+    "kill": "sandlock kill [--all] NAME|PID...",
     "checkpoint": "sandlock checkpoint --pid PID [OPTION...] DIR",
     "image": "sandlock image show DIR... | verify DIR... [--json]",
     "completion": f"sandlock completion {' | '.join(SHELLS)}",
@@ -34,6 +42,14 @@ USAGES = {
 _JSON = Option("json", ("--json",), "", "print one JSON object", "off")
 _FILE = Option("file", ("--file",), "FILE", "with show or check: the profile in FILE", "none")
 _FILE.many = True
+
+_STORAGE = Option("storage", ("--storage",), "DIR", "where the branch is kept: --fs-storage of its run",
+                  "~/.local/state/sandlock/branches")  # fmt: skip
+_LATE = Option("late", ("--late",), "PATH", "apply PATH though it runs later outside the sandbox", "none")
+_LATE.many = True
+_TOML = Option("toml", ("--toml",), "", "print the policy alone, as a profile", "off")
+_FOLLOW = Option("follow", ("-f", "--follow"), "", "go on printing until the run ends", "off")
+_ALL = Option("all", ("-a", "--all"), "", "end all of them where several have the name", "off")
 
 _PID = Option("pid", ("--pid",), "PID", "the process, which the caller may trace (ptrace)", "none: it must be given")
 _TREE = Option("tree", ("--tree",), "", "and every process below it", "off")
@@ -48,6 +64,14 @@ _ZSTD = Option("zstd", ("--zstd",), "", "compress (with the package zstandard)",
 _OPTIONS = {
     "check": (_JSON, HELP),
     "profile": (_FILE, HELP),
+    "branches": (_STORAGE, _JSON, HELP),
+    "diff": (_STORAGE, _JSON, HELP),
+    "commit": (_STORAGE, _LATE, _JSON, HELP),
+    "discard": (_STORAGE, HELP),
+    "ps": (_JSON, HELP),
+    "inspect": (_TOML, _JSON, HELP),
+    "logs": (_FOLLOW, _JSON, HELP),
+    "kill": (_ALL, HELP),
     "checkpoint": (_PID, _TREE, _LEAVE, _ALLOW, _PARENT, _ZSTD, _JSON, HELP),
     "image": (_JSON, HELP),
     "completion": (HELP,),

@@ -15,7 +15,18 @@ from sandlock_sys import landlock
 
 __all__ = ["main", "versions"]
 
-_PACKAGES = ("sandlock", "sandlock-cli", "sandlock-runtime", "sandlock-policy", "sandlock-arch", "sandlock-sys")
+_PACKAGES = (
+    "sandlock",
+    "sandlock-cli",
+    "sandlock-runtime",
+    "sandlock-notif",
+    "sandlock-checkpoint",
+    "sandlock-proxy",
+    "sandlock-policy",
+    "sandlock-cow",
+    "sandlock-arch",
+    "sandlock-sys",
+)
 
 
 def main(words: list[str]) -> int:

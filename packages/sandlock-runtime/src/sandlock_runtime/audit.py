@@ -48,7 +48,7 @@ class AuditLog:
 
     """
 
-    def __init__(self, path: str | bytes, policy: Policy, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, path: str | bytes | os.PathLike[str], policy: Policy, *, max_bytes: int = MAX_BYTES) -> None:
         self.path = os.fsdecode(path)
         self._fd = _open(self.path)
         self._lock = allocate_lock()

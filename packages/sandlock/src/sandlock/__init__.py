@@ -6,6 +6,39 @@ Every name is loaded from its package on first use, so importing this costs noth
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock.abi import landlock_abi_version, min_landlock_abi
+    from sandlock.branch_action import BranchAction
+    from sandlock_checkpoint import (
+        CaptureError,
+        Checkpoint,
+        CheckpointError,
+        ImageError,
+        Leave,
+        Restored,
+        RestoreError,
+        Scope,
+        Unsupported,
+        capture,
+        load,
+        restore,
+    )
+    from sandlock_cow import (
+        Branch,
+        BranchBusyError,
+        BranchConflictError,
+        BranchError,
+        BranchLateExecutionError,
+        BranchQuotaError,
+        BranchStorageError,
+        Change,
+        Entry,
+        list_preserved,
+        renames,
+    )
+    from sandlock_notif.context import PolicyContext
+    from sandlock_notif.errors import NotifError
+    from sandlock_notif.events import Event
+    from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
+    from sandlock_notif.syscall_event import SyscallEvent
     from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, SandlockError
     from sandlock_policy.features import HostFeatures
     from sandlock_policy.model import Policy
@@ -20,6 +53,7 @@ if TYPE_CHECKING:
         save_profile,
     )
     from sandlock_policy.rules.ports import parse_ports
+    from sandlock_runtime.audit import AuditLog
     from sandlock_runtime.confine import confine
     from sandlock_runtime.errors import (
         ChildError,
@@ -34,7 +68,7 @@ if TYPE_CHECKING:
     )
     from sandlock_runtime.features import host_features as probe
     from sandlock_runtime.process import Process
-    from sandlock_runtime.result import Reason, Result, Usage
+    from sandlock_runtime.result import Denial, Reason, Result, Usage
     from sandlock_runtime.sandbox import Sandbox
     from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE, STDOUT
     from sandlock_sys.errors import SyscallError
@@ -47,45 +81,93 @@ __all__ = [
     "PIPE",
     "PRESET_NAMES",
     "STDOUT",
+    "AuditLog",
+    "Branch",
+    "BranchAction",
+    "BranchBusyError",
+    "BranchConflictError",
+    "BranchError",
+    "BranchLateExecutionError",
+    "BranchQuotaError",
+    "BranchStorageError",
+    "CaptureError",
+    "Change",
+    "Checkpoint",
+    "CheckpointError",
     "ChildError",
     "CommandNotFoundError",
     "CommandNotRunnableError",
     "ConfinementError",
+    "Denial",
+    "Entry",
+    "Event",
+    "ExceptionPolicy",
+    "Handler",
+    "HandlerCtx",
     "HostFeatures",
+    "ImageError",
     "LandlockUnavailableError",
     "LayerMissingError",
+    "Leave",
     "NotRunningError",
+    "NotifAction",
+    "NotifError",
     "Policy",
+    "PolicyContext",
     "PolicyError",
     "Problem",
     "Process",
     "ProfileError",
     "Protection",
     "Reason",
+    "RestoreError",
+    "Restored",
     "Result",
     "Sandbox",
     "SandboxBusyError",
     "SandboxError",
     "SandlockError",
+    "Scope",
     "SeccompError",
     "SyscallError",
+    "SyscallEvent",
+    "Unsupported",
     "Usage",
+    "capture",
     "confine",
     "delete_profile",
     "landlock_abi_version",
+    "list_preserved",
     "list_profiles",
+    "load",
     "load_profile",
     "load_profile_file",
     "min_landlock_abi",
     "parse_ports",
     "preset",
     "probe",
+    "renames",
+    "restore",
     "save_profile",
 ]
 
 # module -> the names it gives; `name=original` where it has another one there.
 _SOURCES = {
     "sandlock.abi": "landlock_abi_version min_landlock_abi",
+    "sandlock.branch_action": "BranchAction",
+    "sandlock_checkpoint": (
+        "CaptureError Checkpoint CheckpointError ImageError Leave RestoreError Restored Scope Unsupported capture "
+        "load restore"
+    ),
+    "sandlock_cow": (
+        "Branch BranchBusyError BranchConflictError BranchError BranchLateExecutionError BranchQuotaError "
+        "BranchStorageError Change Entry list_preserved renames"
+    ),
+    "sandlock_notif.context": "PolicyContext",
+    "sandlock_notif.errors": "NotifError",
+    "sandlock_notif.events": "Event",
+    "sandlock_notif.handlers.user": "ExceptionPolicy Handler HandlerCtx NotifAction",
+    "sandlock_notif.syscall_event": "SyscallEvent",
     "sandlock_policy.errors": "LayerMissingError PolicyError Problem SandlockError",
     "sandlock_policy.features": "HostFeatures",
     "sandlock_policy.model": "Policy",
@@ -95,6 +177,7 @@ _SOURCES = {
         "ProfileError delete_profile list_profiles load_profile load_profile_file save_profile"
     ),
     "sandlock_policy.rules.ports": "parse_ports",
+    "sandlock_runtime.audit": "AuditLog",
     "sandlock_runtime.confine": "confine",
     "sandlock_runtime.errors": (
         "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError LandlockUnavailableError "
@@ -102,7 +185,7 @@ _SOURCES = {
     ),
     "sandlock_runtime.features": "probe=host_features",
     "sandlock_runtime.process": "Process",
-    "sandlock_runtime.result": "Reason Result Usage",
+    "sandlock_runtime.result": "Denial Reason Result Usage",
     "sandlock_runtime.sandbox": "Sandbox",
     "sandlock_runtime.streams": "DEVNULL INHERIT PIPE STDOUT",
     "sandlock_sys.errors": "SyscallError",

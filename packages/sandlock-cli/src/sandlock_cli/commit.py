@@ -1,0 +1,74 @@
+"""`sandlock commit`: apply the changes of a branch to the real tree, all or some."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from sandlock_cli.branches import open_branch
+from sandlock_cli.changes import change_lines, change_records
+from sandlock_cli.failure import warn
+from sandlock_cli.help import print_verb
+from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.progress import bar
+from sandlock_cli.verbs import options_of
+from sandlock_cow import Branch, BranchConflictError, BranchError, BranchLateExecutionError
+
+__all__ = ["main"]
+
+
+def main(words: list[str]) -> int:
+    """Apply the changes: 0, or 1 where nothing was applied, which is told with the reason."""
+    values, rest = parse(words, table(options_of("commit")), "commit")
+    if values.get("help"):
+        return print_verb("commit")
+    if not rest:
+        raise UsageError("commit needs a branch", "commit")
+    branch = open_branch(rest[0], values.get("storage"))
+    if branch is None:
+        return 1
+    try:
+        paths = [_inside(path, branch) for path in rest[1:]] or None
+        late = [_inside(path, branch) for path in values.get("late", ())]
+        _check_named(branch, [*(paths or ()), *late])
+        applied = branch.commit(paths, allow_late=late, progress=bar("of the changes"))
+    except BranchConflictError as error:
+        warn(f"the tree was changed meanwhile, so nothing was applied; the branch is kept: {rest[0]}")
+        for conflict in error.conflicts:
+            warn(f"{conflict.path}: {conflict.reason}")
+        return 1
+    except BranchLateExecutionError as error:
+        warn("nothing was applied: these would run later, outside the sandbox, and were not named with --late")
+        for path, reason in error.paths:
+            warn(f"{path}: {reason}")
+        return 1
+    except BranchError as error:
+        warn(f"nothing was applied: {error}")
+        return 1
+    finally:
+        branch.close()
+    if values.get("json"):
+        print(json.dumps({"schema": 1, "workdir": branch.lower, **change_records(applied)}))
+    else:
+        for line in change_lines(applied):
+            print(line)
+    return 0
+
+
+def _inside(path: str, branch: Branch) -> str:
+    """Return `path` as the branch names it: as `diff` prints it; an absolute one has to be below its folder."""
+    if not os.path.isabs(path):
+        return os.path.normpath(path)
+    folder, name = os.path.split(os.path.normpath(path))
+    inside = branch.inside(os.fsencode(os.path.join(os.path.realpath(folder), name)))
+    if inside is None:
+        raise BranchError(f"{path} is not below {branch.lower}")
+    return os.fsdecode(inside)
+
+
+def _check_named(branch: Branch, paths: list[str]) -> None:
+    """Refuse a name that no change is at or below: it is a slip, and half of what was meant would be applied."""
+    changed = [change.path for change in branch.changes(digests=False)] if paths else []
+    for path in paths:
+        if path not in (".", "") and not any(name == path or name.startswith(f"{path}/") for name in changed):
+            raise BranchError(f"nothing was changed at {path}")
