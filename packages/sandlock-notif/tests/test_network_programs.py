@@ -161,13 +161,15 @@ tell(tcp("192.0.2.1", 81))
     assert asked == [("192.0.2.1", 80), ("2001:db8::1", 80), ("192.0.2.1", 80)]
 
 
-PING = """
-import sys
+OWN_NETWORK = """
+import subprocess, sys
 sys.path[:0] = {path!r}
-open("/proc/sys/net/ipv4/ping_group_range", "w").write("0 0")
-import subprocess
+from netlab import run, serve
+def sysctl(name, value): open("/proc/sys/net/ipv4/" + name, "w").write(value)
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-from netlab import run
+"""
+PING = """
+sysctl("ping_group_range", "0 0")
 code = '''
 s = socket.socket(type=socket.SOCK_DGRAM, proto=socket.IPPROTO_ICMP)
 s.settimeout(5)
@@ -177,18 +179,65 @@ print(s.recv(100)[0]); tell(lambda: s.connect(("127.0.0.2", 0)))
 print(run(code, net_allow=["icmp://127.0.0.1"]).output)
 print(run(code, net_allow=["127.0.0.1"]).output.split()[-1:])
 """
+WITHOUT_FAST_OPEN = """
+import socket
+sysctl("tcp_fastopen", "0")
+with serve() as server, socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+    fill = [socket.socket() for _ in range(3)]
+    for one in fill: one.setblocking(False); one.connect_ex(silent.getsockname())
+    code = f'''
+tell(tcp("127.0.0.1", {server.port})); tell(tcp("127.0.0.1", 1))
+s = socket.socket(); s.setsockopt(1, 21, struct.pack("qq", 0, 300000))
+start = time.monotonic(); tell(lambda: s.connect({silent.getsockname()})); print(time.monotonic() - start < 3)
+print(struct.unpack("qq", s.getsockopt(1, 21, 16))[0], os.get_blocking(s.fileno()))
+'''
+    print(run(code, net_allow=["127.0.0.1"]).output)
+"""
+SYN = """
+import socket
+with serve() as server, socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as wire:
+    wire.bind(("lo", 0x0800)); wire.settimeout(5)
+    run(f"tell(tcp('127.0.0.1', {server.port}))", net_allow=["127.0.0.1"])
+    while True:
+        packet = wire.recv(2000); tcp = packet[(packet[0] & 15) * 4:]
+        if int.from_bytes(tcp[2:4], "big") == server.port and tcp[13] & 2: break
+    options, data = tcp[20:(tcp[12] >> 4) * 4], tcp[(tcp[12] >> 4) * 4:]
+    kinds = []
+    while options:
+        kinds.append(options[0])
+        options = options[1:] if options[0] < 2 else options[options[1]:]
+    print(tcp[13], sorted(set(kinds)), data)
+"""
 
 
-def test_net_11_ping_needs_a_rule_that_names_icmp() -> None:
-    """In a network namespace of its own, where pinging is permitted; hosts do not always permit it."""
-    code = PING.format(path=[os.path.dirname(__file__), *[one for one in sys.path if one]])
-    argv = ["unshare", "-n", sys.executable, "-c", code]
-    if os.geteuid():
-        argv[1:2] = ["-r", "-n"]
+def in_own_network(code: str) -> list[bytes]:
+    """Run code in a network namespace of its own, where it may set what the host has set otherwise."""
+    path = [os.path.dirname(__file__), *[one for one in sys.path if one]]
+    code = OWN_NETWORK.format(path=path) + code
+    argv = ["unshare", *(["-r"] if os.geteuid() else []), "-n", sys.executable, "-c", code]
     done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
     if b"unshare failed" in done.stderr or b"Operation not permitted" in done.stderr:
         pytest.skip("this host gives no network namespace")
-    assert done.stdout.splitlines() == [rb"b'8\nEPERM\n0\nECONNREFUSED\n'", b"[]"], done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_net_11_ping_needs_a_rule_that_names_icmp() -> None:
+    assert in_own_network(PING) == [rb"b'8\nEPERM\n0\nECONNREFUSED\n'", b"[]"]
+
+
+def test_not_12_where_fast_open_is_switched_off_a_connect_waits_in_a_thread() -> None:
+    assert in_own_network(WITHOUT_FAST_OPEN) == [rb"b'HELLO\nECONNREFUSED\nEINPROGRESS\nTrue\n0 True\n'"]
+
+
+def test_the_first_packet_of_a_connection_is_an_ordinary_one() -> None:
+    """No Fast Open option (34) and no data: only what every connection begins with."""
+    [line] = in_own_network(SYN)
+    flags, _, rest = line.partition(b" ")
+    assert flags == b"2"
+    assert rest.endswith(b" b''")
+    assert b"34" not in rest
+    assert rest.startswith(b"[1, 2, 3, 4, 8]")
 
 
 def test_two_sandboxes_do_not_reach_each_others_loopback_ports() -> None:
