@@ -28,7 +28,8 @@ def main(words: list[str]) -> int:
     if branch is None:
         return 1
     try:
-        paths = [_inside(path, branch) for path in rest[1:]] or None
+        named = [_inside(path, branch) for path in rest[1:]]
+        paths = None if not named or "." in named else named
         late = [_inside(path, branch) for path in values.get("late", ())]
         _check_named(branch, [*(paths or ()), *late])
         applied = branch.commit(paths, allow_late=late, progress=bar("of the changes"))
@@ -63,12 +64,12 @@ def _inside(path: str, branch: Branch) -> str:
     inside = branch.inside(os.fsencode(os.path.join(os.path.realpath(folder), name)))
     if inside is None:
         raise BranchError(f"{path} is not below {branch.lower}")
-    return os.fsdecode(inside)
+    return os.fsdecode(inside) or "."
 
 
 def _check_named(branch: Branch, paths: list[str]) -> None:
     """Refuse a name that no change is at or below: it is a slip, and half of what was meant would be applied."""
     changed = [change.path for change in branch.changes(digests=False)] if paths else []
     for path in paths:
-        if path not in (".", "") and not any(name == path or name.startswith(f"{path}/") for name in changed):
+        if not any(name == path or name.startswith(f"{path}/") for name in changed):
             raise BranchError(f"nothing was changed at {path}")

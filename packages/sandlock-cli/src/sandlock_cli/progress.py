@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["bar"]
+
+_EVERY_S = 0.1  # more often nobody can read it, and a slow terminal would hold the work up
 
 
 def bar(unit: str, shift: int = 0) -> Callable[[int, int], None] | None:
@@ -23,10 +26,17 @@ def bar(unit: str, shift: int = 0) -> Callable[[int, int], None] | None:
     if stream is None or not stream.isatty():
         return None
 
+    last = -_EVERY_S
+
     def draw(done: int, size: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < size and now - last < _EVERY_S:
+            return
+        last = now
         width = 40 * done // size if size else 40
-        end = f"\r[{'#' * width:<40}] {done >> shift} of {size >> shift} {unit}"
-        stream.write("\r\033[K" if done >= size else end)
+        line = f"\r[{'#' * width:<40}] {done >> shift} of {size >> shift} {unit}"
+        stream.write("\r\033[K" if done >= size else line)
         stream.flush()
 
     return draw

@@ -68,12 +68,12 @@ def main(words: list[str]) -> int:
 
 def make_policy(own: dict[str, Any], values: dict[str, Any]) -> Policy:
     """Return the policy that the options describe; one whose changes are dropped, with --dry-run."""
-    policy = _described(own, values)
     if own.get("dry_run"):
-        from sandlock_cli.dry_run import dry_policy  # lazy: few runs are dry
+        from sandlock_cli.dry_run import dry_policy, split_branch  # lazy: few runs are dry
 
-        return dry_policy(policy)
-    return policy
+        branch, others = split_branch(values)
+        return dry_policy(_described(own, others), branch)
+    return _described(own, values)
 
 
 def _described(own: dict[str, Any], values: dict[str, Any]) -> Policy:
