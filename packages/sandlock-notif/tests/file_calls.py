@@ -5,6 +5,7 @@ It runs inside a sandbox and bare, so that the answers can be compared. Raw call
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from supervision import PYTHON
 
 from sandlock_arch import native
+from sandlock_sys.capabilities import set_effective
 
 __all__ = ["CALLS", "PRELUDE", "bare", "program"]
 
@@ -115,8 +117,21 @@ def program(code: str, *arguments: str) -> list[str]:
 def bare(code: str, arguments: Iterable[str], cwd: str) -> bytes:
     """What the program says without a sandbox."""
     environment = {"PATH": "/usr/bin:/bin"}
+
+    def unprivileged() -> None:
+        """The sandbox's processes have no capabilities, as uid 0 neither."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(28, 3, 0, 0, 0)  # PR_SET_SECUREBITS: SECBIT_NOROOT and its lock
+        set_effective(0)
+
     done = subprocess.run(
-        program(code, *arguments), cwd=cwd, env=environment, capture_output=True, check=False, timeout=60
+        program(code, *arguments),
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        preexec_fn=unprivileged,
     )
     assert done.returncode == 0, os.fsdecode(done.stderr)
     return done.stdout

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from errno import ECANCELED
+from struct import pack
 from typing import TYPE_CHECKING
 
+from sandlock_arch import native
 from sandlock_notif.errors import NotifError
 from sandlock_sys.deputy import SLOTS, Answer, Completion, Deputy
 
@@ -23,6 +25,7 @@ __all__ = ["Deputies"]
 
 _BUSY_S = 0.02  # a deputy that is not back after this is taken for blocked
 _CROWDED = 16  # completions that are worth a look before the loop turns
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h, 2.6.26
 _CLOSING = Completion(-ECANCELED, 0, ())
 _LIMIT = 8  # blocked deputies per sandbox; each is a thread with a small stack
 
@@ -145,6 +148,7 @@ class Deputies:
         deputy.start()
         try:
             self._confine(deputy)
+            _give_up_capabilities(deputy)
             deputy.listener = self._listener
         except BaseException:
             deputy.close()
@@ -156,6 +160,7 @@ class Deputies:
 
     def adopt(self, deputy: Deputy) -> None:
         """Take over a deputy that runs and is confined already, the one that launched the child say."""
+        _give_up_capabilities(deputy)
         deputy.listener = self._listener
         worker = _Worker(deputy)
         self._workers.append(worker)
@@ -180,6 +185,13 @@ class Deputies:
         for worker in workers:  # what they borrowed (fds) may be freed only now
             for done in worker.waiting.values():
                 done(_CLOSING)
+
+
+def _give_up_capabilities(deputy: Deputy) -> None:
+    """Leave a deputy none of root's capabilities: the sandbox's processes have none either."""
+    header, none = pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24)
+    done = deputy.wait(deputy.submit(native().syscalls["capset"], header, none))
+    done.check("capset")
 
 
 def _nobody(completion: Completion) -> None:

@@ -431,10 +431,14 @@ class Resolution:
             name = names.pop(0)
             rest = b"/".join(names)
             last = not rest.strip(b"/")
+            if name in (b".", b"..") and parts:
+                branch.access(b"/".join(parts), os.X_OK)
             if name in (b"", b".") and not (last and name == b"." and flags & PARENT):
                 continue
             if last and flags & PARENT and name in (b".", b".."):
-                raise Refusal(self._view.dot_errno(self._request, name))
+                place = Location(-1, name)  # whoever acts there refuses, once the other path was looked at
+                place.mount, place.path = mount, b"/".join(parts)
+                return place
             if name == b"..":
                 if fenced and len(parts) <= floor:
                     if limits is not None and limits.beneath:

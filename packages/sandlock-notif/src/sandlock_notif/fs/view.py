@@ -23,6 +23,7 @@ from sandlock_notif.fs.magic import Magic
 from sandlock_notif.fs.marks import MarkTable
 from sandlock_notif.fs.mount import Mount
 from sandlock_notif.fs.origin import Origins, open_of
+from sandlock_sys.capabilities import set_effective
 from sandlock_sys.openat2 import openat2
 from sandlock_sys.walk import Walker
 
@@ -217,7 +218,9 @@ class View:
     def pool(self) -> ThreadPoolExecutor:
         """Threads that may wait for file systems."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="sandlock-files")
+            self._pool = ThreadPoolExecutor(
+                _THREADS, thread_name_prefix="sandlock-files", initializer=set_effective, initargs=(0,)
+            )
         return self._pool
 
     def close(self) -> None:

@@ -102,7 +102,7 @@ class CowLayer(Layer):
             return os.fsencode(self.branch.lower) + text[len(upper) :]
         return text
 
-    def _pinned(self, place: Location) -> int:
+    def pinned(self, place: Location) -> int:
         """Return an O_PATH fd, the caller's, of what is there."""
         if place.object >= 0:
             return os.dup(place.object)
@@ -111,7 +111,7 @@ class CowLayer(Layer):
 
     def stat(self, request: Request, place: Location) -> bytes:
         """Return the attributes of the file that holds the content now, as fstat tells them."""
-        fd = self._pinned(place)
+        fd = self.pinned(place)
         try:
             return inode.stat(fd)
         finally:
@@ -119,7 +119,7 @@ class CowLayer(Layer):
 
     def statx(self, request: Request, place: Location, flags: int, mask: int) -> bytes:
         """As `stat`."""
-        fd = self._pinned(place)
+        fd = self.pinned(place)
         try:
             return inode.statx(fd, flags, mask)
         finally:
@@ -143,7 +143,7 @@ class CowLayer(Layer):
         if flags & (os.O_CREAT | _TMPFILE):
             mode &= ~self.files.umask(request)
         if (S_ISFIFO(place.mode) or S_ISCHR(place.mode)) and not flags & os.O_NONBLOCK:
-            place.object = self._pinned(place)
+            place.object = self.pinned(place)
             return self.files.waiting.open(request, place, flags & ~(os.O_CREAT | os.O_NOFOLLOW), direct=True)
         writes = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_TRUNC
         if writes and S_ISREG(place.mode):

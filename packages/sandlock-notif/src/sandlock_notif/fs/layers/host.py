@@ -75,7 +75,7 @@ class HostLayer(Layer):
         finally:
             if directory != place.directory:
                 os.close(directory)
-        return link_text(place.object) if text is None else text
+        return self._files.view.shown(link_text(place.object)) if text is None else text
 
     def open(self, request: Request, place: Location, flags: int, mode: int) -> Outcome:
         """Open it and give the fd to the child."""

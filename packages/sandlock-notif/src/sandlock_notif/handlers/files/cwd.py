@@ -6,7 +6,7 @@ relative path starts is looked at anew, as an object, each time one is used.
 
 from __future__ import annotations
 
-from errno import EBADF, ENOTDIR, EPERM
+from errno import EBADF, ENOTDIR
 from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from sandlock_sys.errors import SyscallError
 if TYPE_CHECKING:
     from sandlock_notif.dispatch import Outcome
     from sandlock_notif.fs.location import Location
+    from sandlock_notif.handlers.files.inside import Inside
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
 
@@ -32,8 +33,9 @@ _DONT_FOLLOW = 0x02000000  # IN_DONT_FOLLOW, linux/inotify.h, 2.6.15
 class WorkingDirectory:
     """Handlers of chdir and inotify_add_watch."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, inside: Inside) -> None:
         self._files = files
+        self._inside = inside
 
     def traps(self) -> list[Trap]:
         """The calls."""
@@ -48,6 +50,8 @@ class WorkingDirectory:
         def act(place: Location) -> Outcome:
             if not S_ISDIR(place.mode):
                 return Errno(ENOTDIR)
+            if place.mount is not None and place.mount.cow is not None:
+                return self._inside.chdir(request, place)
             return CONTINUE
 
         return self._files.at(request, AT_FDCWD, 0, 0, act)
@@ -57,15 +61,14 @@ class WorkingDirectory:
         mask = request.args[2] & 0xFFFFFFFF
 
         def act(place: Location) -> Outcome:
-            if place.object < 0:
-                return Errno(EPERM, "a generated file cannot be watched")
+            watched = self._files.pin(place)
             process = self._files.view.process(request)
             try:
                 queue = pidfd.getfd(process.pidfd, request.int_arg(0))
             except SyscallError as error:
                 return Errno(error.errno or EBADF)
             return self._files.post(
-                request, "inotify_add_watch", queue, object_path(place.object), mask & ~_DONT_FOLLOW,
+                request, "inotify_add_watch", queue, object_path(watched), mask & ~_DONT_FOLLOW,
                 places=(place,), fds=(queue,),
             )  # fmt: skip
 

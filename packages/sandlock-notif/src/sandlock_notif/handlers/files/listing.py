@@ -86,8 +86,9 @@ class Listing:
             identity = found.st_dev, found.st_ino
             mark = self._files.view.table.get(identity)
             position = os.lseek(directory, 0, os.SEEK_CUR)
+            mount = self._files.view.mount_of(directory)
             special = mark if mark is not None and mark.filtered else None
-            if not self._ordered and special is None:
+            if not self._ordered and special is None and mount is None:
                 return self._as_it_is(request, os.dup(directory), size, old=old)
             key = request.int_arg(0), identity
             entries = process.state(_Kept).listings.get(key)
@@ -125,7 +126,11 @@ class Listing:
     ) -> Action:
         """Take the whole listing, and answer with its beginning, or with what follows a position."""
         try:
-            entries = await self._run(_read_all, directory)
+            mount = self._files.view.mount_of(directory)
+            if mount is not None and mount.cow is not None:
+                entries = mount.cow.list(mount.cow.path_of(directory) or b"")
+            else:
+                entries = await self._run(_read_all, directory)
             if mark is not None:
                 entries = _filtered(request, mark, entries)
             if self._ordered:

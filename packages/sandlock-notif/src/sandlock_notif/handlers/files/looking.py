@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.dispatch import Trap
-from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.fs.resolve import EMPTY, LOOK, NO_FOLLOW
 from sandlock_notif.memory import read_path, write
@@ -159,9 +158,7 @@ class Looking:
         """Serve statfs: path, buffer."""
 
         def act(place: Location) -> Outcome:
-            if place.object < 0:
-                raise Refusal(ENOENT)
-            write(request, request.args[1], inode.statfs(place.object))
+            write(request, request.args[1], inode.statfs(self._files.pin(place)))
             return _DONE
 
         return self._files.at(request, AT_FDCWD, 0, 0, act)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, ENOENT, EPERM, EXDEV
+from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM, EXDEV
 from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno
 from sandlock_notif.dispatch import Trap
+from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.fs.resolve import EMPTY, NO_FOLLOW, PARENT
 from sandlock_notif.memory import read_path
@@ -58,6 +59,7 @@ class Naming:
         mode = request.args[argument + 1] & 0xFFFF
 
         def act(place: Location) -> Outcome:
+            self._no_dots(request, place)
             return self._files.layer(place).mkdir(request, place, mode & 0o7777)
 
         return self._files.at(request, at, argument, PARENT, act)
@@ -69,6 +71,7 @@ class Naming:
         kind = S_IFMT(mode) or S_IFREG
 
         def act(place: Location) -> Outcome:
+            self._no_dots(request, place)
             return self._files.layer(place).mknod(request, place, kind | mode & 0o7777, device)
 
         return self._files.at(request, at, argument, PARENT, act)
@@ -79,6 +82,7 @@ class Naming:
             return Errno(ENOENT)
 
         def act(place: Location) -> Outcome:
+            self._no_dots(request, place)
             return self._files.layer(place).symlink(request, target, place)
 
         return self._files.at(request, at, argument, PARENT, act)
@@ -91,6 +95,7 @@ class Naming:
         def act(source: Location, place: Location) -> Outcome:
             if source.mount is not place.mount:
                 return Errno(EXDEV)
+            self._no_dots(request, place)
             if place.exists:
                 return Errno(EEXIST)
             if source.file is not None:
@@ -106,6 +111,7 @@ class Naming:
             return Errno(EINVAL)
 
         def act(place: Location) -> Outcome:
+            self._no_dots(request, place)
             return self._files.layer(place).unlink(request, place, flags)
 
         return self._files.at(request, at, argument, PARENT, act)
@@ -117,11 +123,19 @@ class Naming:
         def act(source: Location, place: Location) -> Outcome:
             if source.mount is not place.mount:
                 return Errno(EXDEV)
+            self._no_dots(request, source, place)
             if place.file is not None:
                 return self._files.layer(place).rename(request, source, place, flags)
             return self._files.layer(source).rename(request, source, place, flags)
 
         return self._two(request, old, PARENT, new, act)
+
+    def _no_dots(self, request: Request, *places: Location) -> None:
+        """Refuse `.` and `..` in a branch, which never sees them; elsewhere the kernel does."""
+        for place in places:
+            if place.mount is not None and place.mount.cow is not None and place.name in (b".", b".."):
+                root = place.exists and not place.path
+                raise Refusal(EBUSY if root else self._files.view.dot_errno(request, place.name))
 
     def _two(
         self,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from errno import EACCES
 from typing import TYPE_CHECKING
 
-from sandlock_notif.action import Errno
+from sandlock_notif.action import CONTINUE, Errno
 from sandlock_notif.dispatch import Trap
 from sandlock_notif.errors import NotifError, Refusal
 from sandlock_notif.fs.origin import AT_FDCWD
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandlock_notif.dispatch import Outcome
     from sandlock_notif.fs.location import Location
     from sandlock_notif.fs.view import View
+    from sandlock_notif.handlers.files.inside import Inside
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.image import Image
     from sandlock_notif.request import Request
@@ -43,8 +44,9 @@ class DeniedImageError(NotifError):
 class Running:
     """Handlers of execve and execveat: they refuse, or leave the call to whoever lets it through."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, inside: Inside) -> None:
         self._files = files
+        self._inside = inside
 
     def traps(self) -> list[Trap]:
         """The calls."""
@@ -60,14 +62,20 @@ class Running:
         ]
 
     def _exec(self, request: Request, at: int, argument: int, flags: int) -> Outcome:
+        if self._inside.lets(request):
+            return CONTINUE
         how = (NO_FOLLOW if flags & _SYMLINK_NOFOLLOW else 0) | (EMPTY if flags & _EMPTY_PATH else 0)
 
         def act(place: Location) -> Outcome:
             if place.file is not None:
                 return Errno(EACCES, "a generated file does not run")
+            if place.mount is not None and place.mount.cow is not None:
+                words = request.args[argument + 1], request.args[argument + 2]
+                return self._inside.execute(request, place, path, words)
             return None
 
-        return self._files.at_path(request, at, read_path(request, argument), how, act)
+        path = read_path(request, argument)
+        return self._files.at_path(request, at, path, how, act)
 
 
 class ImageCheck:

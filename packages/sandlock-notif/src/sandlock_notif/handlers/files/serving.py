@@ -6,16 +6,17 @@ import asyncio
 import inspect
 import os
 from contextlib import suppress
-from errno import EPERM
+from errno import ENOENT, EPERM
 from typing import TYPE_CHECKING
 
-from sandlock_notif.action import Answered
+from sandlock_notif.action import Answered, Errno, Value
 from sandlock_notif.errors import NotifError, Refusal
 from sandlock_notif.fs.layers.generated import GeneratedLayer
 from sandlock_notif.fs.layers.host import HostLayer
 from sandlock_notif.fs.resolve import UncachedError, resolve
 from sandlock_notif.fs.waiting import WaitingOpens
 from sandlock_notif.memory import read_path
+from sandlock_sys.capabilities import set_effective
 from sandlock_sys.deputy import Answer
 from sandlock_sys.proc import read_status
 
@@ -49,6 +50,7 @@ class Files:
     def __init__(self, view: View) -> None:
         self.view = view
         self.numbers: dict[str, int] = {}
+        self._privileged = os.geteuid() == 0
         self.waiting = WaitingOpens(self)
         self.host = HostLayer(self, self.waiting)
         self.generated = GeneratedLayer(view)
@@ -67,6 +69,14 @@ class Files:
         if place.mount is not None and place.mount.cow is not None:
             return place.mount.cow
         return self.host
+
+    def pin(self, place: Location) -> int:
+        """Return an O_PATH fd, owned by the place, of what is there; ENOENT for a generated file."""
+        if place.object < 0:
+            if place.mount is None or place.mount.cow is None:
+                raise Refusal(ENOENT)
+            place.object = place.mount.cow.pinned(place)
+        return place.object
 
     def check_metadata(self, place: Location) -> None:
         """Refuse to change what an inode says outside the write grants, which Landlock does not see (LL-01).
@@ -111,11 +121,19 @@ class Files:
         limits: Limits | None = None,
     ) -> Outcome:
         """As `at`, for a path that was copied already."""
+        had = self._give_up()
         try:
             place = resolve(self.view, request, directory, path, flags, limits)
+            return self._act(place, act)
         except UncachedError:
             return self._at_later(request, directory, path, flags, act, limits)
-        return self._act(place, act)
+        finally:
+            if had:
+                set_effective(had)
+
+    def _give_up(self) -> int:
+        """Give up what the host's root may do while this thread looks or acts for a child, which may not."""
+        return set_effective(0) if self._privileged else 0
 
     async def _at_later(
         self,
@@ -135,7 +153,12 @@ class Files:
         except asyncio.CancelledError:
             found.add_done_callback(_drop)
             raise
-        outcome = self._act(place, act)
+        had = self._give_up()
+        try:
+            outcome = self._act(place, act)
+        finally:
+            if had:
+                set_effective(had)
         if outcome is None or not inspect.isawaitable(outcome):
             return outcome
         return await outcome
@@ -201,6 +224,18 @@ class Files:
                 os.close(fd)
             raise
         return ANSWERED
+
+    async def post_free(self, request: Request, call: str, fd: int, *arguments: int | bytes) -> Action:
+        """Make a call on a file of a branch's storage, which is no business of the deputies' domain; closes `fd`.
+
+        The deputies are confined; but none of these calls is one that Landlock restricts on an fd.
+        """
+        _ = request
+        try:
+            done = await self.call(call, fd, *arguments)
+        finally:
+            os.close(fd)
+        return Errno(-done.result) if done.result < 0 else Value(done.result)
 
     async def call(self, call: str, *arguments: int | bytes | bytearray, umask: int | None = None) -> Completion:
         """Let a deputy make the call, and return what became of it; nobody is answered."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.dispatch import HandlerTable
 from sandlock_notif.handlers.files.attributes import Attributes
+from sandlock_notif.handlers.files.by_fd import ByFd
 from sandlock_notif.handlers.files.cwd import WorkingDirectory
+from sandlock_notif.handlers.files.inside import Inside
 from sandlock_notif.handlers.files.listing import Listing
 from sandlock_notif.handlers.files.looking import Looking
 from sandlock_notif.handlers.files.naming import Naming
@@ -39,10 +41,16 @@ class FilesTable(HandlerTable):
     def __init__(self, view: View, *, ordered: bool = False) -> None:
         self.view = view
         self.files = Files(view)
-        groups = (Opening, Looking, Naming, Attributes, Xattrs, WorkingDirectory, Running)
+        self._inside = Inside(self.files)
+        groups = (
+            *(group(self.files) for group in (Opening, Looking, Naming, Attributes, Xattrs)),
+            *(group(self.files, self._inside) for group in (WorkingDirectory, Running)),
+        )
+        self._traps = [trap for group in groups for trap in group.traps()]
+        if view.has_cow:
+            self._traps += ByFd(self.files).traps()
         self._ordered = ordered
         self._listing = Listing(self.files, ordered=ordered)
-        self._traps = [trap for group in groups for trap in group(self.files).traps()]
 
     def traps(self) -> Sequence[Trap]:
         """Return every call by path, or none; and the listing of directories where names differ."""
@@ -69,4 +77,5 @@ class FilesTable(HandlerTable):
 
     async def close(self) -> None:
         """Close every fd."""
+        await self._inside.close()
         self.view.close()
