@@ -71,7 +71,6 @@ def test_fields_are_attributes() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"fs_denied": ["/etc"]}, "filesystem.deny"),
         ({"max_disk": "1M", "workdir": "/tmp"}, "limits.disk"),
         ({"http_allow": ["GET example.org/*"]}, "http.allow"),
         ({"random_seed": 1}, "determinism.random_seed"),

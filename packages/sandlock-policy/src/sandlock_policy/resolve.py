@@ -48,13 +48,13 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     if problems:
         raise PolicyError(problems)
     possible = namespaces_possible(policy, features)
-    view = decide_view(policy, rules, handled, root, workdir) if possible else None
+    named = _named(policy, served=network_served)
+    view = decide_view(policy, rules, handled, root, workdir, named=named) if possible else None
     if view is None and shows_processes(rules):
         layers.bare_proc()
     mounts = _decide_metadata(policy, layers, _writable(policy, writable, root, workdir), possible=possible)
     if handled and layers.disabled("fs_refer"):
-        old = rules.get("/", (0, True))
-        rules["/"] = (old[0] | landlock.FS_REFER, old[1])
+        rules["/"] = (rules.get("/", (0, True))[0] | landlock.FS_REFER, rules.get("/", (0, True))[1])
     protections = layers.finish()
     return Plan(
         fs_rules=tuple([(path, access, required) for path, (access, required) in rules.items()]) if handled else (),
@@ -132,6 +132,15 @@ def _decide_network(
         return None, True
     problems += beyond
     return kernel, False
+
+
+def _named(policy: Policy, *, served: bool) -> bool:
+    """Whether the rules of a served network have names of hosts."""
+    if not served or not (policy.net_allow or policy.http_allow):
+        return False
+    from sandlock_policy.matching import has_names  # lazy: only network rules have names
+
+    return has_names(policy)
 
 
 def _decide_cwd(policy: Policy, context: Context, problems: list[Problem]) -> str:

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from sandlock_policy.features import HostFeatures
     from sandlock_policy.model import Policy
 
-__all__ = ["HOSTNAME", "HOSTS", "NAMESPACED", "PROCESSOR_FILES", "View", "decide_view", "namespaces_possible"]
+__all__ = [
+    "HOSTNAME",
+    "HOSTS",
+    "NAMESPACED",
+    "PROCESSOR_FILES",
+    "RESOLVER",
+    "View",
+    "decide_view",
+    "namespaces_possible",
+]
 
 NAMESPACED = ("chroot", "fs_mount", "fs_mount_ro", "name", "workdir", "fs_storage", "on_exit", "on_error")
 """Fields that namespaces enforce alone, without a supervisor."""
@@ -28,6 +37,7 @@ PROCESSOR_FILES = (
 
 HOSTNAME = "/etc/hostname"
 HOSTS = "/etc/hosts"
+RESOLVER = "/etc/resolv.conf"
 _PROC = "/proc"
 
 
@@ -63,7 +73,13 @@ def namespaces_possible(policy: Policy, features: HostFeatures) -> bool:
 
 
 def decide_view(
-    policy: Policy, rules: dict[str, tuple[int, bool]], handled: int, root: str | None, workdir: str | None = None
+    policy: Policy,
+    rules: dict[str, tuple[int, bool]],
+    handled: int,
+    root: str | None,
+    workdir: str | None = None,
+    *,
+    named: bool = False,
 ) -> View | None:
     """Return what the namespaces show, or None when the host as it is will do.
 
@@ -73,6 +89,7 @@ def decide_view(
             into the view; the mounts' own grants are added there.
         handled: the file rights that Landlock decides; 0 for none.
         root: `policy.chroot` as an absolute path on the host, or None.
+        named: hosts are allowed by name, so that the program is told their addresses.
         workdir: `policy.workdir` likewise; it is below `root` where there is one.
 
     """
@@ -83,11 +100,8 @@ def decide_view(
     files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
     if policy.name is not None and _covered(HOSTNAME, rules):
         files.append(HOSTNAME)
-    if policy.net_allow or policy.http_allow:
-        from sandlock_policy.matching import names_to_resolve  # lazy: only network rules have names
-
-        if names_to_resolve(policy) and _covered(HOSTS, rules):
-            files.append(HOSTS)
+    if named:
+        files += [path for path in (HOSTS, RESOLVER) if _covered(path, rules)]
     files += [path.removeprefix("-") for path in policy.http_inject_ca]
     if not (root or binds or pid_namespace or files or workdir or policy.name is not None):
         return None

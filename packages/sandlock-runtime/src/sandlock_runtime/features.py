@@ -25,6 +25,8 @@ _UNKNOWN_RIGHT = (
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
 _SERVED = (
     "credentials",
+    "deterministic_dirs",
+    "fs_denied",
     "http_allow",
     "http_auth",
     "http_ca",

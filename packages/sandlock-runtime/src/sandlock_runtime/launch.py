@@ -145,7 +145,7 @@ class _Start:
             return self.once(plan, features, None)
         from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
 
-        service = Service(self.policy, plan, self.hooks, self.resolved(plan), self.proxied(plan))
+        service = Service(self.policy, self.context, plan, self.hooks, self.resolved(plan), self.proxied(plan))
         try:
             return self.once(plan, features, service)
         except SpawnError as error:
@@ -237,9 +237,11 @@ class _Start:
         if not features.privileged and (writable is not None or view is not None):
             request.id_map = (self.context.uid, self.context.gid)
         if view is not None:
+            from sandlock_runtime.generated import Generated  # lazy: as below
             from sandlock_runtime.view import show_view  # lazy: most runs see the machine as it is
 
-            show_view(request, view, plan, scratch, self.resolved(plan), self.web)
+            files = Generated(self.policy, view, self.resolved(plan), self.web)
+            show_view(request, view, plan, scratch, files)
             if view.branch is not None:
                 from sandlock_runtime.branching import RunBranch  # lazy: as above
 

@@ -24,7 +24,7 @@ from sandlock_sys.spawn import SpawnError
 if TYPE_CHECKING:
     import asyncio
 
-    from sandlock_policy import Plan, Policy
+    from sandlock_policy import Context, Plan, Policy
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.web import Web
     from sandlock_sys.spawn import Spawned, SpawnRequest
@@ -40,7 +40,7 @@ class Service:
     """Serves one sandbox from the launch to its end, in the shared loop.
 
     Arguments:
-        policy, plan: what is to be enforced.
+        policy, context, plan: what is to be enforced, and the run that it was resolved for.
         hooks: the caller's callback and handlers.
         names: the addresses of every host name in the policy.
         web: its HTTP proxy, which is closed with the service.
@@ -54,13 +54,14 @@ class Service:
     def __init__(
         self,
         policy: Policy,
+        context: Context,
         plan: Plan,
         hooks: Hooks | None,
         names: Mapping[str, Sequence[str]],
         web: Web | None = None,
     ) -> None:
         self._arch = native()
-        self._tables = tables_for(policy, plan, hooks, names, web)
+        self._tables = tables_for(policy, context, plan, hooks, names, web)
         self._limits = limits_for(policy)
         self._rules = rules_for(policy, plan, self._tables)
         self._audits = hooks.audits if hooks is not None else ()

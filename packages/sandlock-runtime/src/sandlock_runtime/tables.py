@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import filter_rules
 from sandlock_policy.data.landlock import FS_WRITE_FILE
+from sandlock_policy.errors import PolicyError, Problem, RuleError
+from sandlock_policy.paths import expand_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandlock_notif import HandlerTable
     from sandlock_notif.handlers.callback import CallbackTable
-    from sandlock_policy import Plan, Policy
+    from sandlock_policy import Context, Plan, Policy
     from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.web import Web
@@ -63,8 +65,27 @@ def _devices_in_memory() -> frozenset[int]:
     return frozenset(found)
 
 
+def _files(policy: Policy, context: Context, *, live: bool) -> HandlerTable:
+    from sandlock_notif.fs.view import View  # lazy: most sandboxes see files as they are
+    from sandlock_notif.handlers.files.table import FilesTable
+
+    denied = []
+    for index, path in enumerate(policy.fs_denied):
+        try:
+            text = expand_path(path.removeprefix("-"), cwd=context.cwd, home=context.home, variables=context.env)
+        except RuleError as fault:
+            raise PolicyError([Problem(f"filesystem.deny[{index}]", path, str(fault), fault.remedy)]) from fault
+        denied.append(os.fsencode(text))
+    return FilesTable(View(denied=denied, live=live), ordered=policy.deterministic_dirs)
+
+
 def tables_for(
-    policy: Policy, plan: Plan, hooks: Hooks | None, names: Mapping[str, Sequence[str]], web: Web | None
+    policy: Policy,
+    context: Context,
+    plan: Plan,
+    hooks: Hooks | None,
+    names: Mapping[str, Sequence[str]],
+    web: Web | None,
 ) -> Sequence[HandlerTable]:
     """Return the tables for what `plan` says must be served, and for the caller's hooks.
 
@@ -92,6 +113,9 @@ def tables_for(
         from sandlock_notif.handlers.network import network_tables
 
         tables += network_tables(policy, names, intercept=web.intercept if web is not None else None)
+    live = hooks is not None and hooks.policy_fn is not None
+    if policy.fs_denied or policy.deterministic_dirs or live:
+        tables.append(_files(policy, context, live=live))
     if plan.num_cpus is not None:
         from sandlock_notif.handlers.processors import ProcessorsTable
 

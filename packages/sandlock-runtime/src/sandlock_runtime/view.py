@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from sandlock_notif.content.hosts import hosts_file
 from sandlock_policy.data.landlock import NEVER
 from sandlock_policy.errors import PolicyError, Problem
-from sandlock_policy.view import HOSTNAME, HOSTS, PROCESSOR_FILES
-from sandlock_runtime.processors import processor_file
 from sandlock_sys import landlock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from sandlock_policy import Plan
     from sandlock_policy.view import View
-    from sandlock_runtime.web import Web
+    from sandlock_runtime.generated import Generated
     from sandlock_sys.spawn import SpawnRequest
 
 __all__ = ["show_view"]
@@ -25,18 +20,15 @@ __all__ = ["show_view"]
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
 
-def show_view(
-    request: SpawnRequest, view: View, plan: Plan, scratch: str, names: Mapping[str, Sequence[str]], web: Web | None
-) -> None:
+def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files: Generated) -> None:
     """Put `view` into the request.
 
     Arguments:
         request: of the launch; its `ruleset` gets the rules inside once all is mounted.
         view: what is to be shown.
         plan: of the same run.
-        names: the addresses of the policy's host names, for the hosts file.
-        web: the HTTP proxy, whose CA goes into bundles.
         scratch: the private temporary directory on the host, or "". Another root shows it as /tmp.
+        files: makes the content of generated files.
 
     Raises:
         PolicyError: a folder that must be there is not, with its field.
@@ -61,7 +53,7 @@ def show_view(
     # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen.
     request.pid_namespace = view.pid_namespace and os.path.isdir((root or "") + "/proc")
     shown = [path for path in view.files if os.path.exists((root or "") + path)]
-    request.overlays = [(os.fsencode(path), _content(path, view, plan, names, web)) for path in shown]
+    request.overlays = [(os.fsencode(path), files.content(path)) for path in shown]
     if plan.handled_fs:
         request.rules = [
             (os.fsencode(path), access if must else access | landlock.OPTIONAL) for path, access, must in rules
@@ -79,15 +71,3 @@ def _check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
             problems.append(Problem("filesystem.mount", inside, text, "make an empty folder or file there"))
     if problems:
         raise PolicyError(problems)
-
-
-def _content(path: str, view: View, plan: Plan, names: Mapping[str, Sequence[str]], web: Web | None) -> bytes:
-    if path in PROCESSOR_FILES:
-        return processor_file(path, plan.num_cpus or 1)
-    if path == HOSTS:
-        return hosts_file(names, view.hostname)
-    if path != HOSTNAME:
-        assert web is not None  # noqa: S101  # what remains are bundles for its CA
-        return web.bundle((view.root or "") + path)
-    assert view.hostname is not None  # noqa: S101  # or its file would not be shown
-    return os.fsencode(view.hostname) + b"\n"

@@ -32,7 +32,7 @@ from sandlock_sys import memfd, pidfd
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
@@ -165,6 +165,13 @@ class MemoryLimit(HandlerTable):
         self._outside = processes_between(services.processes.root, services.pid)
         self._members = {services.processes.register(services.pid)}
         self._task = services.loop.create_task(self._watch(services))
+
+    def controls(self) -> Mapping[str, Callable[..., None]]:
+        """Let the limit be lowered."""
+        return {"restrict_max_memory": self._lower}
+
+    def _lower(self, limit: int) -> None:
+        self.limit = min(self.limit, limit)
 
     async def close(self) -> None:
         """Stop sampling and let the memfds go."""

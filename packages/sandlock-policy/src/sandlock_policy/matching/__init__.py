@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from sandlock_policy.matching.addresses import canonical_address, is_private
 from sandlock_policy.matching.network import NetworkRules, Verdict
-from sandlock_policy.matching.wanted import intercepted_ports, names_to_resolve
+from sandlock_policy.matching.wanted import has_names, intercepted_ports, names_to_resolve
 
-__all__ = ["NetworkRules", "Verdict", "canonical_address", "intercepted_ports", "is_private", "names_to_resolve"]
+__all__ = [
+    "NetworkRules",
+    "Verdict",
+    "canonical_address",
+    "has_names",
+    "intercepted_ports",
+    "is_private",
+    "names_to_resolve",
+]

@@ -11,7 +11,7 @@ from sandlock_policy.rules.http import parse_rule
 if TYPE_CHECKING:
     from sandlock_policy.model import Policy
 
-__all__ = ["implied_endpoints", "intercepted_ports", "names_to_resolve"]
+__all__ = ["has_names", "implied_endpoints", "intercepted_ports", "names_to_resolve"]
 
 
 def intercepted_ports(policy: Policy) -> tuple[int, ...]:
@@ -45,6 +45,13 @@ def names_to_resolve(policy: Policy) -> tuple[str, ...]:
     endpoints = [parse_endpoint(text) for text in (*policy.net_allow, *policy.net_deny)]
     endpoints += [endpoint for _, endpoint in implied_endpoints(policy)]
     return tuple(dict.fromkeys(endpoint.target for endpoint in endpoints if endpoint.kind == "host"))
+
+
+def has_names(policy: Policy) -> bool:
+    """Tell whether a rule allows a host by its name, wildcards included."""
+    endpoints = [parse_endpoint(text) for text in policy.net_allow]
+    endpoints += [endpoint for _, endpoint in implied_endpoints(policy)]
+    return any(endpoint.kind in ("host", "wildcard") for endpoint in endpoints)
 
 
 def _split_host(host: str) -> tuple[Kind, str]:
