@@ -17,17 +17,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from measure import Row, report
 
-# The programs run under the network's tables alone, by what its tests use; the runtime around it is measured elsewhere.
-sys.path.insert(0, str(Path(__file__).parent.parent / "packages" / "sandlock-notif" / "tests"))
-from netlab import free_port, run
-
-from sandlock_policy import Policy
+from sandlock import Policy, Sandbox
 
 HERE = Path(__file__).parent
-ROUNDS = 7
+ROUNDS = 5
 Numbers = Callable[[Sequence[str]], float]
 
 
@@ -69,7 +66,8 @@ def echoing() -> Iterator[int]:
 def draining() -> Iterator[int]:
     """A TCP listener whose connections are accepted and dropped by a process of its own; no thread of ours is in it."""
     code = (
-        "import socket\nl = socket.create_server(('127.0.0.1', 0), backlog=4096); print(l.getsockname()[1], flush=True)\n"
+        "import socket\nl = socket.create_server(('127.0.0.1', 0), backlog=4096)\n"
+        "print(l.getsockname()[1], flush=True)\n"
         "while True: l.accept()[0].close()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -89,9 +87,22 @@ def inside(policy: Policy) -> Numbers:
     """The number that a program prints, run under a policy."""
 
     def measure(argv: Sequence[str]) -> float:
-        return float(run("", policy, argv=argv, timeout_s=120).output)
+        return float(Sandbox(policy).run(argv).check().stdout)
 
     return measure
+
+
+def allowing(folder: str = "/usr", **fields: Any) -> Policy:
+    """A policy that lets programs of the system and of `folder` run."""
+    return Policy(fs_readable=["/usr", "-/lib", "-/lib64", "/etc", folder], **fields)
+
+
+def free_port() -> int:
+    """A port that nobody had a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
 
 
 def paired(name: str, argv: Sequence[str], policy: Policy, budget: float | None = None) -> Row:
@@ -107,7 +118,7 @@ def connects(program: str, floor: str) -> list[Row]:
     """A connect on behalf, against bare and against its floor."""
     with draining() as port:
         argv = [program, "connect", str(port), "3000"]
-        policy = Policy(net_allow=[f"tcp://127.0.0.1:{port}"])
+        policy = allowing(str(Path(program).parent), net_allow=[f"tcp://127.0.0.1:{port}"])
         pairs = []
         for _ in range(ROUNDS):
             mine, other = inside(policy)(argv), bare(argv)
@@ -126,7 +137,8 @@ def datagrams(program: str) -> list[Row]:
         sink.bind(("127.0.0.1", 0))
         port = sink.getsockname()[1]
         argv = [program, "udp", str(port), "30000"]
-        return [paired("sendto, UDP with a name", argv, Policy(net_allow=[f"udp://127.0.0.1:{port}"]))]
+        policy = allowing(str(Path(program).parent), net_allow=[f"udp://127.0.0.1:{port}"])
+        return [paired("sendto, UDP with a name", argv, policy)]
 
 
 def redis() -> list[Row]:
@@ -135,7 +147,7 @@ def redis() -> list[Row]:
     if server is None or client is None:
         return []
     port, own = free_port(), free_port()
-    quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/tmp"]
+    quiet = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", "/"]
     ask = [client, "-t", "set,get", "-n", "60000", "-c", "20", "-q", "-p"]
     rows = []
 
@@ -149,15 +161,11 @@ def redis() -> list[Row]:
 
     with subprocess.Popen([server, "--port", str(port), *quiet], stdout=subprocess.DEVNULL) as outside:
         time.sleep(0.5)
-        policy = Policy(net_allow=[f"127.0.0.1:{port}"])
-        pairs = [
-            (timed(lambda: run("", policy, argv=[*ask, str(port)], timeout_s=120)), bench(port)) for _ in range(ROUNDS)
-        ]
+        policy = allowing(net_allow=[f"127.0.0.1:{port}"])
+        pairs = [(timed(lambda: Sandbox(policy).run([*ask, str(port)]).check()), bench(port)) for _ in range(ROUNDS)]
         rows.append(_row("redis-benchmark inside, with an address allow list", pairs))
-        holding: list[Policy] = [Policy(net_allow_bind=[own])]
-        thread = threading.Thread(
-            target=lambda: run("", holding[0], argv=[server, "--port", str(own), *quiet], timeout_s=300)
-        )
+        holding = Sandbox(allowing(net_allow_bind=[own], net_allow=["192.0.2.1"]))
+        thread = threading.Thread(target=lambda: holding.run([server, "--port", str(own), *quiet]))
         thread.start()
         time.sleep(1)
         pairs = [(bench(own), bench(port)) for _ in range(ROUNDS)]
@@ -177,14 +185,14 @@ def _row(name: str, pairs: list[tuple[float, float]]) -> Row:
 def main() -> None:
     """Measure everything in one run."""
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
         program, floor = compiled(folder, "network_calls"), compiled(folder, "served_calls")
         rows = connects(program, floor)
         rows += datagrams(program)
         with echoing() as port:
             argv = [program, "send", str(port), "20000"]
-            rows.append(
-                paired("write and read on a connection", argv, Policy(net_allow=[f"127.0.0.1:{port}"]), 1 / 0.97)
-            )
+            policy = allowing(folder, net_allow=[f"127.0.0.1:{port}"])
+            rows.append(paired("write and read on a connection", argv, policy, 1 / 0.97))
         rows += redis()
     report("Network", rows)
 
