@@ -25,9 +25,9 @@ from sandlock_sys.constants.ptrace import Event, Option, WaitOption
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
-__all__ = ["ExecOutcome", "Tracer", "follow_exec", "pass_through"]
+__all__ = ["ExecGate", "ExecOutcome", "Tracer", "follow_exec", "pass_through"]
 
 Result = TypeVar("Result")
 
@@ -77,6 +77,53 @@ class Tracer:
         if pool is not None:
             with suppress(TimeoutError):  # a tracee in the middle of a kernel call that nothing ends
                 await asyncio.wait_for(asyncio.to_thread(pool.shutdown, cancel_futures=True), _CLOSE_S)
+
+
+class ExecGate:
+    """Keeps execs that are followed and a freeze apart: a task has one tracer. Used from the loop's thread."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._shut = False
+        self._held: Container[int] = ()
+
+    async def enter(self, tid: int) -> bool:
+        """Wait until nobody has shut the gate; True: `leave` must follow. False: the freeze has the thread.
+
+        Then it has been interrupted, so that the call may be answered with ERESTARTNOINTR: it stops, and calls again.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._shut or tid in self._held)
+            if self._shut:
+                return False
+            self._inside += 1
+            return True
+
+    async def leave(self) -> None:
+        """Tell that an exec is followed no longer."""
+        async with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    async def shut(self) -> None:
+        """Let nobody in, and wait until nobody is inside. `open` must follow, also when this is cancelled."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._shut)
+            self._shut = True
+            await self._changed.wait_for(lambda: not self._inside)
+
+    async def send_back(self, held: Container[int]) -> None:
+        """Refuse the threads that a freeze holds, those that wait and those that come, until the gate is opened."""
+        async with self._changed:
+            self._held = held
+            self._changed.notify_all()
+
+    async def open(self) -> None:
+        """Let in who waits."""
+        async with self._changed:
+            self._shut, self._held = False, ()
+            self._changed.notify_all()
 
 
 def pass_through(tid: int) -> bool:

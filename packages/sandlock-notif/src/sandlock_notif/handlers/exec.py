@@ -8,9 +8,10 @@ is, before its first instruction. What the kernel put there is compared with wha
 
 from __future__ import annotations
 
-from errno import E2BIG, EACCES, EPERM
+from errno import E2BIG, EACCES, EPERM, ESRCH
 from typing import TYPE_CHECKING
 
+from sandlock_arch.call_abi import ERESTARTNOINTR
 from sandlock_arch.errors import ArchError
 from sandlock_notif import memory
 from sandlock_notif.action import Action, Answered, Errno
@@ -18,7 +19,7 @@ from sandlock_notif.dispatch import HandlerTable, Services, Trap
 from sandlock_notif.errors import NotifError, Refusal
 from sandlock_notif.events import Event
 from sandlock_notif.image import Image, Patches
-from sandlock_notif.tracing import Tracer, follow_exec
+from sandlock_notif.tracing import ExecGate, Tracer, follow_exec
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class ExecTable(HandlerTable):
         killable: the filter was installed with WAIT_KILLABLE_RECV; see `follow_exec`.
         tracer: one of its own when None.
 
+    Attributes:
+        gate: through which every exec goes; shut while the tree is frozen.
+
     """
 
     name = "exec"
@@ -93,6 +97,7 @@ class ExecTable(HandlerTable):
         tracer: Tracer | None = None,
     ) -> None:
         self._killable = killable
+        self.gate = ExecGate()
         self._changes = changes
         self._verify = verify
         self._tracer = tracer if tracer is not None else Tracer()
@@ -135,15 +140,23 @@ class ExecTable(HandlerTable):
         def look(pid: int) -> None:
             self._look(pid, command, operations, more)
 
+        if not await self.gate.enter(tid):
+            return Errno(ERESTARTNOINTR)
         try:
             await self._tracer.run(lambda: follow_exec(tid, let_go, look, killable=killable))
+        except ProcessLookupError:
+            return Answered()
         except _ChangedError:
             reason = "the arguments of the exec were changed after they had been judged: the process was killed"
             services.report(Event("denied", services.arch.name_of(request.nr), tid, EPERM, reason))
         except SyscallError as error:
+            if error.errno == ESRCH:  # it was killed meanwhile
+                return Answered()
             return Errno(EPERM, f"the exec cannot be followed: {error}")
         except NotifError:
             return Errno(EPERM)
+        finally:
+            await self.gate.leave()
         return Answered()
 
     def _look(
@@ -176,13 +189,22 @@ class ExecTable(HandlerTable):
 
 
 def _compare(image: Image, command: Command) -> None:
-    """Raise _ChangedError for another program than the one that was judged, or one that cannot be looked at."""
+    """Raise _ChangedError for another program than the one that was judged, or one that cannot be looked at.
+
+    Raises:
+        ProcessLookupError: it has been killed; then it has no arguments any more.
+
+    """
+    name, error = b"", None
     try:
-        name, line = image.file_name(), image.command_line()
-    except SyscallError as error:
+        name = image.file_name()
+    except SyscallError as found:
+        error = found
+    line = image.command_line()
+    if not line:
+        raise ProcessLookupError(ESRCH, f"process {image.pid} was killed")
+    if error is not None or not decide_same(command, name, line, script=not image.is_itself(command.path)):
         raise _ChangedError from error
-    if not decide_same(command, name, line, script=not image.is_itself(command.path)):
-        raise _ChangedError
 
 
 def read_command(request: Request, *, at: bool) -> Command:
