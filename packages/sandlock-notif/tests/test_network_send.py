@@ -205,3 +205,21 @@ threading.Thread(target=answer, daemon=True).start()
 tell(udp("127.0.0.1", {port}))
 """
     assert run(code, net_allow_bind=[port]).output == b"HELLO\n"
+
+
+@pytest.mark.parametrize("rule", ["tcp://127.0.0.1", "127.0.0.1"])
+def test_a_connected_client_is_not_asked_about_its_data(rule: str) -> None:
+    code = f"""
+server = socket.create_server(("127.0.0.1", {(port := free_port())}))
+def echo():
+    c, _ = server.accept()
+    while (data := c.recv(100)): c.sendall(data)
+threading.Thread(target=echo, daemon=True).start()
+c = socket.create_connection(("127.0.0.1", {port}))
+for _ in range(2000): c.sendall(b"x"); c.recv(10); os.write(c.fileno(), b"y"); os.read(c.fileno(), 10)
+print("done")
+"""
+    outcome = run(code, net_allow=[rule], net_allow_bind=[port])
+    assert outcome.output == b"done\n"
+    assert outcome.supervisor is not None
+    assert 3 <= outcome.supervisor.served < 20  # bind, listen, connect, and a name or two: not one of 16,000 others
