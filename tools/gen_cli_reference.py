@@ -43,18 +43,57 @@ without them, is one line on that descriptor, which the program does not get.
 | `schema` | 1 |
 | `success` | whether the program exited with 0, by itself |
 | `status` | the exit status of the command, as below |
-| `reason` | `EXITED`, `SIGNALED`, `TIMEOUT`, `DENIED` (by the filter), `SUPERVISOR` (guard lost), `SETUP` (no start) |
+| `reason` | `EXITED`, `SIGNALED`, `TIMEOUT`, `MEMORY`, `DENIED` (by the filter), `SUPERVISOR` (lost), \
+`SETUP` (no start) |
 | `exit_code`, `signal` | how the program ended: -1 and the number where a signal did it, else the code and null |
 | `error` | what went wrong with the sandbox itself, or "" |
 | `hints` | what would have been printed on stderr; not with `SETUP` |
+| `changes` | of a run with `--workdir` or `--dry-run`, each: `kind` (A, M, D), `path`, `late`, `before`, `after`; \
+not with `SETUP` |
+| `renames` | pairs of an old path in `changes` and a new one with the same content; not with `SETUP` |
+| `branch` | where the changes wait, or ""; not with `SETUP` |
+| `denials` | what the supervisor refused, each: `syscall`, `errno`, `reason`, `target`, `flag`, `count`; \
+not with `SETUP` |
 | `protections` | name: `state`, `layer`, `detail`; not with `SETUP` |
 | `usage` | `wall_s`, `user_s`, `system_s`, `peak_bytes`, `processes`, `notifications`; not with `SETUP` |
 
+`late` says why a file would run later, outside the sandbox, or is "". `before` and `after` are null or have `type`,
+`mode`, and `size` and `sha256` of a file or the `target` of a link. Names and text that are not UTF-8 have lone
+surrogates (`\\udcff`), as Python's `os.fsdecode` makes them, so nothing is lost.
+
 ### Hints
 
-After a failure the last lines on stderr name what the command line mentions and the policy does not grant, and the
-option that would grant it. The kernel does not tell what it refused, so they are no proof that this was the reason.
-`--quiet` leaves them out.
+After a failure the last lines on stderr say what the supervisor denied: system call, target, how often, and the option
+that would allow it. Before them stands what the command line mentions and the policy does not grant, with the option
+that would grant it: the kernel does not tell what it refused, so that is no proof that this was the reason. `--quiet`
+leaves both out.
+
+### Changes that wait
+
+After a run with `--workdir` whose `--on-exit` or `--on-error` says `keep` or `defer`, or whose changes could not be
+committed, a line on stderr says which branch has them, and what to type: [`branches`](#sandlock-branches),
+[`diff`](#sandlock-diff), [`commit`](#sandlock-commit) or [`discard`](#sandlock-discard).
+
+### The audit
+
+`--audit FILE` appends one JSON object in a line for each event. The file is made with mode 0600, before the program
+starts; one that others can read, or that the program may write, is refused. After 256 MiB events are counted only.
+
+| key | is |
+|---|---|
+| `schema` | 1 |
+| `time` | RFC 3339, UTC, microseconds |
+| `event` | `start`, `launched`, `denied`, `fault` (a callback or handler failed, which denies), `audit` (a callback \
+asked for it), `limit`, `end`, `failed` |
+| `command`, `cwd`, `policy` | of `start`; the policy as a profile, without values of environment variables |
+| `pid`, `guard`, `protections` | of `launched` |
+| `syscall`, `tid`, `errno`, `error`, `reason`, `detail` | of the supervisor's events |
+| `reason`, `exit_code`, `signal`, `error`, `denials`, `usage`, `lost` | of `end`; `lost` events could not be written |
+| `error` | of `failed`: nothing was started |
+
+A run that the kernel confines alone has no event between `launched` and `end`. Masked as `***` are credentials of the
+policy and variables whose name says that they are secret, by value; users and passwords in URLs; and what follows a
+name like `password`, `token` or `authorization`. A secret that looks like any other word is not known to be one.
 
 ### Signals
 

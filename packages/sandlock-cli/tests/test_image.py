@@ -20,12 +20,14 @@ class Typed(Protocol):
 
 @pytest.fixture
 def counter(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """A process that counts into a file."""
+    """A process that counts into a file; no stream is a deleted file of the test runner, which an image cannot have."""
     out = tmp_path / "count"
     code = "import itertools, time\nfor n in itertools.count():\n print(n, flush=True); time.sleep(0.01)"
     with (
         out.open("w") as file,
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=file) as process,
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
+        ) as process,
     ):
         while not out.stat().st_size:
             time.sleep(0.01)

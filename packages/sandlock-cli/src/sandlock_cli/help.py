@@ -41,6 +41,23 @@ NOTES = {
         ),
         "What this host or this release cannot enforce is refused by name.",
     ),
+    "branches": (
+        "A branch is what a run with --workdir left to decide about (--on-exit or --on-error keep or defer).",
+    ),
+    "diff": ("BRANCH is a name that `sandlock branches` prints, or the path of a branch.",),
+    "commit": (
+        (
+            "With PATHs only these and what is below them are applied, as `sandlock diff` prints them; the rest waits. "
+            "Where the tree was changed meanwhile nothing is applied. What would run later outside the sandbox (hooks, "
+            "start-up files, CI definitions) is applied only where it is named itself, with --late or as a PATH."
+        ),
+    ),
+    "ps": ("A run has a name where --name, or its profile, gives it one; several may have the same.",),
+    "inspect": ("A profile made of --toml has no values of environment variables: they may be secrets.",),
+    "logs": (
+        "The log of the latest run with a name stays after its end, up to 1 MiB, until the machine is restarted.",
+    ),
+    "kill": ("Everything that the run has started ends with SIGKILL, daemons included.",),
 }
 _TOP = "Runs programs with nothing but what they are given, by means of the kernel (Landlock, seccomp), without root."
 
