@@ -157,7 +157,7 @@ def test_exit_status_of_a_timeout_and_of_a_failed_setup(sandlock: Callable[..., 
         ["-w", "/no/such/folder"],
         ["--cwd", "/no/such/folder"],
         ["-r", "/no/such/folder"],
-        ["--max-memory", "1G"],
+        ["--max-memory", "1G", "--no-supervisor"],
     ):
         done = sandlock("run", *words, "--", "true")
         assert done.returncode == 125, (words, done.returncode, done.stderr)
