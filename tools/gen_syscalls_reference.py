@@ -131,6 +131,7 @@ DOMAINS: dict[str, Domain] = {
     "MemoryLimit": Domain("`limits.memory`; here 1G", _made("memory", "MemoryLimit", 1 << 30)),
     "NetworkTable": Domain("rules of `network` that the kernel cannot hold alone, rules of `http`", _network),
     "FilesTable": Domain("`filesystem.deny`, `determinism.deterministic_dirs`", _files),
+    "HostnameTable": Domain("`name`, where there is no UTS namespace", _made("hostname", "HostnameTable", "name")),
     "ProcessorsTable": Domain("`limits.num_cpus`", _made("processors", "ProcessorsTable", 2)),
     "TimeTable": Domain("`determinism.time_start`", _made("time", "TimeTable", 0)),
     "RandomTable": Domain("`determinism.random_seed`", _made("random", "RandomTable", 0)),

@@ -47,7 +47,7 @@ def test_override_never_widens() -> None:
     with override(EVERYTHING):
         assert masks(host_features()) == masks(real)
         assert host_features().privileged == real.privileged
-        assert host_features().served == ()  # those that the pretended host names
+        assert host_features().served == ("name",)  # those that the pretended host names
 
 
 def test_override_nests_and_ends_with_its_block() -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import E2BIG
 from struct import unpack
 from typing import TYPE_CHECKING
 
 from sandlock_notif import memory
 from sandlock_notif.errors import Refusal
+from sandlock_notif.handlers.exec import read_words
 from sandlock_notif.sockaddr import parse_endpoint
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_stat
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from sandlock_notif.dispatch import Services
     from sandlock_notif.request import Request
 
-__all__ = ["MAX_ARGV", "SyscallEvent", "describe"]
+__all__ = ["SyscallEvent", "describe"]
 
-MAX_ARGV = 2 << 20
-"""Bytes of an argv that are copied; a longer one is refused with E2BIG (the kernel's own bound follows the stack's)."""
-_MAX_WORDS = 1 << 16
 _ADDRESS = {"connect": (1, 2), "bind": (1, 2), "sendto": (4, 5)}  # arguments: pointer, length
 _SIZE = {"sendto": 2, "mmap": 1, "mremap": 2, "truncate": 1}
 _ARGV = {"execve": 1, "execveat": 2}
@@ -83,7 +80,8 @@ def describe(request: Request, name: str, category: str, services: Services) -> 
         parent = read_stat(process.pid).ppid
     host, port = _endpoint(request, name)
     size = request.args[_SIZE[name]] if name in _SIZE else None
-    argv = _argv(request, request.args[_ARGV[name]]) if name in _ARGV else None
+    words = read_words(request, request.args[_ARGV[name]]) if name in _ARGV else None
+    argv = tuple(word.decode("utf-8", "surrogateescape") for word in words) if words is not None else None
     return SyscallEvent(name, category, process.pid, parent, host, port, argv, size)
 
 
@@ -109,20 +107,3 @@ def _message_endpoint(request: Request, pointer: int) -> tuple[str | None, int |
     if not address:
         return None, None
     return parse_endpoint(memory.read(request, address, min(length, _SOCKADDR_MAX)))
-
-
-def _argv(request: Request, pointer: int) -> tuple[str, ...]:
-    words: list[str] = []
-    total = 0
-    while pointer and len(words) < _MAX_WORDS:
-        (address,) = unpack("=Q", memory.read(request, pointer + 8 * len(words), 8))
-        if not address:
-            return tuple(words)
-        word = memory.read_string(request, address, 1 << 17)  # MAX_ARG_STRLEN, linux/binfmts.h
-        total += len(word) + 1
-        if total > MAX_ARGV:
-            raise Refusal(E2BIG)
-        words.append(word.decode("utf-8", "surrogateescape"))
-    if pointer:
-        raise Refusal(E2BIG)
-    return ()

@@ -45,9 +45,11 @@ class Protections:
             self._missing.append((layer, name, reason))
         self.row(name, "degraded", layer, reason)
 
-    def bare_proc(self) -> None:
-        """Record that the processes of others can be seen."""
-        if self.handled_fs:
+    def bare_proc(self, *, hidden: bool) -> None:
+        """Record whether the processes of others can be seen in a /proc that is the host's."""
+        if hidden:
+            self.row("fs_access", "active", "landlock", "the supervisor hides the processes of others in /proc")
+        elif self.handled_fs:
             self.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
 
     def decide(self, network: KernelNetwork | None, *, served: bool = False) -> None:

@@ -51,7 +51,9 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     named = _named(policy, served=network_served)
     view = decide_view(policy, rules, handled, root, workdir, named=named) if possible else None
     if view is None and shows_processes(rules):
-        layers.bare_proc()
+        hidden = policy.supervisor and "fs_denied" in features.served
+        layers.bare_proc(hidden=hidden)
+        served = (*served, "fs_readable") if hidden else served
     mounts = _decide_metadata(policy, layers, _writable(policy, writable, root, workdir), possible=possible)
     if handled and layers.disabled("fs_refer"):
         rules["/"] = (rules.get("/", (0, True))[0] | landlock.FS_REFER, rules.get("/", (0, True))[1])
@@ -62,15 +64,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         handled_net=network.handled(layers.handled_net) if network is not None else layers.handled_net,
         scoped=layers.scoped,
         port_rules=network.rules(layers.handled_net) if network is not None else (),
-        filter=FilterOptions(
-            tcp=network is not None,
-            listen=network is not None and network.listens,
-            unix_sockets=layers.disabled("unix_sockets"),
-            served_network=network_served,
-            deny_metadata=mounts is None and not layers.disabled("fs_metadata"),
-            extra_deny=policy.extra_deny_syscalls,
-            extra_allow=policy.extra_allow_syscalls,
-        ),
+        filter=_filter_options(policy, layers, network, served=network_served, mounts=mounts is not None),
         writable_mounts=mounts,
         view=view,
         env=_decide_env(policy, context),
@@ -86,6 +80,20 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         grace_s=policy.grace,
         needs_supervisor=(*served, "net_allow") if network_served and "net_allow" not in served else served,
         protections=protections,
+    )
+
+
+def _filter_options(
+    policy: Policy, layers: Protections, network: KernelNetwork | None, *, served: bool, mounts: bool
+) -> FilterOptions:
+    return FilterOptions(
+        tcp=network is not None,
+        listen=network is not None and network.listens,
+        unix_sockets=layers.disabled("unix_sockets"),
+        served_network=served,
+        deny_metadata=not mounts and not layers.disabled("fs_metadata"),
+        extra_deny=policy.extra_deny_syscalls,
+        extra_allow=policy.extra_allow_syscalls,
     )
 
 

@@ -45,7 +45,7 @@ def confine(policy: Policy) -> tuple[Protection, ...]:
             "confine", f"{wrong}: of a new process, and confine() changes this one", remedy="leave it out"
         )
     context, _ = make_context(policy, None)
-    plan = plan_for(policy.replace(namespaces="off"), context, host_features())
+    plan = plan_for(policy.replace(namespaces="off", supervisor=False), context, host_features())
     program = compile_filter(native(), plan.filter)
     handles = plan.handled_fs | plan.handled_net | plan.scoped
     ruleset = child_ruleset(plan, encode_rules(plan.fs_rules)) if handles else -1

@@ -41,8 +41,11 @@ _SERVED = (
     "net_allow_bind",
     "net_deny",
     "net_deny_bind",
+    "name",
     "num_cpus",
     "port_remap",
+    "random_seed",
+    "time_start",
     "unix_allow",
 )  # policy fields that `tables` has a domain for
 _known: HostFeatures | None = None

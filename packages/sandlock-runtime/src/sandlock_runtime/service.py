@@ -61,7 +61,7 @@ class Service:
         web: Web | None = None,
     ) -> None:
         self._arch = native()
-        self._tables = tables_for(policy, context, plan, hooks, names, web)
+        self._tables = tables_for(policy, context, plan, hooks, names, web, killable=bool(_killable))
         self._limits = limits_for(policy)
         self._rules = rules_for(policy, plan, self._tables)
         self._audits = hooks.audits if hooks is not None else ()
@@ -124,8 +124,11 @@ class Service:
             self._finished = True
             if self._supervisor is not None:
                 self.served = self._supervisor.served
-            # Nobody is left to be served, so nobody has to wait for it; it comes behind a beginning that is under way.
-            self._later(self._finish())
+            if any(table.while_parked for table in self._tables):
+                self._thread.call(self._finish())
+            else:
+                # Nobody is left to be served, so nobody waits for it; it comes behind a beginning that is under way.
+                self._later(self._finish())
         if self._web is not None:
             self._web.close()
 

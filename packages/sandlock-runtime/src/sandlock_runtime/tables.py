@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import filter_rules
 from sandlock_policy.data.landlock import FS_WRITE_FILE
-from sandlock_policy.errors import PolicyError, Problem, RuleError
-from sandlock_policy.paths import expand_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandlock_notif import HandlerTable
     from sandlock_notif.handlers.callback import CallbackTable
+    from sandlock_notif.handlers.random import RandomTable
+    from sandlock_notif.handlers.time import TimeTable
     from sandlock_policy import Context, Plan, Policy
     from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["limits_for", "rules_for", "tables_for"]
 
+_EXECS = ("execve", "execveat")
+_SHOWS = ("/", "/proc")  # grants of these show processes
 _RLIMIT_DATA = 2  # asm-generic/resource.h; private writable mappings count since 4.7
 
 
@@ -65,18 +67,34 @@ def _devices_in_memory() -> frozenset[int]:
     return frozenset(found)
 
 
-def _files(policy: Policy, context: Context, *, live: bool) -> HandlerTable:
-    from sandlock_notif.fs.view import View  # lazy: most sandboxes see files as they are
-    from sandlock_notif.handlers.files.table import FilesTable
+def _exec(policy: Policy, hooks: Hooks | None, *, killable: bool) -> tuple[list[HandlerTable], HandlerTable | None]:
+    """Return the domains that change new images, and the table that lets execs through, None where nobody looks."""
+    changes: list[TimeTable | RandomTable] = []
+    if policy.time_start is not None:
+        from sandlock_notif.handlers.time import TimeTable
+        from sandlock_policy.rules.times import time_ns
 
-    denied = []
-    for index, path in enumerate(policy.fs_denied):
-        try:
-            text = expand_path(path.removeprefix("-"), cwd=context.cwd, home=context.home, variables=context.env)
-        except RuleError as fault:
-            raise PolicyError([Problem(f"filesystem.deny[{index}]", path, str(fault), fault.remedy)]) from fault
-        denied.append(os.fsencode(text))
-    return FilesTable(View(denied=denied, live=live), ordered=policy.deterministic_dirs)
+        changes.append(TimeTable(time_ns(policy.time_start)))
+    if policy.random_seed is not None:
+        from sandlock_notif.handlers.random import RandomTable
+
+        changes.append(RandomTable(policy.random_seed))
+    judged = hooks is not None and (hooks.policy_fn is not None or any(call in _EXECS for call, _ in hooks.handlers))
+    if not (changes or judged):
+        return [], None
+    from sandlock_notif.handlers.exec import ExecTable
+
+    return list(changes), ExecTable(changes, verify=judged, killable=killable)
+
+
+def _files(policy: Policy, context: Context, plan: Plan, hooks: Hooks | None) -> HandlerTable | None:
+    live = hooks is not None and hooks.policy_fn is not None
+    bare = plan.view is None and (policy.name or policy.num_cpus or any(rule[0] in _SHOWS for rule in plan.fs_rules))
+    if not (policy.fs_denied or policy.deterministic_dirs or live or bare):
+        return None
+    from sandlock_runtime.file_tables import file_table
+
+    return file_table(policy, context, plan, live=live)
 
 
 def tables_for(
@@ -86,10 +104,13 @@ def tables_for(
     hooks: Hooks | None,
     names: Mapping[str, Sequence[str]],
     web: Web | None,
+    *,
+    killable: bool,
 ) -> Sequence[HandlerTable]:
     """Return the tables for what `plan` says must be served, and for the caller's hooks.
 
-    `names` has the addresses of every host name in the policy; `web` takes its HTTP connections.
+    `names` has the addresses of every host name in the policy; `web` takes its HTTP connections; `killable` says
+    that the filter has WAIT_KILLABLE_RECV.
 
     Each domain is imported only by who uses it. The callback comes first, since it is asked before anything is done;
     the caller's handlers come last, since they can never allow what a built-in one refuses.
@@ -113,9 +134,15 @@ def tables_for(
         from sandlock_notif.handlers.network import network_tables
 
         tables += network_tables(policy, names, intercept=web.intercept if web is not None else None)
-    live = hooks is not None and hooks.policy_fn is not None
-    if policy.fs_denied or policy.deterministic_dirs or live:
-        tables.append(_files(policy, context, live=live))
+    changes, execs = _exec(policy, hooks, killable=killable)
+    tables += changes
+    if policy.name is not None and plan.view is None:
+        from sandlock_notif.handlers.hostname import HostnameTable
+
+        tables.append(HostnameTable(policy.name))
+    files = _files(policy, context, plan, hooks)
+    if files is not None:
+        tables.append(files)
     if plan.num_cpus is not None:
         from sandlock_notif.handlers.processors import ProcessorsTable
 
@@ -124,6 +151,8 @@ def tables_for(
         from sandlock_notif.handlers.user import UserTable
 
         tables.append(UserTable(hooks.handlers, plan.filter))
+    if execs is not None:
+        tables.append(execs)  # behind all who judge an exec: it lets it go, and looks at what came of it
     for table in tables:
         if callback is not None:
             callback.context.bind(table.controls())

@@ -1,0 +1,67 @@
+"""What the supervisor serves of files: denied paths, generated files, hidden processes, ordered listings."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sandlock_notif.fs.layers.virtual import VirtualLayer
+from sandlock_notif.fs.view import View
+from sandlock_notif.handlers.files.table import FilesTable
+from sandlock_policy.errors import PolicyError, Problem, RuleError
+from sandlock_policy.paths import expand_path
+from sandlock_policy.view import HOSTNAME, PROCESSOR_FILES
+from sandlock_runtime.processors import processor_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlock_notif import HandlerTable, Process
+    from sandlock_policy import Context, Plan, Policy
+
+__all__ = ["file_table"]
+
+_KERNEL_NAME = "/proc/sys/kernel/hostname"
+
+
+def file_table(policy: Policy, context: Context, plan: Plan, *, live: bool) -> HandlerTable | None:
+    """Return the table of file calls, or None where no file call has to be served.
+
+    Where namespaces show a run's own name, processors and processes, nothing is served for these. `live` says that
+    paths may be denied while the program runs.
+
+    Raises:
+        PolicyError: a denied path cannot be told.
+
+    """
+    virtual = _generated(policy, plan) if plan.view is None else None
+    if not (policy.fs_denied or policy.deterministic_dirs or live or virtual):
+        return None
+    denied = []
+    for index, path in enumerate(policy.fs_denied):
+        try:
+            text = expand_path(path.removeprefix("-"), cwd=context.cwd, home=context.home, variables=context.env)
+        except RuleError as fault:
+            raise PolicyError([Problem(f"filesystem.deny[{index}]", path, str(fault), fault.remedy)]) from fault
+        denied.append(os.fsencode(text))
+    return FilesTable(View(denied=denied, virtual=virtual or None, live=live), ordered=policy.deterministic_dirs)
+
+
+def _generated(policy: Policy, plan: Plan) -> VirtualLayer:
+    """Return what the kernel has no namespaces for here: the same files, made when they are opened."""
+    layer = VirtualLayer()
+    if policy.name is not None:
+        name = os.fsencode(policy.name) + b"\n"
+        for path in (HOSTNAME, _KERNEL_NAME):
+            layer.add(os.fsencode(path), lambda _: name)
+    if policy.num_cpus is not None:
+        for path in PROCESSOR_FILES:
+            if os.path.exists(path):
+                layer.add(os.fsencode(path), _processors(path, policy.num_cpus))
+    if policy.supervisor and any(path in ("/", "/proc") for path, _, _ in plan.fs_rules):
+        layer.hide_processes()
+    return layer
+
+
+def _processors(path: str, count: int) -> Callable[[Process], bytes]:
+    return lambda _: processor_file(path, count)
