@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from sandlock_notif.processes import Processes
     from sandlock_notif.request import Request
 
-__all__ = ["Magic", "link_text"]
+__all__ = ["Magic", "link_text", "mount_id"]
 
 _PROC_MAGIC = 0x9FA0  # PROC_SUPER_MAGIC, linux/magic.h
 _ROOT_INODE = 1  # PROC_ROOT_INO, fs/proc/internal.h
+_MNT_ID, _MNT_ID_AT = 0x1000, 144  # STATX_MNT_ID, stx_mnt_id in struct statx, linux/stat.h, 5.8
 _OWNER = re.compile(rb"/(\d+)(?:/task/\d+)?(?:/(fd|ns|map_files))?\Z")
 
 
@@ -110,3 +111,8 @@ def link_text(found: int) -> bytes:
         return inode.readlink(found)
     except SyscallError as error:
         raise Refusal(EINVAL if error.errno == ENOENT else error.errno or EINVAL) from error
+
+
+def mount_id(fd: int) -> int:
+    """Return the number of the mount that `fd` was opened on (5.8)."""
+    return int.from_bytes(inode.statx(fd, 0, _MNT_ID)[_MNT_ID_AT : _MNT_ID_AT + 8], "little")

@@ -1,7 +1,7 @@
 """Directories and files where the view differs from the kernel's, known by identity.
 
 A mark sits on an object, by (st_dev, st_ino), whatever its name is by now. It denies the object, or says what certain
-names in a directory mean: a name that is refused whoever creates it, a file made of thin air, another directory.
+names in a directory mean: a name that is refused whoever creates it, a file made of thin air.
 
 The table also gives the names by which marked objects can be reached. A path without any of them cannot lead through a
 mark, because nothing that the sandbox does renames a marked object, so it need not be walked step by step.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandlock_notif.fs.mount import Mount
     from sandlock_notif.request import Request
 
-__all__ = ["Awaited", "Graft", "Hidden", "Identity", "Mark", "MarkTable", "Place", "Refused", "Rule"]
+__all__ = ["Awaited", "Hidden", "Identity", "Mark", "MarkTable", "Place", "Refused", "Rule"]
 
 Identity: TypeAlias = tuple[int, int]
 """(st_dev, st_ino)"""
@@ -59,14 +59,7 @@ class Place:
     file: VirtualFile
 
 
-@dataclass(frozen=True, slots=True)
-class Graft:
-    """The name leads to the root of a mount of the view."""
-
-    mount: Mount
-
-
-Rule: TypeAlias = Refused | Hidden | Awaited | Place | Graft
+Rule: TypeAlias = Refused | Hidden | Awaited | Place
 
 
 @dataclass(slots=True)

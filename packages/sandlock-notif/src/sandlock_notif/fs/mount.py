@@ -19,7 +19,6 @@ class Mount:
         at: the path in the view, absolute, without `.`, `..` and double slashes; b"/" for the root.
         root: O_PATH fd of what appears there, owned by the view.
         shown: what the kernel calls it: the host's path.
-        writable: whether changes are allowed at all; Landlock has the last word on them.
         cow: the copy-on-write layer that serves it, or None for the host's own files.
 
     """
@@ -27,5 +26,4 @@ class Mount:
     at: bytes
     root: int
     shown: bytes
-    writable: bool = True
     cow: CowLayer | None = None

@@ -129,6 +129,8 @@ class Origins:
             except SyscallError:
                 continue
             try:
+                if shown.endswith(b" (deleted)") and not _is_there(name, directory):
+                    return  # the name that it was opened by is gone; nobody can tell the others
                 with suppress(OSError):
                     if os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(found)):
                         look(directory)
@@ -160,3 +162,11 @@ class Origins:
         """Close what is kept."""
         while self._known:
             os.close(self._known.popitem()[1])
+
+
+def _is_there(name: bytes, directory: int) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

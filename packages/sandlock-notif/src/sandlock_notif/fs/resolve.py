@@ -12,21 +12,20 @@ refuses symlinks; what it found is looked at before it is used.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from errno import EACCES, EAGAIN, ELOOP, ENOENT, ENOTDIR, EXDEV
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, assert_never
 
-from sandlock_notif.errors import NotifError, Refusal
-from sandlock_notif.fs.layers.cow import locate
+from sandlock_notif.errors import Refusal
+from sandlock_notif.fs.branch_walk import BranchWalk
+from sandlock_notif.fs.how import CREATE, EMPTY, LOOK, NO_FOLLOW, PARENT, Limits, UncachedError
 from sandlock_notif.fs.location import Location
-from sandlock_notif.fs.magic import link_text
-from sandlock_notif.fs.marks import Awaited, Graft, Hidden, Place, Refused
+from sandlock_notif.fs.magic import link_text, mount_id
+from sandlock_notif.fs.marks import Awaited, Hidden, Place, Refused
 from sandlock_notif.fs.origin import open_of
 from sandlock_sys.walk import Flag, Marks, Outcome, Walker, climb
 
 if TYPE_CHECKING:
-    from sandlock_cow.branch import Branch
     from sandlock_notif.fs.marks import Identity, Rule
     from sandlock_notif.fs.mount import Mount
     from sandlock_notif.fs.view import View
@@ -35,38 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CREATE", "EMPTY", "LOOK", "NO_FOLLOW", "PARENT", "Limits", "Resolution", "UncachedError", "resolve"]
 
-NO_FOLLOW = int(Flag.NO_FOLLOW)
-"""A symlink at the end is what is meant."""
-PARENT = int(Flag.PARENT)
-"""The last component names what is made or removed."""
-CREATE = 0x100
-"""The last component need not be there."""
-EMPTY = 0x200
-"""An empty path means the fd itself (AT_EMPTY_PATH)."""
-LOOK = 0x400
-"""Nothing but attributes is wanted, which an fd tells anyway (fstat)."""
-
 _CACHED, _JUDGED, _STOP_UP = int(Flag.CACHED), int(Flag.JUDGED), int(Flag.STOP_UP)
 _HOPS = 40  # MAXSYMLINKS, linux/namei.h
 _END, _ABSENT, _LINK, _MARK, _UP = (
     int(o) for o in (Outcome.END, Outcome.ABSENT, Outcome.LINK, Outcome.MARK, Outcome.UP)
 )
 _SLASH = 0x2F
-
-
-class UncachedError(NotifError):
-    """The kernel would have to ask a file system, which may take long: resolve again in a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What openat2 allows on the way: RESOLVE_* of linux/openat2.h."""
-
-    no_cross: bool = False
-    no_magic: bool = False
-    no_links: bool = False
-    beneath: bool = False
-    in_root: bool = False
 
 
 def resolve(
@@ -108,22 +81,12 @@ def resolve(
     try:
         mount = view.mount_of(start)
         if mount is not None and mount.cow is not None:
-            place = _position(mount, start)
-            return Resolution(view, request, flags, limits, wait).enter(mount, place, path)
+            place = mount.cow.directory_of(start)
+            return Resolution(view, request, flags, limits, wait).run(-1, path, mount, place)
         identity = view.origins.start(start)
         return _from(view, request, start, identity, path, flags, limits, wait)
     finally:
         os.close(start)
-
-
-def _position(mount: Mount, fd: int) -> bytes:
-    """Return the branch's path of the directory that a path starts in."""
-    path = None if mount.cow is None else mount.cow.path_of(fd)
-    if path is None:
-        raise Refusal(ENOENT)
-    if not S_ISDIR(os.fstat(fd).st_mode):
-        raise Refusal(ENOTDIR)
-    return path
 
 
 def _from(
@@ -172,8 +135,8 @@ class Resolution:
         self._flags = flags
         self._limits = limits
         self._walker = Walker() if wait else view.walker
-        stop_up = limits is not None or view.contained
-        self._how = flags & (NO_FOLLOW | PARENT) | (0 if wait else _CACHED) | (_STOP_UP if stop_up else 0)
+        stop_up = 0 if limits is None else _STOP_UP
+        self._how = flags & (NO_FOLLOW | PARENT) | (0 if wait else _CACHED) | stop_up
         self._held: list[int] = []
         self._hops = _HOPS
         self._start = -1
@@ -182,12 +145,12 @@ class Resolution:
         self._judged = False
         self._directory = -1
 
-    def run(self, start: int, path: bytes) -> Location:
-        """Walk from the directory `start`, borrowed, along `path`."""
+    def run(self, start: int, path: bytes, mount: Mount | None = None, position: bytes = b"") -> Location:
+        """Walk from the directory `start`, borrowed, or from `position` in a copy-on-write mount, along `path`."""
         self._start = self._here = start
         self._rest = path
         try:
-            return self._run()
+            return self._run() if mount is None else self.run_in(mount, position, path)
         finally:
             for fd in self._held:
                 os.close(fd)
@@ -226,7 +189,8 @@ class Resolution:
 
     def _end(self, walked: Walked) -> Location:
         _, found, _, _, begin, end, device, inode, mode, _ = walked
-        if self._limits is not None and self._limits.no_cross and os.fstat(self._start).st_dev != device:
+        limits = self._limits
+        if found >= 0 and limits is not None and limits.no_cross and mount_id(found) != mount_id(self._start):
             raise Refusal(EXDEV)
         if begin == end:  # no name leads here: `/`, or a dot at the end
             here = self._take(found if found >= 0 else self._here)
@@ -258,8 +222,10 @@ class Resolution:
         if text is not None:
             self._splice(text, tail, self._directory)
             return None
-        if limits is not None and (limits.no_magic or limits.beneath or limits.in_root):
-            raise Refusal(EXDEV if limits.beneath or limits.in_root else ELOOP)
+        if limits is not None and (limits.no_cross or limits.beneath or limits.in_root):
+            raise Refusal(EXDEV)
+        if limits is not None and limits.no_magic:
+            raise Refusal(ELOOP)
         target = magic.follow(self._request, self._directory, name)
         if target is None:
             self._splice(b"/", tail, self._directory)
@@ -274,7 +240,7 @@ class Resolution:
         if mount is not None and mount.cow is not None:
             found = os.fstat(target)
             if tail.strip(b"/"):
-                return self.run_in(mount, _position(mount, target), tail)
+                return self.run_in(mount, mount.cow.directory_of(target), tail)
             identity, mode = (found.st_dev, found.st_ino), found.st_mode
         else:
             identity, mode = view.origins.check(target)
@@ -305,6 +271,9 @@ class Resolution:
             if limits is not None and limits.beneath:
                 raise Refusal(EXDEV)
             self._here = self._start if limits is not None and limits.in_root else self._view.root
+            # The kernel has not looked up its root yet when a path begins elsewhere, and takes it for another mount.
+            if limits is not None and limits.no_cross and self._start != self._view.root:
+                raise Refusal(EXDEV)
         self._rest, self._judged = text + tail, False
 
     def _mark(self, walked: Walked) -> Location | None:
@@ -354,11 +323,6 @@ class Resolution:
                 place = Location(self._take(self._here), name + tail)
                 place.file = file
                 return place
-            case Graft(mount):
-                if mount.cow is not None:
-                    return self.run_in(mount, b"", tail)
-                self._here, self._rest, self._judged = mount.root, tail, False
-                return None
             case _:
                 assert_never(rule)
 
@@ -382,8 +346,8 @@ class Resolution:
     def _up(self, walked: Walked) -> Location | None:
         """Go up one directory, but not out of where the walk has to stay."""
         end = walked[5]
-        view, limits = self._view, self._limits
-        fence = self._start if limits is not None and (limits.beneath or limits.in_root) else view.fence
+        limits = self._limits
+        fence = self._start if limits is not None and (limits.beneath or limits.in_root) else -1
         self._rest, self._judged = self._rest[end:] or b".", False
         at = self._directory
         if fence >= 0:
@@ -405,70 +369,28 @@ class Resolution:
         self._here = above
         return None
 
-    def enter(self, mount: Mount, position: bytes, path: bytes) -> Location:
-        """Walk from a directory of a copy-on-write mount along `path`."""
-        try:
-            return self.run_in(mount, position, path)
-        finally:
-            for fd in self._held:
-                os.close(fd)
-
     def run_in(self, mount: Mount, position: bytes, tail: bytes) -> Location:
         """Go on inside a copy-on-write mount, where names are asked of the branch; it follows nothing itself."""
         assert mount.cow is not None  # noqa: S101  # the caller asked for it
         try:
-            return self._in_branch(mount, mount.cow.branch, position, tail)
+            return self._in_branch(mount, position, tail)
         except OSError as error:
             raise Refusal(error.errno or EACCES) from error
 
-    def _in_branch(self, mount: Mount, branch: Branch, position: bytes, tail: bytes) -> Location:
-        parts = position.split(b"/") if position else []
-        floor = len(parts)
-        names = tail.split(b"/")
-        limits, flags = self._limits, self._flags
-        fenced = limits is not None and (limits.beneath or limits.in_root)
-        while names:
-            name = names.pop(0)
-            rest = b"/".join(names)
-            last = not rest.strip(b"/")
-            if name in (b".", b"..") and parts:
-                branch.access(b"/".join(parts), os.X_OK)
-            if name in (b"", b".") and not (last and name == b"." and flags & PARENT):
-                continue
-            if last and flags & PARENT and name in (b".", b".."):
-                place = Location(-1, name)  # whoever acts there refuses, once the other path was looked at
-                place.mount, place.path = mount, b"/".join(parts)
+    def _in_branch(self, mount: Mount, position: bytes, tail: bytes) -> Location:
+        how = BranchWalk(mount, self._flags, self._limits)
+        while True:
+            place, text, rest = how.run(position, tail)
+            if place is not None:
                 return place
-            if name == b"..":
-                if fenced and len(parts) <= floor:
-                    if limits is not None and limits.beneath:
-                        raise Refusal(EXDEV)
-                elif parts:
-                    parts.pop()
-                else:
-                    self._splice(mount.at.rpartition(b"/")[0] or b"/", b"/" + rest, self._view.root)
-                    return self._run()
-                continue
-            place = locate(mount, b"/".join([*parts, name]))
-            if not place.exists:
-                if last and flags & (CREATE | PARENT):
-                    place.name = name + (b"/" if names else b"")
-                    return place
-                raise Refusal(ENOENT)
-            if place.is_link and not (last and (flags & PARENT or (flags & NO_FOLLOW and not names))):
+            if text is None:  # `..` leads out of the mount
+                self._splice(mount.at.rpartition(b"/")[0] or b"/", rest, self._view.root)
+            else:
                 self._hops -= 1
-                if self._hops < 0 or (limits is not None and limits.no_links):
+                if self._hops < 0 or (self._limits is not None and self._limits.no_links):
                     raise Refusal(ELOOP)
-                text = branch.readlink(place.path)
-                if text.startswith(b"/"):
-                    self._splice(text, b"/" + rest if names else b"", self._view.root)
-                    return self._run()
-                names = [*text.split(b"/"), *names]
-                continue
-            if not place.is_directory and (not last or (names and not flags & PARENT)):
-                raise Refusal(ENOTDIR)
-            if last:
-                place.name = name + (b"/" if names else b"")
-                return place
-            parts.append(name)
-        return locate(mount, b"/".join(parts))
+                if not text.startswith(b"/"):
+                    position, tail = how.position, text + rest
+                    continue
+                self._splice(text, rest, self._view.root)
+            return self._run()

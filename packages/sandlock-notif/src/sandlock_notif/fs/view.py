@@ -59,8 +59,6 @@ class View:
         origins: where relative paths start.
         magic: the links of /proc.
         denials: what is denied, to be changed while the sandbox runs.
-        contained: the root is not the kernel's own, so `..` needs watching.
-        fence: what `..` does not leave: the root when `contained`, else -1.
         has_cow: a copy-on-write mount is there.
 
     """
@@ -83,8 +81,7 @@ class View:
         for branch in branches:
             self.mounts.append(Mount(os.fsencode(branch.lower), -1, os.fsencode(branch.lower), cow=CowLayer(branch)))
         self.has_cow = bool(self.mounts)
-        self.contained = False
-        self.root = self.fence = -1
+        self.root = -1
         self.root_identity = (0, 0)
         self._changing = Lock()
         self._services: Services | None = None

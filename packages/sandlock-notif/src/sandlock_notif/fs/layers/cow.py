@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
-from errno import EACCES, EINVAL, ELOOP, ENOENT
+from errno import EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG
 from struct import unpack
 from typing import TYPE_CHECKING
@@ -93,6 +93,15 @@ class CowLayer(Layer):
                 if above is None or above.endswith(b" (deleted)"):
                     raise Refusal(ENOENT)
                 return b"/".join([part for part in (above, *names[count:]) if part])
+        return path
+
+    def directory_of(self, fd: int) -> bytes:
+        """Return the branch's path of the directory that `fd` pins; ENOTDIR (Refusal) for anything else."""
+        path = self.path_of(fd)
+        if path is None:
+            raise Refusal(ENOENT)
+        if not S_ISDIR(os.fstat(fd).st_mode):
+            raise Refusal(ENOTDIR)
         return path
 
     def shown(self, text: bytes) -> bytes:
@@ -273,10 +282,3 @@ class CowLayer(Layer):
     def list(self, path: bytes) -> list[tuple[bytes, int, int]]:
         """Return name, type and inode number of everything in a directory, with `.` and `..`."""
         return [(b".", 4, 1), (b"..", 4, 1), *((e.name, e.type, e.inode) for e in self.branch.listdir(path))]
-
-    def is_directory(self, path: bytes) -> bool:
-        """Whether a directory is there."""
-        with suppress(OSError):
-            found = self.branch.lookup(path).stat
-            return found is not None and S_ISDIR(found.st_mode)
-        return False

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno
 from sandlock_notif.dispatch import Trap
+from sandlock_notif.fs.how import EMPTY, NO_FOLLOW
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_notif.fs.resolve import EMPTY, NO_FOLLOW
 from sandlock_notif.handlers.files.looking import empty_path
 from sandlock_notif.memory import read, read_path
 from sandlock_policy.seccomp.rules import not_one_of

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import CONTINUE, Errno
 from sandlock_notif.dispatch import Trap
+from sandlock_notif.fs.how import NO_FOLLOW
 from sandlock_notif.fs.layers.host import object_path
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_notif.fs.resolve import NO_FOLLOW
 from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 

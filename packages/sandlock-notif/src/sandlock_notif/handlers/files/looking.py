@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.dispatch import Trap
+from sandlock_notif.fs.how import EMPTY, LOOK, NO_FOLLOW
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_notif.fs.resolve import EMPTY, LOOK, NO_FOLLOW
 from sandlock_notif.memory import read_path, write
 from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EEXIST, EINVAL, ENOENT, EPERM, EXDEV
+from errno import EBUSY, EINVAL, ENOENT, EPERM, EXDEV
 from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno
 from sandlock_notif.dispatch import Trap
 from sandlock_notif.errors import Refusal
+from sandlock_notif.fs.how import EMPTY, NO_FOLLOW, PARENT
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_notif.fs.resolve import EMPTY, NO_FOLLOW, PARENT
 from sandlock_notif.memory import read_path
 
 if TYPE_CHECKING:
@@ -96,11 +96,9 @@ class Naming:
             if source.mount is not place.mount:
                 return Errno(EXDEV)
             self._no_dots(request, place)
-            if place.exists:
-                return Errno(EEXIST)
             if source.file is not None:
                 return Errno(EXDEV)
-            if source.is_directory:
+            if source.is_directory and not place.exists and place.name.rstrip(b"/") not in (b"", b".", b".."):
                 return Errno(EPERM)
             return self._files.layer(place).link(request, source, place)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from errno import E2BIG, EAGAIN, EFAULT, EINVAL
+from errno import E2BIG, EAGAIN, EFAULT, EINVAL, EISDIR
 from struct import unpack_from
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno
 from sandlock_notif.dispatch import Trap
+from sandlock_notif.fs.how import CREATE, NO_FOLLOW, PARENT, Limits
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_notif.fs.resolve import CREATE, NO_FOLLOW, Limits
-from sandlock_notif.memory import READ_MAX, read
+from sandlock_notif.memory import READ_MAX, read, read_path
 
 if TYPE_CHECKING:
     from sandlock_notif.dispatch import Outcome
@@ -98,7 +98,13 @@ class Opening:
         if flags & os.O_CREAT:
             how |= CREATE
 
+        path = read_path(request, argument)
+        if (
+            flags & os.O_CREAT and path.endswith(b"/") and path.strip(b"/")
+        ):  # whatever is there, once its directory was found
+            return self._files.at_path(request, at, path, PARENT, lambda _: Errno(EISDIR), limits)
+
         def act(place: Location) -> Outcome:
             return self._files.layer(place).open(request, place, flags, mode & 0o7777)
 
-        return self._files.at(request, at, argument, how, act, limits)
+        return self._files.at_path(request, at, path, how, act, limits)

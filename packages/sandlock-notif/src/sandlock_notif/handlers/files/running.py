@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from sandlock_notif.action import CONTINUE, Errno
 from sandlock_notif.dispatch import Trap
 from sandlock_notif.errors import NotifError, Refusal
+from sandlock_notif.fs.how import EMPTY, NO_FOLLOW
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_notif.fs.resolve import EMPTY, NO_FOLLOW
 from sandlock_notif.memory import read_path
 from sandlock_sys.proc import read_maps
 

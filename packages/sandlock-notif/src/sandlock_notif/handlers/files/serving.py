@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Answered, Errno, Value
 from sandlock_notif.errors import NotifError, Refusal
+from sandlock_notif.fs.how import UncachedError
 from sandlock_notif.fs.layers.generated import GeneratedLayer
 from sandlock_notif.fs.layers.host import HostLayer
-from sandlock_notif.fs.resolve import UncachedError, resolve
+from sandlock_notif.fs.resolve import resolve
 from sandlock_notif.fs.waiting import WaitingOpens
 from sandlock_notif.memory import read_path
 from sandlock_sys.capabilities import set_effective
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from sandlock_notif.action import Action
     from sandlock_notif.deputies import Deputies
     from sandlock_notif.dispatch import Outcome
+    from sandlock_notif.fs.how import Limits
     from sandlock_notif.fs.layers.layer import Layer
     from sandlock_notif.fs.location import Location
-    from sandlock_notif.fs.resolve import Limits
     from sandlock_notif.fs.view import View
     from sandlock_notif.request import Request
     from sandlock_sys.deputy import Completion
