@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -123,3 +125,16 @@ def test_every_program_that_a_test_needs_is_listed() -> None:
             needed |= set(re.findall(r'mark\.needs\("(command:[a-z0-9-]+)"', file.read_text(encoding="utf-8")))
     assert "command:nginx" in needed, "the pattern finds what is there"
     assert needed - promised - {"command:no-such-program"} == set()
+
+
+def test_the_tests_are_told_what_ci_promises_and_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    account = pwd.getpwuid(os.geteuid())
+    monkeypatch.delenv("SANDLOCK_REQUIRE", raising=False)
+    monkeypatch.setenv("CI", "true")
+    promised = run_tests._environment(account, "/nowhere")["SANDLOCK_REQUIRE"].split(",")
+    assert {"landlock=7", "command:nginx", "command:git"} <= set(promised)
+    monkeypatch.setenv("SANDLOCK_REQUIRE", "landlock=2")
+    assert run_tests._environment(account, "/nowhere")["SANDLOCK_REQUIRE"] == "landlock=2", "the caller's promise holds"
+    monkeypatch.delenv("CI")
+    monkeypatch.delenv("SANDLOCK_REQUIRE")
+    assert "SANDLOCK_REQUIRE" not in run_tests._environment(account, "/nowhere")
