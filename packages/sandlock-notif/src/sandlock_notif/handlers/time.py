@@ -162,7 +162,8 @@ def _pair(seconds: int, fraction: int) -> bytes:
 def _timer_clock(tid: int, timer: int) -> int:
     """Return the clock of a POSIX timer, -1 when it has none of ours."""
     with suppress(OSError):
-        for found in re.finditer(rb"^ID: (\d+)\n(?:.*\n)*?ClockID: (-?\d+)$", contents(f"/proc/{tid}/timers"), re.MULTILINE):
+        text = contents(f"/proc/{tid}/timers")
+        for found in re.finditer(rb"^ID: (\d+)\n(?:.*\n)*?ClockID: (-?\d+)$", text, re.MULTILINE):
             if int(found[1]) == timer:
                 return int(found[2])
     return -1
