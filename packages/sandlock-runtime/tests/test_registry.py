@@ -226,3 +226,15 @@ def test_names_that_have_ended_do_not_pile_up(place: Path, monkeypatch: pytest.M
         Sandbox(preset("default"), name=f"job{number}").run(["true"])
     list_runs()
     assert len(list(place.iterdir())) == 3
+
+
+def test_a_run_that_cannot_be_listed_for_a_fault_of_ours_does_not_stay_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("sandlock_runtime.registration.new_entry", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        start(script="sleep 76543 & sleep 76543")
+    assert subprocess.run(["pgrep", "-f", "sleep 76543"], capture_output=True, check=False).stdout == b""

@@ -43,7 +43,12 @@ def launch_audited(
     except BaseException as error:
         log.fail(error)
         raise
-    log.launched(life)
+    try:
+        log.launched(life)
+    except BaseException:  # nobody would have the life to end it
+        life.kill()
+        life.finish()
+        raise
     before = life.at_end
 
     def end(result: Result) -> None:

@@ -59,7 +59,12 @@ def launch_registered(
         desk.log.fail(error)
         raise
     life.at_end = desk.leave
-    desk.enter(life, command)
+    try:
+        desk.enter(life, command)
+    except BaseException:  # nobody would have the life to end it
+        life.kill()
+        life.finish()
+        raise
     return life, plan
 
 
