@@ -107,7 +107,7 @@ def test_sec_18_fs_04_every_call_by_every_alias_is_refused_and_its_neighbour_is_
     expected = json.loads(bare(CODE, arguments(base, alias, "ok"), str(base)))
     if alias == "renamed-parent":
         os.rename(base / "tree/moved", base / "tree/dir")
-    view = View(denied=[os.fsencode(secret)])
+    view = View(denied=[os.fsencode(secret)], writable=[os.fsencode(base)])
     outcome = served(base, view, program(CODE, *arguments(base, alias, "ok", "no")))
     answers = json.loads(outcome.output)
     assert {row: answer for row, answer in answers.items() if row.startswith("ok ")} == expected

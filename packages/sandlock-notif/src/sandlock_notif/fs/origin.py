@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from contextlib import suppress
 from errno import EACCES, EBADF, ELOOP, ENOENT, ENOTDIR, EPERM, ESRCH
 from stat import S_ISDIR
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from sandlock_notif.fs.marks import Identity, MarkTable
     from sandlock_notif.request import Request
 
-__all__ = ["AT_FDCWD", "Origins", "open_of"]
+__all__ = ["AT_FDCWD", "Origins", "holder_of", "open_of"]
 
 AT_FDCWD = -100  # linux/fcntl.h
 _NO_LINKS = 6  # RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS, linux/openat2.h, 5.6
@@ -97,8 +96,7 @@ class Origins:
     def check_file(self, root: int, found: int) -> None:
         """Refuse what lies below a denied directory now, for an object that an fd or a magic link led to.
 
-        Directories are judged by `check`. Other objects have no way up, so their directory is found by the name that
-        the kernel gives, and believed if the object is there.
+        Directories are judged by `check`. Other objects have no way up; see `holder_of`.
 
         Raises:
             Refusal: EACCES.
@@ -119,25 +117,12 @@ class Origins:
     def _check_file(self, root: int, found: int, look: Callable[[int], object]) -> None:
         if not self._denied:
             return
-        for _ in range(_TRIES):
-            shown = os.readlink(b"/proc/self/fd/%d" % found)
-            if not shown.startswith(b"/") or not os.fstat(found).st_nlink:
-                return  # a pipe, a socket, or a file that no directory holds
-            above, _, name = shown.rpartition(b"/")
+        directory = holder_of(root, found)
+        if directory >= 0:
             try:
-                directory = openat2(root, above[1:] or b".", os.O_PATH | os.O_DIRECTORY, _NO_LINKS)
-            except SyscallError:
-                continue
-            try:
-                if shown.endswith(b" (deleted)") and not _is_there(name, directory):
-                    return  # the name that it was opened by is gone; nobody can tell the others
-                with suppress(OSError):
-                    if os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(found)):
-                        look(directory)
-                        return
+                look(directory)
             finally:
                 os.close(directory)
-        raise Refusal(EACCES, "where this file lies cannot be told")
 
     def start(self, directory: int) -> Identity:
         """Return the identity of the directory that a path starts in, as `check`; ENOTDIR for anything else."""
@@ -164,9 +149,31 @@ class Origins:
             os.close(self._known.popitem()[1])
 
 
-def _is_there(name: bytes, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+def holder_of(root: int, found: int) -> int:
+    """Return an O_PATH fd, the caller's, of the directory that holds a file now; -1 for one that none holds.
+
+    The directory is found by the name that the kernel gives, and believed if the file is there.
+
+    Raises:
+        Refusal: EACCES when it cannot be told.
+
+    """
+    for _ in range(_TRIES):
+        shown = os.readlink(b"/proc/self/fd/%d" % found)
+        if not shown.startswith(b"/") or not os.fstat(found).st_nlink:
+            return -1  # a pipe, a socket, or a file without a name
+        above, _, name = shown.rpartition(b"/")
+        try:
+            directory = openat2(root, above[1:] or b".", os.O_PATH | os.O_DIRECTORY, _NO_LINKS)
+        except SyscallError:
+            continue
+        try:
+            there: os.stat_result | None = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            there = None
+        if there is not None and os.path.samestat(there, os.fstat(found)):
+            return directory
+        os.close(directory)
+        if there is None and shown.endswith(b" (deleted)"):
+            return -1  # the name that it was opened by is gone; nobody can tell the others
+    raise Refusal(EACCES, "where this file lies cannot be told")

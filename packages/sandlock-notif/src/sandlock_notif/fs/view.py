@@ -22,13 +22,13 @@ from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.magic import Magic
 from sandlock_notif.fs.marks import MarkTable
 from sandlock_notif.fs.mount import Mount
-from sandlock_notif.fs.origin import Origins, open_of
+from sandlock_notif.fs.origin import Origins, holder_of, open_of
 from sandlock_sys.capabilities import set_effective
 from sandlock_sys.openat2 import openat2
-from sandlock_sys.walk import Walker
+from sandlock_sys.walk import NO_MARKS, Marks, Walker, climb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sandlock_cow.branch import Branch
     from sandlock_notif.dispatch import Services
@@ -69,10 +69,13 @@ class View:
         denied: Iterable[bytes] = (),
         virtual: VirtualLayer | None = None,
         branches: Iterable[Branch] = (),
+        writable: Iterable[bytes] = (),
         live: bool = False,
     ) -> None:
         self._live = live
         self.virtual = virtual
+        self._paths = tuple(writable)
+        self._writable = NO_MARKS
         self.table = MarkTable()
         self.origins = Origins(self.table)
         self.walker = Walker()
@@ -126,12 +129,20 @@ class View:
         self.root = os.open(b"/proc/%d/root" % services.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         found = os.fstat(self.root)
         self.root_identity = found.st_dev, found.st_ino
+        self._writable = Marks(self._identities(self._paths))
         self.denials.attach()
         if self.virtual is not None:
             self.virtual.attach(self)
         for mount in self.mounts:
             self._mark(mount)
         self.changed()
+
+    def _identities(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int]]:
+        for path in paths:
+            fd = openat2(self.root, path.lstrip(b"/") or b".", os.O_PATH, _IN_ROOT)
+            found = os.fstat(fd)
+            os.close(fd)
+            yield found.st_dev, found.st_ino
 
     def _mark(self, mount: Mount) -> None:
         """Let walks stop where a mount begins."""
@@ -174,9 +185,19 @@ class View:
         return Location(-1, b"", found, identity, mode)
 
     def may_change(self, place: Location) -> bool:
-        """Whether mode, owner, times and attributes of what is there may change."""
-        _ = place
-        return True
+        """Whether mode, owner, times and attributes of what is there may change: below what may be written (LL-01)."""
+        if not self._writable or place.object < 0 or place.identity is None:
+            return False
+        if place.identity in self._writable.identities:
+            return True
+        directory = place.object if place.is_directory else holder_of(self.root, place.object)
+        if directory < 0:
+            return False
+        try:
+            return climb(directory, self._writable) is not None
+        finally:
+            if directory != place.object:
+                os.close(directory)
 
     def placed(self, location: Location) -> Location:
         """Tell a place that an fd led to the mount that it lies on."""
