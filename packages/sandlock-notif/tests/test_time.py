@@ -95,7 +95,8 @@ def test_inf_07_an_absolute_wait_ends_in_time_and_leaves_its_structure_alone(
     program: str, start: int, how: str, result: int
 ) -> None:
     outcome = run(program, how, start=start)
-    assert outcome.output == b"%d 1 1\n" % result, outcome.output
+    # In tenths of a second: not before its time, and not much later even on a loaded machine.
+    assert re.fullmatch(rb"%d [1-9] 1\n" % result, outcome.output), outcome.output
 
 
 def test_what_the_kernel_refuses_is_refused(program: str) -> None:
