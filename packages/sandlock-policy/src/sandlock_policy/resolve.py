@@ -136,7 +136,10 @@ def _decide_network(
 
     beyond: list[Problem] = []
     kernel = decide_network(policy, beyond) if ports else None
-    if (served or context.hooked or beyond) and policy.supervisor and "net_allow" in features.served:
+    # Landlock knows bind, not listen without it: only a supervisor keeps a program off ports that the kernel picks.
+    unbound = kernel is not None and kernel.listens and not kernel.any_bind
+    wanted = served or context.hooked or beyond or (unbound and "net_listen" not in policy.allow_degraded)
+    if wanted and policy.supervisor and "net_allow" in features.served:
         return None, True
     problems += beyond
     return kernel, False
