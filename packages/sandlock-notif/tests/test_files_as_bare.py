@@ -150,7 +150,7 @@ for how, size in ((struct.pack("=QQQ", 1 << 40, 0, 0), 24), (struct.pack("=QQQ",
 def test_fs_09_not_26_creation_has_the_childs_umask_and_unnamed_files_get_names(trees: tuple[Path, Path]) -> None:
     code = """
 os.chdir(sys.argv[2])
-for mask in (0, 0o22, 0o77, 0o777):
+for mask in (0, 0o22, 0o77, 0o277):
     os.umask(mask); n = f"n{mask}"
     os.close(os.open(n, os.O_CREAT | os.O_WRONLY, 0o666)); os.mkdir(n + "d", 0o1777); os.mknod(n + "f", 0o10666)
     print([oct(os.lstat(n + s).st_mode) for s in ("", "d", "f")])
