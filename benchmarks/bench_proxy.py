@@ -71,6 +71,11 @@ class Client:
         self.request("PUT", "/up", bytes(BIG))
 
 
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment, start_new_session=True, stdout=null, stderr=null)
+
+
 def main() -> None:
     """Measure requests, downloads and uploads."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,7 +122,6 @@ def start(stack: ExitStack, *arguments: str) -> list[str]:
 def start_others(stack: ExitStack, folder: Path) -> dict[str, int]:
     """Start the other proxies on free ports; one process each, as ours is."""
     ports = {name: free_port() for name in OTHERS}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     proxy_py, mitmproxy = (str(port) for port in ports.values())
     commands = (
         [folder / "bin" / "proxy", "--hostname", "127.0.0.1", "--port", proxy_py, "--num-workers", "1",
@@ -127,7 +131,15 @@ def start_others(stack: ExitStack, folder: Path) -> dict[str, int]:
     )  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for command in commands:
-        process = stack.enter_context(subprocess.Popen(command, env=environment, start_new_session=True, **quiet))
+        process = stack.enter_context(
+            subprocess.Popen(
+                [str(word) for word in command],
+                env=environment,
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
         stack.callback(os.killpg, process.pid, 15)
     deadline = time.monotonic() + 60
     for port in ports.values():

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandlock import Sandbox, preset
+from sandlock_policy import preset
 from sandlock_policy.features import features_of_abi
+from sandlock_runtime import Sandbox
 from sandlock_runtime.features import host_features, override
 from sandlock_runtime.prepare import prepare
 

@@ -77,9 +77,12 @@ class Gettimeofday:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Make time(2); if it succeeded, add `offset_s` seconds to the result and to the pointer's target, if any."""
+    """Return the whole seconds of the coarse wall clock with `offset_ns` added, and store them where the pointer says.
 
-    offset_s: int
+    It takes clock_gettime(2): time(2) has lost the fraction that decides which second the sum lies in.
+    """
+
+    offset_ns: int
 
 
 StubOperation = ForceSyscall | ForceGetrandom | ClockGettime | Gettimeofday | Time
@@ -91,14 +94,11 @@ def forced(entries: Iterable[str]) -> dict[str, StubOperation]:
 
 
 def shifted_time(entries: Iterable[str], offset_ns: int) -> dict[str, StubOperation]:
-    """Return the operations that shift the wall clock by `offset_ns` for those of `entries` that tell it.
-
-    time() gets the whole seconds, rounded down: so it never runs ahead of clock_gettime().
-    """
+    """Return the operations that shift the wall clock by `offset_ns` for those of `entries` that tell it."""
     operations: dict[str, StubOperation] = {
         "clock_gettime": ClockGettime(offset_ns),
         "gettimeofday": Gettimeofday(offset_ns),
-        "time": Time(offset_ns // NANOSECONDS),
+        "time": Time(offset_ns),
     }
     return {entry: operations[entry] for entry in entries if entry in operations}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sandlock_notif.fs.layers.virtual import VirtualLayer
 from sandlock_notif.fs.view import View
 from sandlock_notif.handlers.files.table import FilesTable
+from sandlock_policy.data.landlock import FS_WRITE_FILE
 from sandlock_policy.errors import PolicyError, Problem, RuleError
 from sandlock_policy.paths import expand_path
 from sandlock_policy.view import HOSTNAME, PROCESSOR_FILES
@@ -16,7 +17,7 @@ from sandlock_runtime.processors import processor_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandlock_notif import HandlerTable, Process
+    from sandlock_notif import Process
     from sandlock_policy import Context, Plan, Policy
 
 __all__ = ["file_table"]
@@ -24,7 +25,7 @@ __all__ = ["file_table"]
 _KERNEL_NAME = "/proc/sys/kernel/hostname"
 
 
-def file_table(policy: Policy, context: Context, plan: Plan, *, live: bool) -> HandlerTable | None:
+def file_table(policy: Policy, context: Context, plan: Plan, *, live: bool) -> FilesTable | None:
     """Return the table of file calls, or None where no file call has to be served.
 
     Where namespaces show a run's own name, processors and processes, nothing is served for these. `live` says that
@@ -44,7 +45,11 @@ def file_table(policy: Policy, context: Context, plan: Plan, *, live: bool) -> H
         except RuleError as fault:
             raise PolicyError([Problem(f"filesystem.deny[{index}]", path, str(fault), fault.remedy)]) from fault
         denied.append(os.fsencode(text))
-    return FilesTable(View(denied=denied, virtual=virtual or None, live=live), ordered=policy.deterministic_dirs)
+    writable = [os.fsencode(path) for path, access, _ in plan.fs_rules if access & FS_WRITE_FILE]
+    if plan.view is not None:
+        writable += [os.fsencode(path) for path, access, _ in plan.view.rules if access & FS_WRITE_FILE]
+    view = View(denied=denied, virtual=virtual or None, writable=writable, live=live)
+    return FilesTable(view, ordered=policy.deterministic_dirs)
 
 
 def _generated(policy: Policy, plan: Plan) -> VirtualLayer:

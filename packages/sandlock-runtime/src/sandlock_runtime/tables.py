@@ -9,12 +9,14 @@ from sandlock_notif import filter_rules
 from sandlock_policy.data.landlock import FS_WRITE_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sandlock_notif import HandlerTable
     from sandlock_notif.handlers.callback import CallbackTable
+    from sandlock_notif.handlers.files.table import FilesTable
     from sandlock_notif.handlers.random import RandomTable
     from sandlock_notif.handlers.time import TimeTable
+    from sandlock_notif.image import ImageChange
     from sandlock_policy import Context, Plan, Policy
     from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
@@ -67,7 +69,9 @@ def _devices_in_memory() -> frozenset[int]:
     return frozenset(found)
 
 
-def _exec(policy: Policy, hooks: Hooks | None, *, killable: bool) -> tuple[list[HandlerTable], HandlerTable | None]:
+def _exec(
+    policy: Policy, hooks: Hooks | None, files: FilesTable | None, *, killable: bool
+) -> tuple[list[HandlerTable], HandlerTable | None]:
     """Return the domains that change new images, and the table that lets execs through, None where nobody looks."""
     changes: list[TimeTable | RandomTable] = []
     if policy.time_start is not None:
@@ -80,14 +84,19 @@ def _exec(policy: Policy, hooks: Hooks | None, *, killable: bool) -> tuple[list[
 
         changes.append(RandomTable(policy.random_seed))
     judged = hooks is not None and (hooks.policy_fn is not None or any(call in _EXECS for call, _ in hooks.handlers))
-    if not (changes or judged):
+    looks: list[ImageChange] = list(changes)
+    if files is not None and (policy.fs_denied or judged):
+        from sandlock_notif.handlers.files.running import ImageCheck
+
+        looks.append(ImageCheck(files.view))
+    if not (looks or judged):
         return [], None
     from sandlock_notif.handlers.exec import ExecTable
 
-    return list(changes), ExecTable(changes, verify=judged, killable=killable)
+    return list(changes), ExecTable(looks, verify=judged, killable=killable)
 
 
-def _files(policy: Policy, context: Context, plan: Plan, hooks: Hooks | None) -> HandlerTable | None:
+def _files(policy: Policy, context: Context, plan: Plan, hooks: Hooks | None) -> FilesTable | None:
     live = hooks is not None and hooks.policy_fn is not None
     bare = plan.view is None and (policy.name or policy.num_cpus or any(rule[0] in _SHOWS for rule in plan.fs_rules))
     if not (policy.fs_denied or policy.deterministic_dirs or live or bare):
@@ -122,38 +131,49 @@ def tables_for(
 
         callback = CallbackTable(hooks.policy_fn, policy.policy_timeout_s)
         tables.append(callback)
-    if policy.max_processes is not None:
-        from sandlock_notif.handlers.processes import ProcessLimit
-
-        tables.append(ProcessLimit(policy.max_processes))
-    if policy.max_memory is not None:
-        from sandlock_notif.handlers.memory import MemoryLimit
-
-        tables.append(MemoryLimit(policy.max_memory, _folders_in_memory(plan)))
+    tables += _limits(policy, plan)
     if plan.filter.served_network:
         from sandlock_notif.handlers.network import network_tables
 
         tables += network_tables(policy, names, intercept=web.intercept if web is not None else None)
-    changes, execs = _exec(policy, hooks, killable=killable)
-    tables += changes
-    if policy.name is not None and plan.view is None:
-        from sandlock_notif.handlers.hostname import HostnameTable
-
-        tables.append(HostnameTable(policy.name))
     files = _files(policy, context, plan, hooks)
-    if files is not None:
-        tables.append(files)
-    if plan.num_cpus is not None:
-        from sandlock_notif.handlers.processors import ProcessorsTable
+    changes, execs = _exec(policy, hooks, files, killable=killable)
+    tables += changes
+    if policy.max_processes is not None or callback is not None or files is not None:
+        from sandlock_notif.handlers.signals import ChildSignals
 
-        tables.append(ProcessorsTable(plan.num_cpus))
+        tables.append(ChildSignals())  # where much is notified, a child's end must not interrupt it
+    tables += [files] if files is not None else []
+    tables += _machine(policy, plan)
     if hooks is not None and hooks.handlers:
         from sandlock_notif.handlers.user import UserTable
 
         tables.append(UserTable(hooks.handlers, plan.filter))
-    if execs is not None:
-        tables.append(execs)  # behind all who judge an exec: it lets it go, and looks at what came of it
-    for table in tables:
-        if callback is not None:
+    tables += [execs] if execs is not None else []  # behind all who judge: it lets go, and looks at what came of it
+    if callback is not None:
+        for table in tables:
             callback.context.bind(table.controls())
     return tables
+
+
+def _limits(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
+    if policy.max_processes is not None:
+        from sandlock_notif.handlers.processes import ProcessLimit
+
+        yield ProcessLimit(policy.max_processes)
+    if policy.max_memory is not None:
+        from sandlock_notif.handlers.memory import MemoryLimit
+
+        yield MemoryLimit(policy.max_memory, _folders_in_memory(plan))
+
+
+def _machine(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
+    """Yield what tells of the machine by calls; files are the view's or namespaces'."""
+    if policy.name is not None and plan.view is None:
+        from sandlock_notif.handlers.hostname import HostnameTable
+
+        yield HostnameTable(policy.name)
+    if plan.num_cpus is not None:
+        from sandlock_notif.handlers.processors import ProcessorsTable
+
+        yield ProcessorsTable(plan.num_cpus)

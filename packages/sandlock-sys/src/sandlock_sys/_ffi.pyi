@@ -118,7 +118,7 @@ class _Lib:
     def sl_socket_take_with(
         self,
         listener: int,
-        id: int,
+        notification: int,
         tid: int,
         remote: int,
         taken: CData,

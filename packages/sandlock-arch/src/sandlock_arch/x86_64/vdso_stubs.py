@@ -1,14 +1,13 @@
 """Replacements of the x86_64 vDSO functions: arch/x86/entry/vdso/vdso.lds.S names the symbols.
 
-The code uses rax, rcx, rdx and r11 alone, which a C function may destroy anyway, and no stack: what the caller
-keeps in its red zone is safe, and rdi and rsi survive the system call by the kernel's own promise.
+The code uses registers that a C function may destroy anyway, and of the stack no more than its own red zone; rdi and
+rsi survive the system call by the kernel's own promise.
 """
 
 from __future__ import annotations
 
 from typing import assert_never
 
-from sandlock_arch.call_abi import MAX_ERRNO
 from sandlock_arch.sequence import Branch, Item, Label, assemble
 from sandlock_arch.stub import (
     MICROSECONDS,
@@ -41,6 +40,8 @@ ENTRIES = {
 }
 
 _ENOSYS = 38  # asm-generic/errno.h
+_COARSE = 5  # CLOCK_REALTIME_COARSE, linux/time.h: what time(2) tells
+_BELOW = 64  # bytes below the stack pointer, within the red zone of 128
 
 
 def lower(operation: StubOperation) -> bytes:
@@ -54,8 +55,8 @@ def lower(operation: StubOperation) -> bytes:
             items = _clock_gettime(offset_ns)
         case Gettimeofday(offset_ns):
             items = _gettimeofday(offset_ns)
-        case Time(offset_s):
-            items = _time(offset_s)
+        case Time(offset_ns):
+            items = _time(offset_ns)
         case _:
             assert_never(operation)
     return assemble(items)
@@ -133,17 +134,28 @@ def _shift(pointer: str, offset_ns: int, units_per_second: int) -> list[Item]:
     ]
 
 
-def _time(offset_s: int) -> list[Item]:
-    seconds, _ = split_offset(offset_s * NANOSECONDS, NANOSECONDS)
+def _time(offset_ns: int) -> list[Item]:
+    # The timespec lies in the red zone, which is this function's own: it calls none, and signals leave it alone.
+    seconds, fraction = split_offset(offset_ns, NANOSECONDS)
     return [
-        *_marked("time"),
-        encode.compare_immediate("rax", -MAX_ERRNO),
-        _branch_if(encode.ABOVE_OR_EQUAL, "done"),
+        encode.load_immediate("r8", 0),
+        encode.add("r8", "rdi"),
+        encode.load_immediate("rdi", _COARSE),
+        encode.load_immediate("rsi", -_BELOW),
+        encode.add("rsi", "rsp"),
+        *_marked("clock_gettime"),
+        encode.load("rax", "rsi", 0),
         encode.load_immediate("rcx", seconds),
         encode.add("rax", "rcx"),
-        encode.test("rdi", "rdi"),
+        encode.load("rdx", "rsi", 8),
+        encode.add_immediate("rdx", fraction),
+        encode.compare_immediate("rdx", NANOSECONDS),
+        _branch_if(encode.LESS, "whole"),
+        encode.add_immediate("rax", 1),
+        Label("whole"),
+        encode.test("r8", "r8"),
         _branch_if(encode.EQUAL, "done"),
-        encode.store("rdi", 0, "rax"),
+        encode.store("r8", 0, "rax"),
         Label("done"),
         encode.ret(),
     ]

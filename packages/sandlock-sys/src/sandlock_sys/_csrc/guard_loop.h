@@ -32,6 +32,8 @@ enum {
     GUARD_NO_HANG = 1, GUARD_ANY_CHILD = 0x40000000, /* WNOHANG, __WALL */
     GUARD_STOPPED = 0x7f, /* WIFSTOPPED */
     GUARD_REAPS = 64,
+    GUARD_TURNS = 1024,
+    GUARD_STOPS = 64,
     GUARD_EPERM = 1, GUARD_ESRCH = 3, GUARD_EINTR = 4, GUARD_ECHILD = 10, GUARD_EAGAIN = 11,
     GUARD_READABLE = 1, /* POLLIN */
     GUARD_DONT_WAIT = 0x40, GUARD_NO_SIGNAL = 0x4000, /* MSG_DONTWAIT, MSG_NOSIGNAL */
@@ -65,7 +67,7 @@ struct guard {
 };
 
 /* Signal every process of the tree when there is no scope; only the program can. */
-static void guard_walk(int signal);
+static int guard_walk(int signal);
 
 static void guard_signal_all(struct guard *guard, int signal)
 {
@@ -117,8 +119,18 @@ static void guard_end(struct guard *guard)
     int alive = 1;
     for (int ticks = 0;; ticks++) {
         int more = guard_reap(guard, &alive);
+        /* A walk looks at every zombie, so there should be few of them; here is no order left to hear meanwhile. */
+        for (int turns = 0; more && guard->reach == GUARD_WALK && turns < GUARD_TURNS; turns++)
+            more = guard_reap(guard, &alive);
         if (!alive && guard->main_gone)
             break; /* orphans come to the guard, so no child means no process at all */
+        /* Its group first, in one call: a bomb leaves the guard little time to walk. While the first process is not
+         * reaped, the number is its own. */
+        if (guard->reach == GUARD_WALK && !guard->main_gone)
+            RAW(__NR_kill, -guard->child, GUARD_STOP);
+        /* Who is stopped does not fork while the others are found, and keeps its place in the user's limit. */
+        for (int turns = 0; guard->reach == GUARD_WALK && turns < GUARD_STOPS && guard_walk(GUARD_STOP); turns++)
+            ;
         if (ticks == 0 || guard->reach == GUARD_WALK)
             guard_signal_all(guard, GUARD_KILL);
         if (!alive) {

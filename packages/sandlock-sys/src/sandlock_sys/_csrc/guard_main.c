@@ -7,9 +7,9 @@
 #include "guard_loop.h"
 #include "guard_walk.h"
 
-static void guard_walk(int signal)
+static int guard_walk(int signal)
 {
-    signal_by_walk(signal);
+    return signal_by_walk(signal);
 }
 
 static uint64_t large(const char *text)

@@ -20,7 +20,7 @@ enum { MAX_PROCESSES = 1 << 15 };
 
 struct directory_entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; char name[]; };
 
-static struct process { int pid, parent, ours; uint64_t start; } table[MAX_PROCESSES];
+static struct process { int pid, parent, ours, running; uint64_t start; } table[MAX_PROCESSES];
 
 static int number(const char *text)
 {
@@ -60,6 +60,7 @@ static int look_at(int pid, struct process *found)
     for (const char *c = buffer; *c; c++)
         if (*c == ')')
             field = c;
+    found->running = field && field[1] == ' ' && field[2] != 'T' && field[2] != 'Z' && field[2] != 'X';
     for (int number_of = 2; field && number_of < 22; number_of++) { /* the name is field 2: proc_pid_stat(5) */
         while (*field && *field != ' ')
             field++;
@@ -122,7 +123,8 @@ static void signal_process(const struct process *wanted, int signal)
     RAW(__NR_close, fd);
 }
 
-static void signal_by_walk(int signal)
+/* Signals every process of the tree; how many of them were neither stopped nor dead. */
+static int signal_by_walk(int signal)
 {
     /* Every process of the tree descends from the guard, and orphans come to it: it is the subreaper. */
     int self = (int)RAW(__NR_getpid), grew = 1, count = list_processes();
@@ -134,9 +136,13 @@ static void signal_by_walk(int signal)
                 one->ours = grew = 1;
         }
     }
+    int running = 0;
     for (int index = 0; index < count; index++)
-        if (table[index].ours)
+        if (table[index].ours) {
             signal_process(&table[index], signal);
+            running += table[index].running;
+        }
+    return running;
 }
 
 #endif

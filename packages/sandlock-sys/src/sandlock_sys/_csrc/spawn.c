@@ -57,9 +57,10 @@ struct launch {
 _Static_assert(offsetof(struct launch, spawn) == 0, "sl_spawn_free casts");
 _Static_assert(sizeof(struct launch) <= 4096, "one page");
 
-static void guard_walk(int signal)
+static int guard_walk(int signal)
 {
     (void)signal; /* the young guard never walks: without a scope it becomes the program at once */
+    return 0;
 }
 
 static char *number_to_text(char *text, uint64_t value)
