@@ -230,3 +230,42 @@ def test_many_sandboxes_with_hooks_leave_nothing() -> None:
     time.sleep(0.2)
     assert len(os.listdir("/proc/self/fd")) <= fds
     assert threading.active_count() <= threads + 1
+
+
+def test_not_22_a_flood_of_told_calls_is_bounded() -> None:
+    heard = []
+
+    def slow(event: Any, _: Any) -> None:
+        if event.syscall == "unlink":
+            heard.append(event)
+            time.sleep(0.01)
+
+    code = """
+import os
+for _ in range(20000):
+    try: os.unlink("/no/such/file")
+    except OSError: pass
+print("done")
+"""
+    result = Sandbox(fs_readable=SYSTEM, policy_fn=slow).run([*PYTHON, code], timeout=60)
+    assert result.stdout == b"done\n"
+    assert heard
+    assert any("too slow" in denial.reason for denial in result.denials)
+
+
+def test_holds_of_dead_tasks_are_forgotten() -> None:
+    code = """
+import os, signal, time
+for _ in range(300):
+    pid = os.fork()
+    if pid == 0:
+        os.getppid()
+        os._exit(0)
+    time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+print("done")
+"""
+    result = Sandbox(fs_readable=SYSTEM, handlers=[("getppid", lambda _: NotifAction.hold())]).run(
+        [*PYTHON, code], timeout=60
+    )
+    assert result.stdout == b"done\n"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Answerer"]
 
+_SWEEP = 64  # held requests before the dead among them are looked for
+
 
 class Answerer:
     """Gives the answers of one sandbox.
@@ -52,6 +54,7 @@ class Answerer:
         self._report = report
         self._delegate = delegate
         self._held: dict[int, Request] = {}
+        self._sweep_at = _SWEEP
 
     def perform(self, request: Request, action: Action) -> None:
         """Answer the request with `action`, at once but for `Delegate` and `Hold`."""
@@ -87,6 +90,7 @@ class Answerer:
             case Delegate():
                 self._delegate(request, action)
             case Hold(register):
+                self._sweep()
                 self._held[request.id] = request
                 register(lambda late: self._release(request, late))
             case Kill(signal, reason):
@@ -112,6 +116,12 @@ class Answerer:
     def _release(self, request: Request, action: Action) -> None:
         if self._held.pop(request.id, None) is not None:
             self.perform(request, action)
+
+    def _sweep(self) -> None:
+        """Forget held requests whose tasks are gone, whenever their number has doubled."""
+        if len(self._held) >= self._sweep_at:
+            self._held = {one: held for one, held in self._held.items() if held.waits()}
+            self._sweep_at = max(2 * len(self._held), _SWEEP)
 
     def _kill(self, request: Request, signal: int) -> None:
         with suppress(VanishedError, OSError):

@@ -75,6 +75,10 @@ class Runner:
             if job is None:
                 return
             function, loop, future = job
+            if future.done():  # whoever asked has given up: what a flood left in the queue costs nothing more
+                with self._lock:
+                    self._idle += 1
+                continue
             try:
                 value: object = function()
                 error: BaseException | None = None

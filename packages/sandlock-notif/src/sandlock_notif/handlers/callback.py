@@ -19,6 +19,8 @@ from sandlock_notif.syscall_event import SyscallEvent, describe
 from sandlock_policy.seccomp.rules import between, lacks_bits
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sandlock_notif.request import Request
     from sandlock_policy.seccomp.rules import Condition
 
@@ -27,6 +29,7 @@ __all__ = ["HELD", "TOLD", "CallbackTable", "PolicyFunction", "decide_verdict"]
 PolicyFunction: TypeAlias = Callable[[SyscallEvent, PolicyContext], "object | Awaitable[object]"]
 
 _CLONE_THREAD = 0x10000  # linux/sched.h, 2.4
+_MAX_TOLD = 1000  # calls that wait to be told; a program makes them as fast as it likes (NOT-22)
 _LARGE = 1 << 20  # bytes; smaller mappings are the allocator's everyday business
 
 HELD: dict[str, str] = {
@@ -76,6 +79,8 @@ class CallbackTable(HandlerTable):
         self._timeout_s = timeout_s
         self._runner = Runner()
         self._services: Services | None = None
+        self._told: set[asyncio.Task[None]] = set()
+        self._lost = False
         self.context = PolicyContext()
 
     def traps(self) -> Sequence[Trap]:
@@ -90,7 +95,9 @@ class CallbackTable(HandlerTable):
         self._services = services
 
     async def close(self) -> None:
-        """Let the threads end."""
+        """Let the threads end; what was not told yet is not."""
+        for task in self._told:
+            task.cancel()
         self._runner.close()
 
     async def _ask(self, request: Request) -> Action | None:
@@ -116,7 +123,15 @@ class CallbackTable(HandlerTable):
         assert services is not None  # noqa: S101  # as above
         name = services.arch.name_of(request.nr)
         event = describe(request, name, TOLD[name][0], services)
-        services.loop.create_task(self._run_told(event))
+        full = len(self._told) >= _MAX_TOLD
+        if not full:
+            task = services.loop.create_task(self._run_told(event))
+            self._told.add(task)
+            task.add_done_callback(self._told.discard)
+        elif not self._lost:
+            text = f"more than {_MAX_TOLD} calls wait to be told: the callback is too slow, and hears no more for now"
+            services.report(Event("fault", name, request.tid, 0, text))
+        self._lost = full
         return None
 
     async def _run_told(self, event: SyscallEvent) -> None:
