@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
     from sandlock_notif.request import Request
 
-__all__ = ["Process", "Processes"]
+__all__ = ["MAX_PIDFDS", "Process", "Processes"]
 
 State = TypeVar("State")
+
+MAX_PIDFDS = 256
+"""Pidfds that the index of one sandbox holds: its program decides how many processes there are, and the fds are the
+host's. Further processes are known by pid and start time alone."""
+_PRUNE = 64  # further processes, between two looks which of them have ended
 
 
 class Process:
@@ -73,7 +78,9 @@ class Process:
         if self.pidfd >= 0:
             return not pidfd.wait(self.pidfd, 0)
         with suppress(OSError):
-            return _start_of(self.pid) == self.start
+            found = read_stat(self.pid)
+            # A first thread that has ended is a zombie as long as others run.
+            return found.starttime == self.start and (found.state not in "ZX" or found.num_threads > 1)
         return False
 
     def __repr__(self) -> str:
@@ -95,6 +102,8 @@ class Processes:
         self._by_pid: dict[int, Process] = {}
         self._by_tid: dict[int, Process] = {}
         self._watchers: list[Callable[[Process], None]] = []
+        self._open = 0
+        self._unwatched = 0
         self.largest_pid = 0
 
     def on_exit(self, watcher: Callable[[Process], None]) -> None:
@@ -134,7 +143,7 @@ class Processes:
             return known
         if known is not None:
             self.unregister(known)
-        process_fd = _open_pidfd(pid)
+        process_fd = _open_pidfd(pid) if self._open < MAX_PIDFDS else -1
         try:
             start = _start_of(pid)
             if process_fd >= 0:
@@ -147,8 +156,14 @@ class Processes:
             raise
         process = self._by_pid[pid] = Process(pid, start, process_fd)
         self.largest_pid = max(self.largest_pid, pid)
-        if self._loop is not None and process_fd >= 0:
-            self._loop.add_reader(process_fd, self._ended, process)
+        if process_fd < 0:
+            self._unwatched += 1
+            if not self._unwatched % _PRUNE:  # nobody tells when these end
+                self.prune()
+        else:
+            self._open += 1
+            if self._loop is not None:
+                self._loop.add_reader(process_fd, self._ended, process)
         return process
 
     def unregister(self, process: Process) -> None:
@@ -166,6 +181,7 @@ class Processes:
                 self._loop.remove_reader(process.pidfd)
             os.close(process.pidfd)
             process.pidfd = -1
+            self._open -= 1
         for watcher in self._watchers:
             watcher(process)
 

@@ -1,0 +1,109 @@
+"""The index of processes: identity by pid and start time, ends seen, fds bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from sandlock_notif import Processes, processes
+
+pytestmark = pytest.mark.needs("pidfd", level=2)
+
+
+@pytest.fixture
+def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
+    with ExitStack() as stack:
+        started = [subprocess.Popen(["sleep", "60"]) for _ in range(6)]
+        for one in started:
+            stack.callback(one.wait)
+            stack.callback(one.kill)
+        yield started
+
+
+def test_a_process_is_the_same_entry_until_it_ends(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    index = Processes()
+    first = index.register(sleepers[0].pid)
+    assert index.register(sleepers[0].pid) is first
+    assert index.get(sleepers[0].pid) is first
+    assert index.contains(sleepers[0].pid)
+    assert index.largest_pid == sleepers[0].pid
+    sleepers[0].kill()
+    sleepers[0].wait()
+    assert index.get(sleepers[0].pid) is None
+    assert not index.contains(sleepers[0].pid)
+    with pytest.raises(OSError, match="no process"):
+        index.register(sleepers[0].pid)
+    index.close()
+
+
+def test_state_is_freed_with_its_process_and_the_end_is_told(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    async def main() -> list[int]:
+        index = Processes(asyncio.get_running_loop())
+        ended: list[int] = []
+        index.on_exit(lambda process: ended.append(process.pid))
+        entry = index.register(sleepers[0].pid)
+        entry.state(list).append(1)
+        assert entry.state(list) == [1]
+        sleepers[0].kill()
+        for _ in range(200):
+            if ended:
+                break
+            await asyncio.sleep(0.01)
+        assert len(index) == 0
+        index.close()
+        return ended
+
+    assert asyncio.run(main()) == [sleepers[0].pid]
+
+
+def test_a_zombie_has_ended(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    index = Processes()
+    entry = index.register(sleepers[0].pid)
+    sleepers[0].kill()
+    os.waitid(os.P_PID, sleepers[0].pid, os.WEXITED | os.WNOWAIT)
+    assert not entry.alive()
+    index.prune()
+    assert len(index) == 0
+    index.close()
+
+
+def test_one_sandbox_takes_no_more_fds_than_its_share(
+    sleepers: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_PIDFDS", 2)
+    monkeypatch.setattr(processes, "_PRUNE", 2)
+    index = Processes()
+    entries = [index.register(one.pid) for one in sleepers]
+    assert [entry.pidfd >= 0 for entry in entries] == [True, True, False, False, False, False]
+    assert all(entry.alive() for entry in entries)
+    sleepers[5].kill()
+    os.waitid(os.P_PID, sleepers[5].pid, os.WEXITED | os.WNOWAIT)
+    assert not entries[5].alive()  # without an fd too
+    index.unregister(entries[0])
+    replacement = subprocess.Popen(["sleep", "60"])
+    try:
+        assert index.register(replacement.pid).pidfd >= 0  # the share is free again
+    finally:
+        replacement.kill()
+        replacement.wait()
+        index.close()
+
+
+def test_descendants_of_the_root_are_members_and_nobody_else() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE) as tree:
+        assert tree.stdout is not None
+        child = int(tree.stdout.readline())
+        try:
+            index = Processes(root=tree.pid)
+            assert index.contains(child)
+            assert not index.contains(os.getpid())
+            assert not index.contains(1)
+            index.close()
+        finally:
+            os.kill(child, 9)
+            tree.kill()
