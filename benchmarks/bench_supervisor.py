@@ -1,0 +1,83 @@
+"""What a served call costs, as a multiple of the same call served by a loop in C; and a launch with a listener."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from measure import Row, compare, report
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "packages/sandlock-notif/tests"))
+from supervision import supervise, table
+
+from sandlock import NotifAction, Sandbox
+from sandlock_notif import CONTINUE, Value
+
+if TYPE_CHECKING:
+    from sandlock_notif.action import Action
+    from sandlock_notif.dispatch import Handle
+
+CALLS, ROUNDS = 20_000, 15
+
+
+def main() -> None:
+    """Measure floor and answers in turn; then launches."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        program = str(Path(folder, "served_calls"))
+        source = str(Path(__file__).parent / "served_calls.c")
+        subprocess.run([shutil.which("cc") or "gcc", "-O2", "-o", program, source], check=True)
+        rows = _answers(program)
+    report("Served calls", rows)
+    report("Launch with a listener", _launches())
+
+
+def _answers(program: str) -> list[Row]:
+    cases: dict[str, tuple[Action, int]] = {
+        "Continue": (CONTINUE, 1),
+        "Value": (Value(1), 1),
+        "Continue, 8 processes at once": (CONTINUE, 8),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, (action, processes) in cases.items():
+            arguments = [str(CALLS // processes), str(processes)]
+            floor = float(subprocess.run([program, "floor", *arguments], capture_output=True, check=True).stdout)
+            outcome = supervise([program, "call", *arguments], table("getppid", _always(action)))
+            found[name].append((float(outcome.output), floor))
+    rows = []
+    for name, pairs in found.items():
+        ratios = sorted(ours / floor for ours, floor in pairs)
+        each_ms = sorted(ours for ours, _ in pairs)[len(pairs) // 2] / 1e6
+        rows.append(Row(name, "C loop", each_ms, ratios[len(ratios) // 2], ratios[1], ratios[-2], 1.5))
+    return rows
+
+
+def _always(action: Action) -> Handle:
+    return lambda _: action
+
+
+def _launches() -> list[Row]:
+    files = ["/usr", "-/lib", "-/lib64"]
+    plain = Sandbox(fs_readable=files)
+    handled = Sandbox(fs_readable=files, handlers=[("getppid", lambda _: NotifAction.continue_())])
+    limited = Sandbox(fs_readable=files, max_processes=100)
+    shown = Sandbox(fs_readable=[*files, "/proc"])
+    return compare(
+        ("subprocess.run", lambda: subprocess.run(["/bin/true"], capture_output=True, check=True)),
+        {
+            "kernel only": (lambda: plain.run(["/bin/true"]), 1.2),
+            "a handler": (lambda: handled.run(["/bin/true"]), 1.5),
+            "max_processes": (lambda: limited.run(["/bin/true"]), 1.5),
+            "own /proc by namespaces": (lambda: shown.run(["/bin/true"]), 2.0),
+        },
+        rounds=100,
+    )
+
+
+if __name__ == "__main__":
+    main()
