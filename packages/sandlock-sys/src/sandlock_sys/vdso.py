@@ -58,7 +58,7 @@ def parse_symbols(image: bytes) -> tuple[Symbol, ...]:
         raise ValueError(f"not a 64-bit little-endian ELF image: {image[:6]!r}")
     try:
         return _symbols(image)
-    except (struct.error, KeyError, StopIteration) as error:
+    except (struct.error, KeyError, StopIteration, OverflowError) as error:
         raise ValueError(f"the ELF image of {len(image)} bytes is damaged: {error}") from error
 
 
