@@ -71,15 +71,9 @@ class Image:
         """Return the path that execve was given, as the kernel copied it."""
         return procmem.read_string(self.pid, self.auxiliary().get(_AT_EXECFN, 0), _PATH_MAX + 64)
 
-    def is_itself(self, path: bytes) -> bool:
-        """Tell whether the program is the file at `path`, seen by the process, and not an interpreter of it."""
-        view = b"/proc/%d/root" % self.pid if path.startswith(b"/") else b"/proc/%d/cwd/" % self.pid
-        if path.startswith(b"/dev/fd/"):
-            view, path = b"/proc/%d/fd/" % self.pid, path[8:]
-        try:
-            return os.path.samestat(os.stat(view + path), os.stat(b"/proc/%d/exe" % self.pid))
-        except OSError:
-            return False
+    def runs(self, file: int) -> bool:
+        """Tell whether the program is the file that an fd pins."""
+        return os.path.samestat(os.fstat(file), os.stat(b"/proc/%d/exe" % self.pid))
 
     def auxiliary(self) -> dict[int, int]:
         """Return the auxiliary vector, without its end."""

@@ -24,7 +24,10 @@ READ_MAX = 1 << 20  # bytes for one `read`; nothing that a system call points to
 
 
 def read(request: Request, address: int, length: int, *, fault: int = EFAULT) -> bytes:
-    """Return `length` bytes at `address` of the caller's memory, all of them; the same copy for the same range.
+    """Return `length` bytes at `address` of the caller's memory, all of them.
+
+    What was read from `address` before is not read again: a shorter range is a part of that copy, and a longer one
+    begins with it. So two readers who know different sizes of one structure see the same one.
 
     Raises:
         Refusal: `fault` when any of it cannot be read.
@@ -34,17 +37,18 @@ def read(request: Request, address: int, length: int, *, fault: int = EFAULT) ->
     """
     if not 0 <= length <= READ_MAX:
         raise ValueError(f"{length} bytes are not within 0..{READ_MAX}")
-    copy = request.copies.get((address, length))
-    if copy is None:
+    copy = request.copies.get((address, False))
+    if copy is None or len(copy) < length:
+        known = copy or b""
         try:
-            copy = procmem.read(request.tid, address, length)
+            copy = known + procmem.read(request.tid, address + len(known), length - len(known))
         except SyscallError as error:
             raise _refused(request, error, fault) from error
         except ValueError as error:  # a range past the end of the address space
             raise Refusal(fault) from error
         _still(request)
-        request.copies[address, length] = copy
-    return copy
+        request.copies[address, False] = copy
+    return copy[:length]
 
 
 def read_string(request: Request, address: int, limit: int = PATH_MAX) -> bytes:
@@ -55,7 +59,7 @@ def read_string(request: Request, address: int, limit: int = PATH_MAX) -> bytes:
         VanishedError: the task no longer waits.
 
     """
-    copy = request.copies.get((address, None))
+    copy = request.copies.get((address, True))
     if copy is None:
         try:
             copy = procmem.read_string(request.tid, address, limit)
@@ -64,7 +68,7 @@ def read_string(request: Request, address: int, limit: int = PATH_MAX) -> bytes:
         except (ValueError, OverflowError) as error:
             raise Refusal(EFAULT) from error
         _still(request)
-        request.copies[address, None] = copy
+        request.copies[address, True] = copy
     elif len(copy) >= limit:
         raise Refusal(ENAMETOOLONG)
     return copy

@@ -31,7 +31,7 @@ class Request:
         self.id, self.tid, _, self.nr, self.arch = fields[:5]
         self.listener = listener
         self._fields = fields
-        self._copies: dict[tuple[int, int | None], bytes] | None = None
+        self._copies: dict[tuple[int, bool], bytes] | None = None
 
     @property
     def instruction_pointer(self) -> int:
@@ -44,8 +44,8 @@ class Request:
         return self._fields[6:]
 
     @property
-    def copies(self) -> dict[tuple[int, int | None], bytes]:
-        """What was read of the child's memory: `{(address, length, or None for a string): bytes}`; see `memory`."""
+    def copies(self) -> dict[tuple[int, bool], bytes]:
+        """What was read of the child's memory: `{(address, whether it is a string): bytes}`; see `memory`."""
         if self._copies is None:
             self._copies = {}
         return self._copies

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from struct import unpack
+from errno import EINVAL, EPERM
 from typing import TYPE_CHECKING
 
 from sandlock_notif import memory
 from sandlock_notif.errors import Refusal
 from sandlock_notif.handlers.exec import read_words
+from sandlock_notif.handlers.network.messages import MESSAGE_SIZE, parse_message
 from sandlock_notif.sockaddr import parse_endpoint
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_stat
@@ -27,6 +28,9 @@ _ADDRESS = {"connect": (1, 2), "bind": (1, 2), "sendto": (4, 5)}  # arguments: p
 _SIZE = {"sendto": 2, "mmap": 1, "mremap": 2, "truncate": 1}
 _ARGV = {"execve": 1, "execveat": 2}
 _SOCKADDR_MAX = 128  # sizeof(struct sockaddr_storage), linux/socket.h
+_MMSG_SIZE = 64  # struct mmsghdr, linux/socket.h
+_MMSG_MAX = 1024  # UIO_MAXIOV, linux/uio.h
+_PLACES_MAX = 64  # pointers to the one destination of many messages; nobody else is served meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class SyscallEvent:
         category: "file", "network", "process" or "memory".
         pid: of the calling process, as the host sees it.
         parent_pid: of its parent, or 0.
-        host: numeric address that is connected, bound or sent to, without port; None where there is none.
+        host: numeric address that is connected, bound or sent to, without port; None where there is none. A sendmmsg
+            to several is refused before anybody is asked.
         port: its port, or None.
         argv: of an exec, as str with surrogates for bytes that are no UTF-8; None otherwise.
         size: bytes that are sent or mapped, or None.
@@ -92,18 +97,40 @@ def _endpoint(request: Request, name: str) -> tuple[str | None, int | None]:
             return None, None
         length &= 0xFFFFFFFF
         if length > _SOCKADDR_MAX:
-            raise Refusal(22)  # EINVAL, as the kernel answers
+            raise Refusal(EINVAL)
         return parse_endpoint(memory.read(request, pointer, length))
     if name == "sendmsg":
-        return _message_endpoint(request, request.args[1])
+        return parse_endpoint(_destination(request, memory.read(request, request.args[1], MESSAGE_SIZE)) or b"")
     if name == "sendmmsg":
-        return _message_endpoint(request, request.args[1])  # of the first message; each is judged when it is sent
+        return _common_endpoint(request)
     return None, None
 
 
-def _message_endpoint(request: Request, pointer: int) -> tuple[str | None, int | None]:
-    """Return the destination of the struct msghdr at `pointer` (linux/socket.h: msg_name, msg_namelen come first)."""
-    address, length = unpack("=QI", memory.read(request, pointer, 12))
-    if not address:
+def _common_endpoint(request: Request) -> tuple[str | None, int | None]:
+    """Return where all messages of a sendmmsg go; refuse several destinations, of which an event could show only one.
+
+    A resolver that asks for two records at once sends both on a connected socket, so to no name at all.
+    """
+    count = min(request.args[2] & 0xFFFFFFFF, _MMSG_MAX)
+    if not count:
         return None, None
-    return parse_endpoint(memory.read(request, address, min(length, _SOCKADDR_MAX)))
+    raw = memory.read(request, request.args[1], count * _MMSG_SIZE)  # from where the sender reads
+    messages = [parse_message(raw[at : at + MESSAGE_SIZE]) for at in range(0, len(raw), _MMSG_SIZE)]
+    places = {(message.name, message.name_length) for message in messages}
+    reason = "one sendmmsg to several destinations cannot be shown to the policy callback"
+    if len(places) > _PLACES_MAX:
+        raise Refusal(EPERM, reason)
+    names = {_name(request, *place) for place in places}
+    if len(names) > 1:
+        raise Refusal(EPERM, reason)
+    return parse_endpoint(names.pop() or b"")
+
+
+def _destination(request: Request, raw: bytes) -> bytes | None:
+    """Return the socket address that a struct msghdr points to; None where it goes to the peer."""
+    message = parse_message(raw)
+    return _name(request, message.name, message.name_length)
+
+
+def _name(request: Request, address: int, length: int) -> bytes | None:
+    return memory.read(request, address, length) if address else None

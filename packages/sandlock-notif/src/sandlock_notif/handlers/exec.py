@@ -9,6 +9,7 @@ is, before its first instruction. What the kernel put there is compared with wha
 from __future__ import annotations
 
 from errno import E2BIG, EACCES, EPERM, ESRCH
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_arch.call_abi import ERESTARTNOINTR
@@ -19,6 +20,7 @@ from sandlock_notif.dispatch import HandlerTable, Services, Trap
 from sandlock_notif.errors import NotifError, Refusal
 from sandlock_notif.events import Event
 from sandlock_notif.image import Image, Patches
+from sandlock_notif.program import pin
 from sandlock_notif.tracing import ExecGate, Tracer, follow_exec
 from sandlock_sys.errors import SyscallError
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from sandlock_arch.stub import StubOperation
     from sandlock_notif.image import ImageChange
+    from sandlock_notif.program import Program
     from sandlock_notif.request import Request
 
 __all__ = ["Command", "ExecTable", "decide_same"]
@@ -51,24 +54,17 @@ class _ChangedError(Exception):
     """Another program than the one that was judged."""
 
 
-def decide_same(command: Command, name: bytes, line: bytes, *, script: bool) -> bool:
-    """Tell whether an image is what the kernel makes of `command`.
+def decide_same(path: bytes, words: Sequence[bytes] | None, name: bytes, line: bytes) -> bool:
+    """Tell whether an image is what the kernel makes of a judged command.
 
     Arguments:
-        command: what was judged.
+        path: of the command.
+        words: the arguments that the kernel makes of the command (`program.pin`); None where nothing may run.
         name: the path that the kernel was given.
         line: the arguments of the image, each with its NUL.
-        script: the program is not the file at `name` but its interpreter. Then that, its argument and the script's
-            path stand in the place of the first word.
 
     """
-    if name != command.path:
-        return False
-    first, *rest = command.arguments or (b"",)  # the kernel (5.18) adds the empty word
-    tail = b"".join(word + b"\0" for word in rest)
-    if script:
-        return line.endswith(b"\0" + command.path + b"\0" + tail)
-    return line == first + b"\0" + tail
+    return words is not None and name == path and line == b"".join(word + b"\0" for word in words)
 
 
 class ExecTable(HandlerTable):
@@ -137,13 +133,25 @@ class ExecTable(HandlerTable):
             # Safety: seized now, and still waiting: so it is the caller that was seized, and no other's thread.
             return listener.valid(notification) and listener.let_continue(notification)
 
-        def look(pid: int) -> None:
-            self._look(pid, command, operations, more)
+        def follow() -> None:
+            program = pin(tid, command.path, command.arguments) if command is not None else None
+
+            def look(pid: int) -> None:
+                compare = None
+                if command is not None and program is not None:
+                    compare = partial(_compare, path=command.path, program=program)
+                self._look(pid, compare, operations, more)
+
+            try:
+                follow_exec(tid, let_go, look, killable=killable)
+            finally:
+                if program is not None:
+                    program.close()
 
         if not await self.gate.enter(tid):
             return Errno(ERESTARTNOINTR)
         try:
-            await self._tracer.run(lambda: follow_exec(tid, let_go, look, killable=killable))
+            await self._tracer.run(follow)
         except ProcessLookupError:
             return Answered()
         except _ChangedError:
@@ -162,7 +170,7 @@ class ExecTable(HandlerTable):
     def _look(
         self,
         pid: int,
-        command: Command | None,
+        compare: Callable[[Image], None] | None,
         operations: Mapping[str, StubOperation],
         more: Sequence[Callable[[Image], None]],
     ) -> None:
@@ -171,8 +179,8 @@ class ExecTable(HandlerTable):
         assert services is not None and patches is not None  # noqa: S101, PT018  # as above
         image = Image(pid)
         try:
-            if command is not None:
-                _compare(image, command)
+            if compare is not None:
+                compare(image)
             if operations:
                 image.change_vdso(patches, operations)
             for prepare in more:
@@ -188,22 +196,23 @@ class ExecTable(HandlerTable):
             image.close()
 
 
-def _compare(image: Image, command: Command) -> None:
+def _compare(image: Image, path: bytes, program: Program) -> None:
     """Raise _ChangedError for another program than the one that was judged, or one that cannot be looked at.
 
     Raises:
         ProcessLookupError: it has been killed; then it has no arguments any more.
 
     """
-    name, error = b"", None
+    name, itself, error = b"", False, None
     try:
         name = image.file_name()
-    except SyscallError as found:
+        itself = program.file < 0 or image.runs(program.file)
+    except (SyscallError, OSError) as found:
         error = found
     line = image.command_line()
     if not line:
         raise ProcessLookupError(ESRCH, f"process {image.pid} was killed")
-    if error is not None or not decide_same(command, name, line, script=not image.is_itself(command.path)):
+    if error is not None or not itself or not decide_same(path, program.words, name, line):
         raise _ChangedError from error
 
 

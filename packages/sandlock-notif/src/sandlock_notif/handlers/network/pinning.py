@@ -113,7 +113,7 @@ def take_named(
         else:
             if found is None:
                 raise VanishedError
-            request.copies[name] = found[1]
+            request.copies[name[0], False] = found[1]
             return found
     # Somebody, a callback say, has read the address before: it must be that copy. Or it is one of the rare cases.
     pinned = take(request, source)
