@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 from contextlib import closing
 
 import pytest
@@ -81,7 +82,8 @@ def share(kind, port, option):
     def work():
         made = []
         for _ in range(2):
-            s = socket.socket(type=kind); s.setsockopt(socket.SOL_SOCKET, option, 1)
+            s = socket.socket(type=kind)
+            if option: s.setsockopt(socket.SOL_SOCKET, option, 1)
             s.bind(("127.0.0.1", port)); made.append(s)
             if kind == socket.SOCK_STREAM: s.listen()
         return "shared"
@@ -89,11 +91,72 @@ def share(kind, port, option):
 tell(share(socket.SOCK_STREAM, {port}, socket.SO_REUSEPORT))
 tell(share(socket.SOCK_DGRAM, {port}, socket.SO_REUSEPORT))
 tell(share(socket.SOCK_DGRAM, {port}, socket.SO_REUSEADDR))
-tell(share(socket.SOCK_STREAM, {free}, socket.SO_REUSEPORT))
-tell(share(socket.SOCK_DGRAM, {free}, socket.SO_REUSEPORT))
+tell(share(socket.SOCK_STREAM, {port}, 0))
+tell(share(socket.SOCK_DGRAM, {port}, 0))
+tell(share(socket.SOCK_DGRAM, {free}, socket.SO_REUSEADDR))
+tell(lambda: socket.create_server(("", {free})) and "server")
 """
         output = run(code, net_allow_bind=[port, free]).output.split()
-        assert output == [b"EADDRINUSE"] * 3 + [b"shared"] * 2
+        assert output == [b"ENOPROTOOPT"] * 2 + [b"EADDRINUSE"] * 3 + [b"shared", b"server"]
+
+
+TOGGLE = """
+import ctypes
+libc = ctypes.CDLL(None)
+one, zero = ctypes.c_int(1), ctypes.c_int(0)
+def flip():
+    while True:
+        for value in (one, zero): libc.setsockopt(s.fileno(), 1, OPTION, ctypes.byref(value), 4)
+s = socket.socket(type=KIND); threading.Thread(target=flip, daemon=True).start()
+end = time.monotonic() + 3; got = "held"
+while time.monotonic() < end and got == "held":
+    try: s.bind(("127.0.0.1", PORT)); got = "stolen"
+    except OSError as error: assert error.errno == errno.EADDRINUSE, error
+print(got); sys.stdout.flush(); os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        (socket.SOCK_STREAM, socket.SO_REUSEPORT),
+        (socket.SOCK_DGRAM, socket.SO_REUSEPORT),
+        (socket.SOCK_DGRAM, socket.SO_REUSEADDR),
+    ],
+)
+def test_net_08_an_option_that_is_toggled_under_way_steals_no_port(kind: int, option: int) -> None:
+    with closing(socket.socket(type=kind)) as host:
+        host.setsockopt(socket.SOL_SOCKET, option, 1)
+        host.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            host.listen()
+        port = host.getsockname()[1]
+        code = TOGGLE.replace("KIND", str(int(kind))).replace("OPTION", str(option)).replace("PORT", str(port))
+        free = subprocess.run([PYTHON, "-I", "-S", "-c", PRELUDE + code], capture_output=True, check=True, timeout=60)
+        assert free.stdout == b"stolen\n"  # without a sandbox it wins
+        assert run(code, net_allow_bind=[port]).output == b"held\n"
+
+
+def test_net_08_a_port_that_was_remapped_grants_the_next_socket_that_gets_it_nothing() -> None:
+    with serve() as outside:
+        code = f"""
+s = socket.socket(); s.bind(("127.0.0.1", {outside.port}))
+s.listen(); print(s.getsockname()[1] == {outside.port})
+table = [line.split() for line in open("/proc/net/tcp")][1:]
+real = int([row for row in table if row[9] == str(os.fstat(s.fileno()).st_ino)][0][1].partition(":")[2], 16)
+s.close()
+tries = 0; got = "never"
+while tries < 200_000 and got == "never":
+    n = socket.socket(); tries += 1
+    n.bind(("127.0.0.1", 0))
+    if n.getsockname()[1] in (real, {outside.port}):
+        try: n.listen(); got = "listens"
+        except OSError as error: got = errno.errorcode[error.errno]
+    n.close()
+print(got)
+"""
+        policy = Policy(net_allow_bind=[outside.port], port_remap=True)
+        assert run(code, policy).output.split() == [b"True", b"EACCES"]
 
 
 REMAP = """

@@ -15,6 +15,7 @@ from sandlock_arch import native
 from sandlock_notif import CONTINUE, Action, Errno, Request, Trap, memory
 from sandlock_policy import Policy
 from sandlock_policy.seccomp.rules import not_one_of
+from sandlock_sys import sockets
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", level=2)]
 
@@ -185,3 +186,52 @@ print("done")
 """
         assert run(code, Policy(net_allow=["127.0.0.1"]), tables=(table,)).output == b"done\n"
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+STALL = """
+family, peer = FAMILY, PEER
+if family == socket.AF_UNIX:
+    listener = socket.socket(family); listener.bind(peer); listener.listen(0)
+    fill = socket.socket(family); fill.connect(peer)
+else:
+    fill = [socket.socket() for _ in range(3)]
+    for one in fill: one.setblocking(False); one.connect_ex(peer)
+s = socket.socket(family); s.setblocking(False)
+def flip():
+    while True: os.set_blocking(s.fileno(), True); os.set_blocking(s.fileno(), False)
+threading.Thread(target=flip, daemon=True).start()
+import ctypes, signal
+libc = ctypes.CDLL(None)
+signal.signal(signal.SIGALRM, lambda *_: None); signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+end = time.monotonic() + 3; tries = 0
+raw = NAME
+while time.monotonic() < end: libc.connect(s.fileno(), raw, len(raw)); tries += 1
+print("tried" if tries > 20 else tries); sys.stdout.flush(); os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_not_14_a_flag_that_is_cleared_under_way_never_stops_the_loop(
+    family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain connect(2) in the loop's thread may wait for ever; it is counted here, for sockets that have a backlog."""
+    plain: list[int] = []
+    real = sockets.connect
+
+    def counted(fd: int, address: bytes) -> int:
+        plain.append(fd)
+        return real(fd, address)
+
+    monkeypatch.setattr(sockets, "connect", counted)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        name = f"\0sandlock-stall-{os.getpid()}"
+        raw = struct.pack("=H", family) + (
+            name.encode() if family == socket.AF_UNIX else struct.pack("!H4s8x", port, bytes([127, 0, 0, 1]))
+        )
+        peer: object = name if family == socket.AF_UNIX else ("127.0.0.1", port)
+        code = STALL.replace("FAMILY", str(int(family))).replace("PEER", repr(peer)).replace("NAME", repr(raw))
+        assert run(code, net_allow=[f"127.0.0.1:{port}"]).output == b"tried\n"
+        assert plain == []
+        run(f"socket.socket(type=2).connect(('127.0.0.1', {port}))", net_allow=[f"udp://127.0.0.1:{port}"])
+        assert plain  # the count counts

@@ -223,3 +223,24 @@ print("done")
     assert outcome.output == b"done\n"
     assert outcome.supervisor is not None
     assert 3 <= outcome.supervisor.served < 20  # bind, listen, connect, and a name or two: not one of 16,000 others
+
+
+def test_net_05_a_long_sendmmsg_is_answered_by_how_many_went() -> None:
+    """So that 1,024 messages of 1,024 parts hold nobody else up; who wants the rest sent calls again."""
+    code = """
+import ctypes
+libc = ctypes.CDLL(None)
+s = socket.socket(type=socket.SOCK_DGRAM)
+name = ctypes.create_string_buffer(struct.pack("=H", 2) + struct.pack("!H4s8x", PORT, bytes([127, 0, 0, 1])), 16)
+data = ctypes.create_string_buffer(b"x", 1)
+def send(messages, parts):
+    vectors = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(data), 1) * parts)
+    one = struct.pack("=QI4xQQQQI4xI4x", ctypes.addressof(name), 16, ctypes.addressof(vectors), parts, 0, 0, 0, 0)
+    block = ctypes.create_string_buffer(one * messages)
+    return libc.sendmmsg(s.fileno(), block, messages, 0)
+print(send(3, 1), send(1024, 1), send(1024, 100), send(1024, 1024))
+"""
+    with serve(kind=socket.SOCK_DGRAM) as server:
+        output = run(code.replace("PORT", str(server.port)), net_allow=[f"udp://127.0.0.1:{server.port}"]).output
+        assert output == b"3 16 2 1\n"
+        assert [len(one) for one in server.wait_for(22)] == [1] * 19 + [100] * 2 + [1024]

@@ -15,6 +15,7 @@ __all__ = [
     "ICMP_ALLOWED",
     "INET_REST_REFUSED",
     "NETLINK_ROUTE",
+    "SHARED_PORTS_REFUSED",
     "TCP_ALLOWED",
     "UDP_ALLOWED",
     "UNIX_DATAGRAMS_ALLOWED",
@@ -25,6 +26,7 @@ __all__ = [
 
 # asm-generic/errno-base.h and errno.h
 _EACCES = errno_action(13)
+_ENOPROTOOPT = errno_action(92)
 _EOPNOTSUPP = errno_action(95)
 _EAFNOSUPPORT = errno_action(97)
 
@@ -74,4 +76,8 @@ FAMILIES_REFUSED: tuple[Rule, ...] = (
 ZEROCOPY_REFUSED: tuple[Rule, ...] = (
     # asm-generic/socket.h, 4.14. The pages sent would be the supervisor's, which are gone when the kernel reads them.
     Rule("setsockopt", (one_of(1, 1), one_of(2, 60)), _EOPNOTSUPP, "SO_ZEROCOPY, where sends are made on behalf"),
+)
+SHARED_PORTS_REFUSED: tuple[Rule, ...] = (
+    # asm-generic/socket.h, 3.9. Set between the look at who has a port and the bind, it would share the host's.
+    Rule("setsockopt", (one_of(1, 1), one_of(2, 15)), _ENOPROTOOPT, "SO_REUSEPORT, where ports are bound (NET-08)"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from errno import EACCES, EADDRINUSE
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.errors import Refusal
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from sandlock_sys.sockets import Socket
 
 __all__ = ["Binder"]
-
-_SOL_SOCKET: Final = 1  # asm-generic/socket.h
-_SO_REUSEADDR: Final = 2  # asm-generic/socket.h
-_SO_REUSEPORT: Final = 15  # asm-generic/socket.h, 3.9
 
 
 class Binder:
@@ -54,9 +50,9 @@ class Binder:
         self._gate.inside.add(pinned.cookie)
         if protocol == "icmp" or not asked.port:
             return _outcome(sockets.bind(pinned.fd, asked.pack()))
-        if self._ports.enabled and self._ports.taken(protocol, asked.port) and not _shares(pinned):
+        if self._ports.enabled and self._ports.taken(protocol, asked.port):
             return Errno(EADDRINUSE)
-        error = EADDRINUSE if self._is_foreign(protocol, pinned, asked) else sockets.bind(pinned.fd, asked.pack())
+        error = EADDRINUSE if self._is_foreign(protocol, asked) else sockets.bind(pinned.fd, asked.pack())
         if error == EADDRINUSE and self._ports.enabled and not self._is_own(protocol, asked):
             return self._bind_elsewhere(protocol, pinned, asked)
         return _outcome(error)
@@ -66,7 +62,7 @@ class Binder:
         if pinned.kind == STREAM:
             protocol = protocol_of(pinned, EACCES)
             port = bind_target(pinned.domain, sockets.name_of(pinned.fd)).port
-            port = self._ports.virtual_name(protocol, Inet(AF_INET, bytes(4), port)).port
+            port = self._ports.asked_port(protocol, port, pinned.cookie)
             if not self._gate.rules.verdict_on_bind(0).allowed:
                 self._check(port, f"listening on {protocol} port {port}" if port else "listening on any port")
             self._gate.inside.add(pinned.cookie)
@@ -79,7 +75,11 @@ class Binder:
 
     def own_name(self, pinned: Socket) -> bytes | None:
         """Return what getsockname(2) tells where that is not what the kernel would; None where it is."""
-        return self._translated(pinned, sockets.name_of, self._ports.virtual_name) if self._ports.enabled else None
+        if not self._ports.enabled:
+            return None
+        return self._translated(
+            pinned, sockets.name_of, lambda kind, real: self._ports.virtual_name(kind, real, pinned.cookie)
+        )  # fmt: skip
 
     def peer_name(self, pinned: Socket) -> bytes | None:
         """Return what getpeername(2) tells where that is not what the kernel would; None where it is."""
@@ -102,18 +102,18 @@ class Binder:
             why = f"is denied by {verdict.rule}" if verdict.rule else f"is not allowed: --net-allow-bind {port}"
             raise Refusal(EACCES, f"{what} {why}")
 
-    def _is_foreign(self, protocol: Protocol, pinned: Socket, asked: Inet) -> bool:
-        """Tell whether a port that is to be shared is somebody's outside, from whom it would be stolen (NET-08)."""
-        shares = _flag(pinned, _SO_REUSEPORT) or (protocol == "udp" and _flag(pinned, _SO_REUSEADDR))
-        if not shares or asked.canonical().is_multicast():
+    def _is_foreign(self, protocol: Protocol, asked: Inet) -> bool:
+        """Tell whether a datagram port is somebody's outside, from whom a shared one would be stolen (NET-08).
+
+        TCP ports are shared by SO_REUSEPORT only, which the filter refuses. Datagram ports are by SO_REUSEADDR too.
+        No option of the socket is asked for it: the program may change them until the moment of the bind.
+        """
+        if protocol != "udp" or asked.canonical().is_multicast():
             return False
-        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        with socket.socket(socket.AF_INET if asked.family == AF_INET else socket.AF_INET6, kind) as probe:
-            if protocol == "tcp":  # connections that are going away are no obstacle
-                probe.setsockopt(_SOL_SOCKET, _SO_REUSEADDR, 1)
-            if sockets.bind(probe.fileno(), asked.pack()) != EADDRINUSE:
-                return False
-        return not self._is_own(protocol, asked)
+        places = [asked.canonical()]
+        if places[0].family != AF_INET and not any(asked.address):  # for IPv4 as well, unless IPV6_V6ONLY says no
+            places.append(Inet(AF_INET, bytes(4), asked.port))
+        return any(_in_use(place) and not self._is_own(protocol, place) for place in places)
 
     def _is_own(self, protocol: Protocol, asked: Inet) -> bool:
         """Tell whether the sandbox has the port already."""
@@ -136,12 +136,13 @@ class Binder:
         return Value(0)
 
 
-def _flag(pinned: Socket, option: int) -> bool:
-    return any(sockets.get_option(pinned.fd, _SOL_SOCKET, option))
-
-
-def _shares(pinned: Socket) -> bool:
-    return _flag(pinned, _SO_REUSEPORT)
+def _in_use(place: Inet) -> bool:
+    """Tell whether a datagram socket that shares nothing could not be bound there."""
+    inet = place.family == AF_INET
+    with socket.socket(socket.AF_INET if inet else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        if not inet:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return sockets.bind(probe.fileno(), place.pack()) == EADDRINUSE
 
 
 def _outcome(error: int) -> Action:

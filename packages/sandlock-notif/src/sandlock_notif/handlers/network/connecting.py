@@ -75,15 +75,17 @@ class Connector:
         self._gate.check_live(request, protocol, target, ECONNREFUSED)
         intercept = self._diverted(target) if protocol == "tcp" else None
         if intercept is not None:
-            return self._divert(pinned, target, intercept)
+            return Pending(self._divert(pinned, target, intercept), pinned)
         own = None if protocol == "tcp" else lambda: _own_address(pinned)
         self._gate.check(protocol, target, own, ECONNREFUSED)
         address = target.pack()
         if protocol != "tcp":
             self._gate.inside.add(pinned.cookie)
             return _outcome(sockets.connect(pinned.fd, address))
+        # Never connect(2) here: it looks at O_NONBLOCK, which the program may have changed since (NOT-14).
         if pinned.nonblocking:
-            return _outcome(sockets.connect(pinned.fd, address))
+            error = sockets.begin_connect(pinned.fd, address)
+            return _outcome(error) if error != EOPNOTSUPP else Pending(self._once(pinned, address), pinned)
         error = sockets.start_connect(pinned.fd, address)
         if error not in (EALREADY, EOPNOTSUPP):
             return _outcome(error)
@@ -104,6 +106,9 @@ class Connector:
                 if error != EALREADY:
                     return _outcome(error)
 
+    async def _once(self, pinned: Socket, address: bytes) -> Action:
+        return _outcome(await self._try(pinned, address))
+
     async def _try(self, pinned: Socket, address: bytes) -> int:
         """Connect for a moment, in a thread that may wait: for hosts without the client side of fast open."""
         if self.workers is None or self.arch is None:
@@ -116,7 +121,7 @@ class Connector:
             sockets.set_option(pinned.fd, _SOL_SOCKET, _SO_SNDTIMEO, before)
         return -done.result
 
-    def _divert(self, pinned: Socket, target: Inet, intercept: Intercept) -> Action:
+    async def _divert(self, pinned: Socket, target: Inet, intercept: Intercept) -> Action:
         """Connect to a socket that listens for this one connection only, and hand over its other end."""
         if pinned.domain == AF_INET:
             family, loopback = AF_INET, bytes((127, 0, 0, 1))
@@ -130,7 +135,9 @@ class Connector:
             listener.setblocking(False)
             listener.listen(_BACKLOG)
             address = Inet(family, loopback, listener.getsockname()[1]).pack()
-            error = sockets.connect(pinned.fd, address) if pinned.nonblocking else _connect_now(pinned.fd, address)
+            error = (sockets.begin_connect if pinned.nonblocking else sockets.start_connect)(pinned.fd, address)
+            if error == EOPNOTSUPP:
+                error = await self._try(pinned, address)
             if error not in (0, EINPROGRESS):
                 return _outcome(error)
             connection = _accept_from(listener, pinned)
@@ -139,12 +146,6 @@ class Connector:
             del self.peers[next(iter(self.peers))]
         intercept(connection, (target.host, target.port))
         return _outcome(error)
-
-
-def _connect_now(fd: int, address: bytes) -> int:
-    """Connect to a listener of ours on loopback, which has room: nobody is waited for."""
-    error = sockets.start_connect(fd, address)
-    return sockets.connect(fd, address) if error == EOPNOTSUPP else error
 
 
 def _accept_from(listener: socket.socket, pinned: Socket) -> socket.socket:

@@ -6,6 +6,7 @@ other socket ever has. So an entry that outlives its socket allows nothing.
 
 from __future__ import annotations
 
+import os
 import socket
 from errno import ENOENT
 from struct import Struct
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from sandlock_notif.handlers.network.addresses import AF_INET, AF_INET6, AF_UNIX
 from sandlock_policy.matching import canonical_address
+from sandlock_sys import sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sandlock_notif.handlers.network.addresses import Inet
+    from sandlock_sys.sockets import Socket
 
 __all__ = ["Inside", "SocketDiagnosis"]
 
@@ -30,17 +31,14 @@ _ASK = Struct("=BBBBI HH16s16sIII".replace(" ", ""))  # struct inet_diag_req_v2,
 _ANSWER_COOKIE_AT: Final = _HEADER.size + 4 + 40  # in struct inet_diag_msg: behind the ports, addresses and interface
 _COOKIE = Struct("=II")
 _ANY_COOKIE: Final = 0xFFFFFFFF
-_DONE: Final = 3  # NLMSG_DONE, linux/netlink.h
-_DUMP_FLAG: Final = 0x300  # NLM_F_DUMP, linux/netlink.h
-_MULTI_FLAG: Final = 2  # NLM_F_MULTI, linux/netlink.h
 _ASK_UNIX = Struct("=BBHIIIII")  # struct unix_diag_req, linux/unix_diag.h, 3.3
 _UNIX_COOKIE_AT: Final = 8  # in struct unix_diag_msg: behind family, type, state and inode
 _ALL_STATES: Final = 0xFFFFFFFF
-_ESTABLISHED: Final = 1  # TCP_ESTABLISHED, net/tcp_states.h: what was accepted has its listener's name
 _SHOW_NAME, _SHOW_FILE = 1, 2  # UDIAG_SHOW_NAME, UDIAG_SHOW_VFS
 _NAME_ATTRIBUTE, _FILE_ATTRIBUTE = 0, 1  # UNIX_DIAG_NAME, UNIX_DIAG_VFS
 _ATTRIBUTE = Struct("=HH")  # struct nlattr
 _PROTOCOLS = {"tcp": 6, "udp": 17}
+_NAMES_MAX: Final = 4096  # abstract names remembered, likewise
 _KNOWN_MAX: Final = 65536  # sockets remembered; the ones seen longest ago are forgotten
 _LOOPBACK: Final = bytes((127, 0, 0, 1))
 
@@ -84,24 +82,25 @@ class SocketDiagnosis:
         low, high = _COOKIE.unpack_from(answer, _ANSWER_COOKIE_AT)
         return int(high << 32 | low)
 
-    def abstract_owner(self, name: bytes) -> int | None:
-        """Return the cookie of the Unix socket that is bound to the abstract `name` (with its NUL), or None: nobody.
+    def has_name(self, inode: int, cookie: int, name: bytes) -> bool:
+        """Tell whether the Unix socket `cookie` lives and is bound to the abstract `name` (with its NUL).
+
+        Arguments:
+            inode: of the socket itself.
+            cookie: of the same socket.
+            name: that it should have.
 
         Raises:
             OSError: the kernel does not tell.
 
         """
-        body = _ASK_UNIX.pack(AF_UNIX, 0, 0, _ALL_STATES, 0, _SHOW_NAME, _ANY_COOKIE, _ANY_COOKIE)
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST_FLAG | _DUMP_FLAG, 2, 0) + body)
-        found: int | None = None
-        for message, data in self._messages():
-            if message == _DONE:
-                return found
-            attributes = data[_UNIX_COOKIE_AT + _COOKIE.size :]
-            if _attribute(attributes, _NAME_ATTRIBUTE) == name and data[2] != _ESTABLISHED:
-                low, high = _COOKIE.unpack_from(data, _UNIX_COOKIE_AT)
-                found = high << 32 | low
-        return found
+        try:
+            data = self._ask_unix(inode, _SHOW_NAME)
+        except FileNotFoundError:
+            return False
+        low, high = _COOKIE.unpack_from(data, _UNIX_COOKIE_AT)
+        same = (high << 32 | low) == cookie
+        return same and _attribute(data[_UNIX_COOKIE_AT + _COOKIE.size :], _NAME_ATTRIBUTE) == name
 
     def place(self, inode: int) -> tuple[int, int] | None:
         """Return (device as the kernel numbers it, low 32 bits of the inode) of the file a Unix socket is bound to.
@@ -113,29 +112,22 @@ class SocketDiagnosis:
             OSError: the kernel does not tell.
 
         """
-        body = _ASK_UNIX.pack(AF_UNIX, 0, 0, _ALL_STATES, inode, _SHOW_FILE, _ANY_COOKIE, _ANY_COOKIE)
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST_FLAG, 3, 0) + body)
-        for _, data in self._messages():
-            file = _attribute(data[_UNIX_COOKIE_AT + _COOKIE.size :], _FILE_ATTRIBUTE)
-            if len(file) == 8:
-                return int.from_bytes(file[4:], "little"), int.from_bytes(file[:4], "little")
-            break
-        return None
+        data = self._ask_unix(inode, _SHOW_FILE)
+        file = _attribute(data[_UNIX_COOKIE_AT + _COOKIE.size :], _FILE_ATTRIBUTE)
+        if len(file) != 8:
+            return None
+        return int.from_bytes(file[4:], "little"), int.from_bytes(file[:4], "little")
 
-    def _messages(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (type, body) of the kernel's answer, until it has said all; it is there when send is back."""
-        while True:
-            answer = self._socket.recv(1 << 16)
-            at = 0
-            while at + _HEADER.size <= len(answer):
-                length, message, flags, _, _ = _HEADER.unpack_from(answer, at)
-                body = answer[at + _HEADER.size : at + length]
-                if message == _ERROR:
-                    raise OSError(-int.from_bytes(body[:4], "little", signed=True), "sock_diag")
-                yield message, body
-                if message == _DONE or not flags & _MULTI_FLAG:
-                    return
-                at += (length + 3) & ~3
+    def _ask_unix(self, inode: int, show: int) -> bytes:
+        """Return what the kernel says of one Unix socket, never of all: others may have made very many."""
+        body = _ASK_UNIX.pack(AF_UNIX, 0, 0, _ALL_STATES, inode & 0xFFFFFFFF, show, _ANY_COOKIE, _ANY_COOKIE)
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST_FLAG, 3, 0) + body)
+        answer = self._socket.recv(1 << 16)  # it is there when send is back
+        length, message, _, _, _ = _HEADER.unpack_from(answer)
+        data = answer[_HEADER.size : length]
+        if message == _ERROR:
+            raise OSError(-int.from_bytes(data[:4], "little", signed=True), "sock_diag")
+        return data
 
     def close(self) -> None:
         """Close the socket."""
@@ -147,6 +139,7 @@ class Inside:
 
     def __init__(self) -> None:
         self._known: dict[int, None] = {}
+        self._names: dict[bytes, tuple[int, int]] = {}  # abstract name -> (inode, cookie) of the socket that got it
         self._diagnosis: SocketDiagnosis | None = None
 
     def add(self, cookie: int) -> None:
@@ -174,9 +167,28 @@ class Inside:
         port = source.port if source is not None else 0
         return self._diagnose().owner(protocol, (own, port), (address, target.port))
 
+    def note_abstract(self, pinned: Socket) -> None:
+        """Remember the abstract name of a Unix socket of the sandbox, if it has one now."""
+        name = sockets.name_of(pinned.fd)[2:]
+        if name[:1] == b"\0":
+            self._names.pop(name, None)
+            self._names[name] = (os.fstat(pinned.fd).st_ino, pinned.cookie)
+            if len(self._names) > _NAMES_MAX:
+                del self._names[next(iter(self._names))]
+
     def abstract_owner(self, name: bytes) -> int | None:
-        """Return the cookie of the Unix socket with an abstract name, or None; raises OSError as `owner`."""
-        return self._diagnose().abstract_owner(name)
+        """Return the cookie of the sandbox's own socket with an abstract name, or None; raises OSError as `owner`.
+
+        Only a socket that was seen to get the name is asked about. Listing all there are, to find one, would take as
+        long as a program likes to make it (NOT-14).
+        """
+        known = self._names.get(name)
+        if known is None:
+            return None
+        if known[1] in self._known and self._diagnose().has_name(*known, name):
+            return known[1]
+        del self._names[name]
+        return None
 
     def place(self, inode: int) -> tuple[int, int] | None:
         """Return where a Unix socket is bound, as `SocketDiagnosis.place`."""
@@ -193,6 +205,7 @@ class Inside:
             self._diagnosis.close()
             self._diagnosis = None
         self._known.clear()
+        self._names.clear()
 
 
 def _attribute(data: bytes, wanted: int) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, replace
+from errno import EADDRINUSE
 from typing import TYPE_CHECKING
 
 from sandlock_notif.handlers.network.addresses import AF_INET, Inet
@@ -49,10 +51,18 @@ class PortMap:
         entry = self._by_virtual.get((protocol, target.port))
         return replace(target, port=entry.real) if entry is not None and self._lives(entry) else target
 
-    def virtual_name(self, protocol: str, name: Inet) -> Inet:
-        """Return what the program knows the address `name` of one of its sockets, or of a peer on loopback, by."""
+    def asked_port(self, protocol: str, port: int, cookie: int) -> int:
+        """Return the port that the socket `cookie`, which has the real `port`, asked for.
+
+        An entry speaks of one socket. The kernel may give its port to another one later, which asked for none.
+        """
+        entry = self._by_real.get((protocol, port))
+        return entry.virtual if entry is not None and entry.cookie == cookie else port
+
+    def virtual_name(self, protocol: str, name: Inet, cookie: int) -> Inet:
+        """Return what the program knows the address `name` of its socket `cookie` by: also of one that was accepted."""
         entry = self._by_real.get((protocol, name.port))
-        if entry is None:
+        if entry is None or (entry.cookie != cookie and not self._lives(entry)):
             return name
         # A listener on every address was put on loopback; the program asked for every address.
         same = len(entry.asked.address) == len(name.address) and not any(entry.asked.address)
@@ -72,7 +82,7 @@ class PortMap:
         """Return the virtual ports that are bound now, with their real ones; a TCP port wins over a UDP port."""
         found: dict[int, int] = {}
         for protocol in ("udp", "tcp"):
-            for (kind, virtual), entry in self._by_virtual.items():
+            for (kind, virtual), entry in list(self._by_virtual.items()):
                 if kind == protocol and self._lives(entry):
                     found[virtual] = entry.real
         return found
@@ -84,6 +94,24 @@ class PortMap:
             return False
         if entry.cookie in owners:
             return True
-        if entry.protocol == "tcp":  # bound, not listening yet: nobody would be connected, and nobody else has it
-            return owners == [None, None]
+        if entry.protocol == "tcp" and owners == [None, None] and _is_bound(entry):
+            return True  # bound, not listening yet: nobody would be connected, and nobody else has it
+        self._drop(entry)
         return False
+
+    def _drop(self, entry: _Entry) -> None:
+        """Forget an entry whose socket is gone."""
+        for entries, key in ((self._by_virtual, entry.virtual), (self._by_real, entry.real)):
+            if entries.get((entry.protocol, key)) is entry:
+                del entries[entry.protocol, key]
+
+
+def _is_bound(entry: _Entry) -> bool:
+    """Tell whether somebody has the real port on loopback, where no one but a socket of the sandbox was put."""
+    family = socket.AF_INET if len(entry.asked.canonical().address) == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((_LOOPBACKS[family != socket.AF_INET].host, entry.real))
+        except OSError as error:
+            return error.errno == EADDRINUSE
+    return False

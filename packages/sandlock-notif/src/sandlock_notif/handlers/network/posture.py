@@ -11,6 +11,7 @@ from sandlock_policy.data.supervised_network import (
     ICMP_ALLOWED,
     INET_REST_REFUSED,
     NETLINK_ROUTE,
+    SHARED_PORTS_REFUSED,
     TCP_ALLOWED,
     UDP_ALLOWED,
     UNIX_DATAGRAMS_ALLOWED,
@@ -105,4 +106,5 @@ def network_filter_rules(policy: Policy) -> tuple[Rule, ...]:
         rules.append(Rule("socket", NETLINK_ROUTE, RET_USER_NOTIF, "a stand-in that knows two interfaces (NET-12)"))
     rules += FAMILIES_REFUSED
     rules += ZEROCOPY_REFUSED if posture.sends else ()
+    rules += SHARED_PORTS_REFUSED if posture.listens else ()
     return tuple(rules)

@@ -129,13 +129,19 @@ class UnixPeers:
 
     async def _connect(self, request: Request, pinned: Socket, raw: bytes) -> Action:
         async with self.reach(request, pinned, raw, ECONNREFUSED) as address:
-            if pinned.nonblocking or pinned.kind == _DGRAM:
+            if pinned.kind == _DGRAM:  # it has no backlog to wait for
                 error = sockets.connect(pinned.fd, address)
-                return Errno(error) if error else Value(0)
-            return await self._connect_blocking(request, pinned, address)
+                answer: Action = Errno(error) if error else Value(0)
+            else:
+                answer = await self._connect_stream(request, pinned, address)
+        self._inside.note_abstract(pinned)  # connecting names a socket with SO_PASSCRED
+        return answer
 
-    async def _connect_blocking(self, request: Request, pinned: Socket, address: bytes) -> Action:
-        """Connect in a worker, which waits for a full backlog a moment at a time: it can always be ended."""
+    async def _connect_stream(self, request: Request, pinned: Socket, address: bytes) -> Action:
+        """Connect in a worker, which waits for a full backlog a moment at a time: it can always be ended.
+
+        Also for a caller that does not wait: the program may have cleared O_NONBLOCK since (NOT-14). It gets one turn.
+        """
         loop = asyncio.get_running_loop()
         timeout_s = sockets.send_timeout(pinned.fd)
         end = None if timeout_s is None else loop.time() + timeout_s
@@ -146,6 +152,8 @@ class UnixPeers:
                 error = -await self._work("connect", pinned.fd, address, len(address))
                 if error != EAGAIN:
                     return Errno(error) if error else Value(0)
+                if pinned.nonblocking:
+                    return Errno(EAGAIN)
                 look(request)
                 if end is not None and loop.time() >= end:
                     return Errno(EAGAIN)
@@ -204,8 +212,6 @@ class UnixPeers:
         except OSError as error:
             raise Refusal(errno, f"whose the abstract socket {shown} is cannot be told: {error}") from error
         if owner is None:
-            raise Refusal(ECONNREFUSED)
-        if owner not in self._inside:
             raise Refusal(errno, f"the abstract socket {shown} is not the sandbox's own")
 
     def close(self) -> None:

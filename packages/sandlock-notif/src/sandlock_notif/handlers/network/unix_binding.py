@@ -62,6 +62,8 @@ class UnixBinder:
             raise Refusal(EINVAL)
         if len(raw) == 2 or raw[2:3] == b"\0":  # the kernel picks an abstract name, or the program did
             error = sockets.bind(pinned.fd, raw)
+            if not error:
+                self._inside.note_abstract(pinned)
             return Errno(error) if error else Value(0)
         return Pending(self._bind(request, pinned, parse_unix(raw)), pinned)
 
