@@ -32,6 +32,7 @@ __all__ = [
 
 OPAQUE = b"user.overlay.opaque"
 _WHITEOUT = b"user.overlay.whiteout"
+_MARKED_MODE = 0o400  # of a whiteout of the second kind: its owner has to read its attribute
 # Ours; overlayfs hides whatever begins with its prefix and ignores what it does not know.
 IDENTITY = b"user.overlay.sandlock.identity"
 _OWN = b"user.overlay."
@@ -65,7 +66,7 @@ def is_whiteout(directory: int, name: bytes, found: os.stat_result) -> bool:
     """Whether the entry `name` of the upper directory, whose attributes are `found`, is a whiteout of either kind."""
     if is_whiteout_mode(found):
         return True
-    if not stat.S_ISREG(found.st_mode) or found.st_size or found.st_mode & 0o7777:
+    if not stat.S_ISREG(found.st_mode) or found.st_size or stat.S_IMODE(found.st_mode) != _MARKED_MODE:
         return False
     return _has(directory, name, _WHITEOUT) is not None
 
@@ -139,7 +140,7 @@ def make_whiteout(directory: int, name: bytes, *, device: bool) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o200, dir_fd=directory)
     try:
         os.setxattr(fd, _WHITEOUT, b"y")
-        os.fchmod(fd, 0)
+        os.fchmod(fd, _MARKED_MODE)
     finally:
         os.close(fd)
 
