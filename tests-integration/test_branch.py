@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ def test_the_branch_itself_is_out_of_reach(tree: Path) -> None:
         ({"workdir": "/no/such/tree"}, "filesystem.workdir"),
         ({"fs_storage": "{tree}/inside"}, "inside"),
         ({"fs_writable": ["{tree}/.."]}, "behind its back"),
+        ({"fs_mount": {"/mnt": "{tree}/.."}}, "behind its back"),
         ({"namespaces": "off"}, "namespaces"),
         ({"max_disk": "1M"}, "not enforced"),
     ],
@@ -222,6 +224,8 @@ def test_what_cannot_be_a_branch_is_refused_by_name(tree: Path, fields: dict[str
     def fill(value: Any) -> Any:
         if isinstance(value, list):
             return [fill(item) for item in value]
+        if isinstance(value, dict):
+            return {name: fill(item) for name, item in value.items()}
         return value.format(tree=tree) if isinstance(value, str) else value
 
     base = {"fs_readable": SYSTEM, "workdir": str(tree), "fs_storage": str(tree.parent / "storage")}
@@ -237,3 +241,18 @@ def test_thirty_branches_leave_nothing(tree: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == fds
     assert os.listdir(tree.parent / "storage") == []
     assert (tree / "a").read_text() == "28\n"
+
+
+def test_a_read_only_mount_of_the_storage_is_no_danger(tree: Path) -> None:
+    assert run(tree, "echo new > a", fs_mount_ro={"/mnt": str(tree.parent)}).success
+    assert (tree / "a").read_text() == "new\n"
+
+
+@pytest.mark.parametrize("end", ["", "exit 1", "sleep 60"])
+def test_what_is_thrown_away_is_not_read(tree: Path, end: str) -> None:
+    start = time.monotonic()
+    result = box(tree, on_exit="abort").run(["/bin/sh", "-c", f"truncate -s 900M b1 b2 b3 b4 b5; {end}"], timeout=2)
+    assert time.monotonic() - start < 6
+    assert [(change.kind, change.path) for change in result.changes] == [("A", f"b{n}") for n in range(1, 6)]
+    assert all(change.after is not None and not change.after.digest for change in result.changes)
+    assert run(tree, "echo x > small", on_exit="abort").changes[0].after.digest

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sandlock import PolicyError, Result, Sandbox
+from sandlock import PolicyError, Result, Sandbox, SandboxError
+from sandlock_sys.openat2 import AT_FDCWD
+from sandlock_sys.rename import exchange
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("mount_namespace")]
 
@@ -211,3 +214,72 @@ def test_fifty_views_leave_nothing(root: Path) -> None:
         assert boxed(root, "true", name="n").success
     assert len(os.listdir("/proc/self/fd")) == fds
     assert Path("/proc/self/mountinfo").read_text() == mounts
+
+
+SHOW = "for d in /proc /proc2 /a; do if test -e $d/{pid}; then echo host; elif test -e $d/1; then echo own; fi; done"
+
+
+def test_inf_01_a_link_in_place_of_proc_is_refused(root: Path) -> None:
+    script = SHOW.format(pid=os.getpid())
+    assert lines(boxed(root, script)) == ["own"]
+    (root / "proc").rename(root / "a")
+    (root / "proc").symlink_to("a")
+    with pytest.raises(SandboxError, match=r"proc: .*Not a directory"):
+        boxed(root, script)
+
+
+def test_inf_01_the_hosts_proc_stays_hidden_when_the_name_changes_meanwhile(root: Path) -> None:
+    """A link and a folder change places all the time: each launch is refused or shows its own /proc, and only that."""
+    (root / "a").mkdir()
+    (root / "proc2").symlink_to("a")
+    stop, told = threading.Event(), []
+
+    def flip() -> None:
+        while not stop.is_set():
+            exchange(AT_FDCWD, os.fsencode(root / "proc"), AT_FDCWD, os.fsencode(root / "proc2"))
+            time.sleep(0.0002)
+
+    flipping = threading.Thread(target=flip)
+    flipping.start()
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            try:
+                told += lines(boxed(root, SHOW.format(pid=os.getpid())))
+            except (SandboxError, PolicyError):
+                told.append("refused")
+    finally:
+        stop.set()
+        flipping.join()
+    assert "host" not in told
+    assert {"own", "refused"} <= set(told)
+
+
+def test_ll_24_a_bundle_is_read_inside_the_root(root: Path, tmp_path: Path) -> None:
+    """A link that a program has left in its root must not show a file of the host's, nor one beside it."""
+    secret, bundle = tmp_path / "key", root / "etc/ca.pem"
+    content = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    secret.write_text(f"SECRET\n{content}")
+    bundle.write_text(f"MINE\n{content}")
+    fields: dict[str, Any] = {"http_allow": ["GET 127.0.0.1:8080/*"], "http_inject_ca": ["/etc/ca.pem"]}
+    told = boxed(root, "cat /etc/ca.pem", **fields).stdout
+    assert told.startswith(b"MINE")
+    assert told.count(b"BEGIN CERTIFICATE") == 2
+    bundle.rename(root / "etc/real.pem")
+    bundle.symlink_to("/etc/real.pem")  # of the root's
+    assert boxed(root, "cat /etc/ca.pem", **fields).stdout.startswith(b"MINE")
+    bundle.unlink()
+    bundle.symlink_to(secret)
+    with pytest.raises(PolicyError, match=r"ca\.pem"):
+        boxed(root, "cat /etc/ca.pem", **fields)
+    inside = Path(f"{root}{secret}")  # so that the link leads somewhere on both sides
+    inside.parent.mkdir(parents=True)
+    inside.write_text(f"MINE\n{content}")
+    assert boxed(root, "cat /etc/ca.pem", **fields).stdout.startswith(b"MINE")
+    outside = tmp_path / "link.pem"
+    outside.symlink_to(secret)
+    with pytest.raises(PolicyError, match=r"link\.pem"):
+        sh("true", fs_readable=SYSTEM, **{**fields, "http_inject_ca": [str(outside)]})
+    assert sh(
+        f"cat {secret}", fs_readable=[*SYSTEM, str(secret)], **{**fields, "http_inject_ca": [str(secret)]}
+    ).success

@@ -333,3 +333,27 @@ def test_names_of_any_bytes_are_committed(lab: Lab) -> None:
     assert set(odd) <= set(names(branch))
     branch.commit()
     assert set(odd) <= set(os.listdir(os.fsencode(lab.lower)))
+
+
+def test_fs22_a_bare_repository_is_known_by_its_head(lab: Lab) -> None:
+    branch = lab.branch()
+    for name in (b"plain", b"store", b"store/hooks"):
+        branch.mkdir(name, 0o755)
+    for name in (b"plain/config", b"store/HEAD", b"store/config", b"store/hooks/update", b"store/hooks/update.sample"):
+        write(branch, name, b"x")
+    assert [change.path for change in branch.changes() if change.late] == ["store/config", "store/hooks/update"]
+    with pytest.raises(BranchLateExecutionError):
+        branch.commit()
+
+
+def test_a_huge_file_costs_nothing_to_list(lab: Lab) -> None:
+    branch = lab.branch()
+    write(branch, b"big", b"x")
+    write(branch, b"small", b"x")
+    branch.truncate(b"big", 1 << 36)
+    told = {change.path: change.after for change in branch.changes()}
+    assert told["small"] is not None
+    assert len(told["small"].digest) == 64
+    assert told["big"] is not None
+    assert (told["big"].size, told["big"].digest) == (1 << 36, "")
+    assert all(change.after is None or not change.after.digest for change in branch.changes(limit=100))

@@ -288,7 +288,7 @@ def test_inf_04_nothing_of_proc_can_be_written() -> None:
     assert all("Read-only file system" in line for line in told)
 
 
-@pytest.mark.parametrize("fails", ["mount", "unshare"])
+@pytest.mark.parametrize("fails", ["fsopen", "unshare"])
 def test_where_a_namespace_is_refused_the_step_is_told(
     fails: str, filter_for: Callable[[str, int], bytes], in_child: Any
 ) -> None:
@@ -306,7 +306,7 @@ def test_where_a_namespace_is_refused_the_step_is_told(
                 return error.step, error.errno
         return "", 0
 
-    assert in_child(refused) == ({"mount": "proc", "unshare": "namespace"}[fails], errno.EPERM)
+    assert in_child(refused) == ({"fsopen": "proc", "unshare": "namespace"}[fails], errno.EPERM)
 
 
 def test_a_thousand_launches_leave_nothing(open_fds: Callable[[], set[int]]) -> None:

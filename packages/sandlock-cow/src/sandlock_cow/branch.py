@@ -318,15 +318,16 @@ class Branch:
 
     # Outcome.
 
-    def changes(self, *, digests: bool = True) -> tuple[Change, ...]:
+    def changes(self, *, digests: bool = True, limit: int | None = None) -> tuple[Change, ...]:
         """What a commit would change, sorted by path: deletions, modes and types included.
 
         A directory is listed when it was made, removed, or its mode, owner or extended attributes changed, not for its
         time alone. A file that was opened for writing and left as it was is not listed. Without `digests` files are
-        compared by size and time only, and `Entry.digest` is "".
+        compared by size and time only, and `Entry.digest` is "". With a `limit` that is so as well, but that there are
+        digests when the files have no more bytes than it, all together.
         """
         with self._using() as tree:
-            return _changes(tree, digests=digests)
+            return _changes(tree, digests=digests, limit=limit)
 
     def commit(
         self,

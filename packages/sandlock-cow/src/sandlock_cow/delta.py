@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_cow import metadata, overlay
 from sandlock_cow.errors import BranchConflictError, Conflict
-from sandlock_cow.late import late_mark
+from sandlock_cow.late import GIT_RUNS, late_mark
 from sandlock_cow.model import Change, Entry, Kind
 from sandlock_cow.walking import open_below, open_readable, open_upper, opened_up, scan
 
@@ -25,6 +25,8 @@ __all__ = ["Delta", "changes", "deltas", "describe", "public"]
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BUFFER = 1 << 20
+# What a file says that it holds costs a program nothing (truncate); a digest costs its reader the same as data.
+_MAX_DIGEST = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Delta:
         before: in the real tree.
         after: in the branch.
         same: whether a look at both sides found no difference (a directory that was only passed through).
+        late: why the change takes effect outside later, or "".
 
     """
 
@@ -43,6 +46,7 @@ class Delta:
     before: os.stat_result | None
     after: os.stat_result | None
     same: bool = False
+    late: str = ""
 
     @property
     def is_directory(self) -> bool:
@@ -63,6 +67,7 @@ class _Pair:
     upper: bool  # the branch has an upper part
     lower: bool  # the real tree has it
     merged: bool  # what the upper part does not mention is unchanged, not removed
+    bare: bytes = b""  # the part of the path below a bare git repository, of what git runs or looks at there
 
 
 def deltas(tree: Tree, *, digests: bool = True) -> Iterator[Delta]:
@@ -104,6 +109,7 @@ def _open_lower(tree: Tree, path: bytes) -> int:
 def _compare(pair: _Pair, upper: int, lower: int, *, digests: bool) -> Iterator[tuple[Delta, _Pair | None]]:
     ours = dict(scan(upper)) if upper >= 0 else {}
     theirs = dict(scan(lower)) if lower >= 0 and not pair.merged else {}
+    beside_head = any(name.lower() == b"head" for name in (*ours, *theirs)) or _look(lower, b"HEAD") is not None
     for name in sorted({*ours, *theirs}):
         path = pair.path + b"/" + name if pair.path else name
         before = theirs.get(name) if not pair.merged else _look(lower, name)
@@ -114,13 +120,15 @@ def _compare(pair: _Pair, upper: int, lower: int, *, digests: bool) -> Iterator[
             after = None
         if before is None and after is None:
             continue
-        delta = Delta(path, before, after, _same(upper, lower, name, before, after, digests=digests))
+        same = _same(upper, lower, name, before, after, digests=digests)
+        bare = pair.bare + b"/" + name if pair.bare else name if beside_head and name.lower() in GIT_RUNS else b""
+        delta = Delta(path, before, after, same, late_mark(path, after, bare))
         below = None
         if delta.is_directory:
             merged = pair.merged and delta.was_directory and not _opaque(upper, name)
-            below = _Pair(path, upper=True, lower=delta.was_directory, merged=merged)
+            below = _Pair(path, upper=True, lower=delta.was_directory, merged=merged, bare=bare)
         elif delta.was_directory:
-            below = _Pair(path, upper=False, lower=True, merged=False)
+            below = _Pair(path, upper=False, lower=True, merged=False, bare=bare)
         yield delta, below
 
 
@@ -171,6 +179,8 @@ def _same(
         return True
     if before.st_size != after.st_size or _xattrs(lower, name) != _xattrs(upper, name, upper=True):
         return False
+    if before.st_size > _MAX_DIGEST:
+        return False  # written to, and not worth the time to find out that it is as before
     return not digests or _digest(lower, name) == _digest(upper, name, upper=True)
 
 
@@ -198,7 +208,7 @@ def _digest(directory: int, name: bytes, *, upper: bool = False) -> str:
 
 
 def describe(tree: Tree, path: bytes, found: os.stat_result | None, *, upper: bool, digests: bool) -> Entry | None:
-    """The public description of one side; a file of the real tree that we may not read has no digest."""
+    """The public description of one side; no digest of a huge file, or of one that we may not read."""
     if found is None:
         return None
     kind = Kind.of(found.st_mode)
@@ -212,19 +222,20 @@ def describe(tree: Tree, path: bytes, found: os.stat_result | None, *, upper: bo
             if kind is Kind.SYMLINK:
                 return Entry(kind, mode, target=os.fsdecode(os.readlink(name, dir_fd=directory)))
             readable = upper or os.access(name, os.R_OK, dir_fd=directory, effective_ids=True, follow_symlinks=False)
-            return Entry(
-                kind, mode, found.st_size, _digest(directory, name, upper=upper) if digests and readable else ""
-            )
+            wanted = digests and readable and found.st_size <= _MAX_DIGEST
+            return Entry(kind, mode, found.st_size, _digest(directory, name, upper=upper) if wanted else "")
     finally:
         os.close(directory)
 
 
-def changes(tree: Tree, *, digests: bool = True) -> tuple[Change, ...]:
-    """The public list, sorted by path."""
-    return tuple(
-        sorted((public(tree, delta, digests=digests) for delta in deltas(tree, digests=digests) if not delta.same),
-               key=lambda change: os.fsencode(change.path))
-    )  # fmt: skip
+def changes(tree: Tree, *, digests: bool = True, limit: int | None = None) -> tuple[Change, ...]:
+    """The public list, sorted by path. Nothing is digested when all files together have more than `limit` bytes."""
+    found = [delta for delta in deltas(tree, digests=digests and limit is None) if not delta.same]
+    if limit is not None:
+        sizes = sum(side.st_size for delta in found for side in (delta.before, delta.after) if side is not None)
+        digests = digests and sizes <= limit
+    told = (public(tree, delta, digests=digests) for delta in found)
+    return tuple(sorted(told, key=lambda change: os.fsencode(change.path)))
 
 
 def public(tree: Tree, delta: Delta, *, digests: bool) -> Change:
@@ -233,5 +244,5 @@ def public(tree: Tree, delta: Delta, *, digests: bool) -> Change:
         os.fsdecode(delta.path),
         describe(tree, delta.path, delta.before, upper=False, digests=digests),
         describe(tree, delta.path, delta.after, upper=True, digests=digests),
-        late_mark(delta.path, delta.after),
+        delta.late,
     )

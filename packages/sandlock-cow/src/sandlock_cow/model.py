@@ -138,7 +138,8 @@ class Entry:
         kind: what it is.
         mode: permission bits, set-user-ID, set-group-ID and sticky included.
         size: bytes of a regular file, else 0.
-        digest: SHA-256 of a regular file, as hexadecimal, else "".
+        digest: SHA-256 of a regular file, as hexadecimal, else "". Also "" above 1 GiB of size, where it may be a hole
+            that costs nothing to make, and for a file that may not be read.
         target: where a symlink points (surrogateescape), else "".
 
     """
@@ -184,6 +185,8 @@ class Change:
         """Whether only attributes (mode, owner, times, extended attributes) changed."""
         if self.before is None or self.after is None or self.type_changed:
             return False
+        if self.after.kind is Kind.FILE and not self.after.digest:
+            return False  # nobody looked
         return (self.before.digest, self.before.target) == (self.after.digest, self.after.target)
 
 

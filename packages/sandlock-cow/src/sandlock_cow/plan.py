@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from sandlock_cow.delta import deltas
 from sandlock_cow.errors import BranchConflictError, BranchLateExecutionError, Conflict
 from sandlock_cow.journal import Step
-from sandlock_cow.late import late_mark
 from sandlock_cow.records import ABSENT, signature
 
 if TYPE_CHECKING:
@@ -60,12 +59,9 @@ def refuse_late(chosen: list[Delta], paths: Iterable[str | bytes] | None, allowe
     """Raise unless every path that runs later was named, itself in `paths` or it or a parent in `allowed`."""
     named, below = _normal(paths or ()), _normal(allowed)
     refused = [
-        (os.fsdecode(delta.path), mark)
+        (os.fsdecode(delta.path), delta.late)
         for delta in chosen
-        if not delta.same
-        and (mark := late_mark(delta.path, delta.after))
-        and delta.path not in named
-        and not _below(delta.path, below)
+        if not delta.same and delta.late and delta.path not in named and not _below(delta.path, below)
     ]
     if refused:
         raise BranchLateExecutionError(tuple(refused))

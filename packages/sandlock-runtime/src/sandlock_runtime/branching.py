@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunBranch"]
 
+_MAX_DIGESTED = 64 << 20  # read in well under a second; renames are told by digests
+
 
 class RunBranch:
     """A branch and what is to become of it.
@@ -47,7 +49,8 @@ class RunBranch:
             raise PolicyError([Problem(field, error.path, error.reason, "name another folder")]) from error
         self.pending = False
         self._actions = {True: policy.on_exit, False: policy.on_error}
-        grant = next((path for path in plan.writable_mounts or () if _below(self.branch.path, path)), None)
+        writable = (*(plan.writable_mounts or ()), *(source for source, _, read_only in view.binds if not read_only))
+        grant = next((path for path in writable if _below(self.branch.path, path)), None)
         if grant is not None:
             self.branch.discard()
             text = f"lies below {grant}, which the program may write, so it could change the branch behind its back"
@@ -63,7 +66,8 @@ class RunBranch:
         A branch that cannot be committed is kept, and the result says where and why: nothing is lost.
         """
         action = self._actions[result.success]
-        changes = self.branch.changes()
+        # Nobody commits what is thrown away, and the program may have left much to read, at no cost of its own.
+        changes = self.branch.changes(limit=_MAX_DIGESTED if action == "abort" else None)
         kept, error = "", result.error
         if action == "commit":
             try:

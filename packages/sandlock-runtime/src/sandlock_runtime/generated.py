@@ -53,4 +53,4 @@ class Generated:
                 return resolver_file(self._policy)
             return hosts_file(self._policy, self._names) + (b"127.0.1.1\t%s\n" % name if name else b"")
         assert self._web is not None  # noqa: S101  # what remains are bundles for its CA
-        return self._web.bundle((self._view.root or "") + path)
+        return self._web.bundle(path, self._view.root)

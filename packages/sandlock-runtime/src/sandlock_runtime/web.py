@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -22,11 +24,15 @@ from sandlock_proxy import (
     write_certificate,
 )
 from sandlock_runtime.loop import proxy_loop
+from sandlock_sys.constants.openat2 import Resolve
+from sandlock_sys.openat2 import AT_FDCWD, openat2
 
 if TYPE_CHECKING:
     from sandlock_policy import Policy
 
 __all__ = ["Web"]
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a pipe or a terminal in its place must not hold up the launch
 
 
 class Web:
@@ -77,16 +83,19 @@ class Web:
         """Serve the other end of a connection that was to go to `destination`; from any thread."""
         self._thread.loop.call_soon_threadsafe(self._adopt, connection, destination)
 
-    def bundle(self, path: str) -> bytes:
+    def bundle(self, path: str, root: str | None = None) -> bytes:
         """Return the bundle at `path` with the CA's certificate behind the others.
+
+        Arguments:
+            path: absolute, as the program names it.
+            root: the folder on the host that is the program's root, or None. Links lead nowhere else.
 
         Raises:
             PolicyError: it cannot be read, or is none.
 
         """
         try:
-            with open(path, "rb") as file:
-                content = file.read()
+            content = _read(path, root)
             assert self.ca is not None  # noqa: S101  # a policy that injects has one
             return splice_certificate(content, self.ca.pem, path)
         except (OSError, CertificateError) as error:
@@ -113,3 +122,19 @@ class Web:
             found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
             return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
         return ()
+
+
+def _read(path: str, root: str | None) -> bytes:
+    """What the program would read at `path`: who may write there must not choose a file of the host's to be shown."""
+    if root is None:
+        fd = openat2(AT_FDCWD, os.fsencode(path), _READ | os.O_NOFOLLOW, Resolve.NO_MAGICLINKS)
+    else:
+        folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = openat2(folder, os.fsencode(path), _READ, Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
+        finally:
+            os.close(folder)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError("is no regular file")
+        return file.read()

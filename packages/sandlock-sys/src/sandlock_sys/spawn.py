@@ -52,7 +52,7 @@ _STEPS = (
     ("root", "pivot_root"),
     ("bind", "move_mount"),
     ("init", "execve"),
-    ("proc", "mount"),
+    ("proc", "fsmount"),
     ("overlay", "move_mount"),
     ("rule", "landlock_add_rule"),
     ("cwd", "chdir"),

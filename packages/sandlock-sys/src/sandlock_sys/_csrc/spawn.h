@@ -70,6 +70,7 @@ struct sl_spawn {
     int32_t guard_pid;
     int32_t guard_pidfd;
     int32_t child_pid;
+    int32_t place;                  /* of /proc in another root, for the child's view; -1 */
     int32_t init_pid;               /* of the pid namespace's first process, or 0 */
     int32_t listener;               /* the listener's number in the child, or -1 */
     uint32_t phase;                 /* futex: SL_PHASE_* */

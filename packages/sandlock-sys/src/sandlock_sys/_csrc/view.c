@@ -15,16 +15,20 @@
 #define __NR_mount_setattr 442 /* 5.12 */
 #endif
 
-/* Where the generated files are made: a folder that every root has which is to have a /proc. What is mounted there stays
- * below the namespace's /proc or is taken away again. */
-#define STAGE "/proc"
+/* Where the namespace's /proc goes, and where the generated files are made before: a folder that every root has which is
+ * to have a /proc. It is looked up once. Whoever may write in the root could make another name's link of it meanwhile,
+ * and what is to be covered or taken away again would stay in view elsewhere. */
+#define PLACE "/proc"
 
 enum {
     ERR_E2BIG = 7,
+    CONFIG_SET_FLAG = 0, /* FSCONFIG_SET_FLAG, 5.2 */
+    CONFIG_CREATE = 6,   /* FSCONFIG_CMD_CREATE, 5.2 */
+    MOUNT_CLOEXEC = 1,   /* FSMOUNT_CLOEXEC, 5.2 */
     TREE_RECURSIVE = 0x8000, /* AT_RECURSIVE, 5.2 */
     OVERLAY_MODE = 0444,
     UNMOUNT_DETACH = 2,      /* MNT_DETACH */
-    PLAIN = MS_NOSUID | MS_NODEV | MS_NOEXEC,
+    PLAIN = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
 };
 
 static int fail(struct sl_spawn *spawn, uint32_t step, long result, uint32_t detail)
@@ -41,6 +45,44 @@ static long clone_tree(const char *path)
 static long attach(int tree, const char *path)
 {
     return RAW(__NR_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
+}
+
+static long attach_at(int tree, int place)
+{
+    return RAW(__NR_move_mount, tree, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+static long open_place(void)
+{
+    return RAW(__NR_openat, AT_FDCWD, PLACE, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+}
+
+/* Take away what is on top at the place. Without a root of its own the child keeps the caller's folder, and the name is
+ * the host's. */
+static long detach(struct sl_spawn *spawn, int place)
+{
+    if (!spawn->root)
+        return RAW(__NR_umount2, PLACE, UNMOUNT_DETACH);
+    long result = RAW(__NR_fchdir, place);
+    if (result >= 0)
+        result = RAW(__NR_umount2, ".", UNMOUNT_DETACH);
+    long back = RAW(__NR_chdir, "/");
+    return result < 0 ? result : back;
+}
+
+/* A mount of a new file system, attached nowhere. `flag` is an option of the superblock, or NULL. */
+static long new_mount(const char *type, const char *flag, unsigned attributes)
+{
+    long context = RAW(__NR_fsopen, type, MOUNT_CLOEXEC); /* FSOPEN_CLOEXEC is the same bit */
+    if (context < 0)
+        return context;
+    long result = flag ? RAW(__NR_fsconfig, context, CONFIG_SET_FLAG, flag, 0, 0) : 0;
+    if (result >= 0)
+        result = RAW(__NR_fsconfig, context, CONFIG_CREATE, 0, 0, 0);
+    if (result >= 0)
+        result = RAW(__NR_fsmount, context, MOUNT_CLOEXEC, attributes);
+    RAW(__NR_close, context);
+    return result;
 }
 
 static long make_read_only(int tree)
@@ -82,8 +124,21 @@ int sl_attach_binds(struct sl_spawn *spawn, int *trees)
     return 0;
 }
 
+/* The host's /proc, in the new root until the namespace's own can be mounted: mount_proc takes it away again. */
+static int lend_proc(struct sl_spawn *spawn, int proc)
+{
+    long result = open_place();
+    if (result >= 0) {
+        spawn->place = (int32_t)result;
+        result = attach_at(proc, spawn->place);
+    }
+    RAW(__NR_close, proc);
+    return result < 0 ? fail(spawn, SL_STEP_PROC, result, 0) : 0;
+}
+
 int sl_change_root(struct sl_spawn *spawn)
 {
+    spawn->place = -1;
     if (!spawn->root)
         return 0;
     long result = clone_tree(spawn->root); /* only a mount can become the root */
@@ -103,28 +158,15 @@ int sl_change_root(struct sl_spawn *spawn)
         result = RAW(__NR_umount2, ".", UNMOUNT_DETACH);
     if (result >= 0)
         result = RAW(__NR_chdir, "/");
-    if (result >= 0 && proc >= 0)
-        result = attach(proc, "/proc");
-    RAW(__NR_close, proc);
     RAW(__NR_close, tree);
-    return result < 0 ? fail(spawn, SL_STEP_ROOT, result, 0) : 0;
+    if (result < 0)
+        return fail(spawn, SL_STEP_ROOT, result, 0);
+    return proc < 0 ? 0 : lend_proc(spawn, proc);
 }
 
-/* "/proc/00": the name of a staged file, in `name` of 16 bytes. */
-static const char *staged(char *name, uint32_t index)
+static long write_staged(int stage, const char *name, const struct sl_overlay *overlay)
 {
-    char *end = name;
-    for (const char *from = STAGE "/"; *from; from++)
-        *end++ = *from;
-    *end++ = (char)('0' + index / 10);
-    *end++ = (char)('0' + index % 10);
-    *end = 0;
-    return name;
-}
-
-static long write_staged(const char *name, const struct sl_overlay *overlay)
-{
-    long fd = RAW(__NR_openat, AT_FDCWD, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, OVERLAY_MODE);
+    long fd = RAW(__NR_openat, stage, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, OVERLAY_MODE);
     if (fd < 0)
         return fd;
     long result = 0;
@@ -134,21 +176,30 @@ static long write_staged(const char *name, const struct sl_overlay *overlay)
     return result;
 }
 
-/* Makes the files in a tmpfs of their own, and takes a read-only mount of each. A memfd cannot be mounted. */
-static int stage_overlays(struct sl_spawn *spawn, int *trees)
+/* Makes the files in a tmpfs of their own, and takes a read-only mount of each. A memfd cannot be mounted, and a mount
+ * that is attached nowhere cannot be cloned. */
+static int stage_overlays(struct sl_spawn *spawn, int place, int *trees)
 {
-    char name[16];
     uint32_t index = 0;
-    long result = RAW(__NR_mount, "sandlock", STAGE, "tmpfs", PLAIN, "mode=0755");
-    for (; result >= 0 && index < spawn->n_overlays; index++) {
-        result = index < SL_MAX_OVERLAYS ? write_staged(staged(name, index), &spawn->overlays[index]) : -ERR_E2BIG;
+    long stage = new_mount("tmpfs", 0, PLAIN);
+    long result = stage < 0 ? stage : attach_at((int)stage, place);
+    if (result < 0)
+        return fail(spawn, SL_STEP_OVERLAY, result, 0);
+    for (; index < spawn->n_overlays; index++) {
+        const char name[] = {(char)('0' + index / 10), (char)('0' + index % 10), 0};
+        result = index < SL_MAX_OVERLAYS ? write_staged((int)stage, name, &spawn->overlays[index]) : -ERR_E2BIG;
         if (result >= 0)
-            result = clone_tree(name);
+            result = RAW(__NR_open_tree, stage, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
         if (result < 0)
             break;
         trees[index] = (int)result;
         result = make_read_only(trees[index]);
+        if (result < 0)
+            break;
     }
+    RAW(__NR_close, stage);
+    if (result >= 0)
+        result = detach(spawn, place);
     return result < 0 ? fail(spawn, SL_STEP_OVERLAY, result, index) : 0;
 }
 
@@ -165,9 +216,16 @@ static int attach_overlays(struct sl_spawn *spawn, const int *trees)
 
 /* Nothing of the host's processes is in it. Read-only, as uid 0 may write /proc/sys without any capability; what a
  * program could write of its own there (comm, oom_score_adj) it can do without. */
-static int mount_proc(struct sl_spawn *spawn)
+static int mount_proc(struct sl_spawn *spawn, int place)
 {
-    long result = RAW(__NR_mount, "proc", "/proc", "proc", PLAIN | MS_RDONLY, 0);
+    long proc = new_mount("proc", "ro", PLAIN | MOUNT_ATTR_RDONLY);
+    long result = proc;
+    if (result >= 0 && spawn->root)
+        result = detach(spawn, place); /* the host's, which had to be in view until here */
+    if (result >= 0)
+        result = attach_at((int)proc, place);
+    if (proc >= 0)
+        RAW(__NR_close, proc);
     return result < 0 ? fail(spawn, SL_STEP_PROC, result, 0) : 0;
 }
 
@@ -180,16 +238,15 @@ static int add_rules(struct sl_spawn *spawn)
 
 int sl_finish_view(struct sl_spawn *spawn)
 {
-    int trees[SL_MAX_OVERLAYS];
-    if (spawn->n_overlays && stage_overlays(spawn, trees))
-        return -1;
-    if (spawn->flags & SL_SPAWN_PID_NS) {
-        if (mount_proc(spawn))
+    int trees[SL_MAX_OVERLAYS], own_proc = spawn->flags & SL_SPAWN_PID_NS;
+    if (spawn->n_overlays || own_proc) {
+        long place = spawn->root && own_proc ? spawn->place : open_place();
+        if (place < 0)
+            return fail(spawn, own_proc ? SL_STEP_PROC : SL_STEP_OVERLAY, place, 0);
+        if ((spawn->n_overlays && stage_overlays(spawn, (int)place, trees))
+            || (own_proc && mount_proc(spawn, (int)place)))
             return -1;
-    } else if (spawn->n_overlays) {
-        long result = RAW(__NR_umount2, STAGE, UNMOUNT_DETACH);
-        if (result < 0)
-            return fail(spawn, SL_STEP_OVERLAY, result, 0);
+        RAW(__NR_close, place);
     }
     return attach_overlays(spawn, trees) || (spawn->n_rules && add_rules(spawn)) ? -1 : 0;
 }

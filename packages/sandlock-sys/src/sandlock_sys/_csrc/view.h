@@ -13,7 +13,8 @@ int sl_mount_branch(struct sl_spawn *spawn);
 /* Take the sources of the binds, before anything is read-only; `trees` has room for SL_MAX_BINDS fds. */
 int sl_open_binds(struct sl_spawn *spawn, int *trees);
 
-/* Make the folder that is wanted the root; nothing of the old one can be reached then. */
+/* Make the folder that is wanted the root; nothing of the old one can be reached then, but the host's /proc in its place
+ * where the child is to mount its own: sl_finish_view takes that away. */
 int sl_change_root(struct sl_spawn *spawn);
 
 /* Put the binds where they are wanted in the new root; closes the fds. */
