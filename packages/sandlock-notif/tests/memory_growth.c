@@ -2,12 +2,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #define MB (1 << 20)
@@ -18,6 +20,37 @@ static char *map(size_t size, int flags) { return mmap(0, size, PROT_READ | PROT
 static void touch(char *at, size_t size) { for (size_t i = 0; i < size; i += 4096) at[i] = 1; }
 static void fill(int fd, int megabytes) { for (int i = 0; i < megabytes; i++) if (write(fd, block, MB) != MB) _exit(3); }
 static void deep(int left) { char frame[64 * 1024]; memset(frame, left, sizeof frame); if (left) deep(left - 1); else usleep(300000); __asm__ volatile("" ::"r"(frame) : "memory"); }
+
+static size_t wanted;
+static void *grow_alone(void *none)
+{
+    usleep(200000); /* the first thread has ended */
+    for (size_t i = 0; i < wanted; i += MB) { touch(map(MB, MAP_PRIVATE), MB); usleep(500); }
+    puts("done");
+    fflush(stdout);
+    usleep(300000);
+    syscall(SYS_exit_group, 0);
+    return none;
+}
+static void send_fd(int to, int fd)
+{
+    char byte = 0, control[64] = {0};
+    struct iovec io = {&byte, 1};
+    struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(4)};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET, head->cmsg_type = SCM_RIGHTS, head->cmsg_len = CMSG_LEN(4);
+    memcpy(CMSG_DATA(head), &fd, 4);
+    sendmsg(to, &message, 0);
+}
+static int receive_fd(int from)
+{
+    char byte, control[64] = {0};
+    struct iovec io = {&byte, 1};
+    struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    int fd = -1;
+    if (recvmsg(from, &message, 0) >= 0) memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), 4);
+    return fd;
+}
 
 int main(int argc, char **argv)
 {
@@ -93,6 +126,55 @@ int main(int argc, char **argv)
         fill(fd, size / MB);
         sleep(5);
     }
+    if (!strcmp(how, "leaderless")) { /* /proc/PID shows no memory of it */
+        pthread_t thread;
+        wanted = size;
+        pthread_create(&thread, 0, grow_alone, 0);
+        syscall(SYS_exit, 0);
+    }
+    if (!strcmp(how, "tails")) for (size_t i = 0; i < size; i += 8 * MB) { /* a page is mapped, all is kept */
+        char *at = map(8 * MB, MAP_SHARED);
+        if (at == MAP_FAILED) { printf("%d\n", errno); return 0; }
+        touch(at, 8 * MB);
+        munmap(at + 4096, 8 * MB - 4096);
+        usleep(20000);
+    }
+    if (!strcmp(how, "flight")) { /* nobody has it open while it is forgotten */
+        int pair[2], fd = memfd_create("x", 0);
+        socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+        fill(fd, 1);
+        send_fd(pair[0], fd);
+        close(fd);
+        usleep(1000000);
+        fd = receive_fd(pair[1]);
+        if (lseek(fd, 0, SEEK_END) != MB) return 6; /* what was on its way is whole */
+        fill(fd, size / MB);
+    }
+    if (!strcmp(how, "zero")) { /* shared memory from a device */
+        volatile char *at = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, open("/dev/zero", O_RDWR), 0);
+        for (size_t i = 0; i < size; i += 4096) { at[i] = 1; if (i % (4 * MB) == 0) usleep(1000); }
+    }
+    if (!strcmp(how, "tables")) { /* 4 KiB for each 2 MiB, all of them the zero page */
+        size_t length = size * 512;
+        volatile char *at = mmap(0, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        madvise((void *)at, length, MADV_NOHUGEPAGE);
+        for (size_t i = 0; i < length; i += 2 * MB) { (void)at[i]; if (i % (2048ul * MB) == 0) usleep(1000); }
+        usleep(300000);
+    }
+    if (!strcmp(how, "nameless")) { /* mapped, and nothing else */
+        int fd = open(argv[3], O_CREAT | O_RDWR, 0600);
+        if (ftruncate(fd, size)) return 4;
+        char *at = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        unlink(argv[3]);
+        close(fd);
+        for (size_t i = 0; i < size; i += MB) { touch(at + i, MB); usleep(500); }
+    }
+    if (!strcmp(how, "inodes")) for (size_t i = 0; i < size / 1024; i++) {
+        char name[512];
+        snprintf(name, sizeof name, "%s.%zu", argv[3], i);
+        close(open(name, O_CREAT | O_WRONLY, 0600));
+    }
+    if (!strcmp(how, "inodes")) sleep(size > 16 * MB ? 8 : 0);
     if (!strcmp(how, "bystander")) {
         pid_t idle = fork();
         if (idle == 0) { touch(map(24 * MB, MAP_PRIVATE), 24 * MB); for (;;) pause(); }

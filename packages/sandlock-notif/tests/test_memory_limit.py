@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from supervision import PYTHON, Outcome, supervise
 
-from sandlock_notif.handlers.memory import MemoryLimit, data_limit, decide_offender, decide_period
+from sandlock_notif import processes, usage
+from sandlock_notif.handlers.memory import MemoryLimit, data_limit, decide_extents, decide_offender, decide_period
 from sandlock_notif.usage import Use
 
 pytestmark = [
@@ -50,12 +51,12 @@ def kills(outcome: Outcome) -> int:
     return sum(event.kind == "limit" and event.reason == "memory" for event in outcome.events)
 
 
-WAYS = "map small populate noreserve brk huge mremap file memfd hidden".split()
+WAYS = "map small populate noreserve brk huge mremap file memfd hidden leaderless flight zero tables".split()
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_pr_08_what_grows_above_the_limit_is_killed(program: str, way: str) -> None:
-    outcome = run(program, way, "400")
+    outcome = run(program, way, "300")
     assert (outcome.code, outcome.output) == (-signal.SIGKILL, b"")
     assert kills(outcome) == 1
     [event] = outcome.events
@@ -98,11 +99,51 @@ def test_pr_08_one_call_cannot_fill_a_memfd_beyond_the_limit(program: str) -> No
 
 
 def test_what_was_unmapped_and_closed_counts_no_longer(program: str) -> None:
-    assert run(program, "again", "40").output == b"done\n"
-    assert run(program, "memfds", "1").output == b"done\n"
+    for way, size in (("again", "40"), ("memfds", "1")):
+        outcome = run(program, way, size)
+        assert (outcome.output, outcome.code, outcome.events) == (b"done\n", 0, [])
 
 
-@pytest.mark.parametrize("way", ["tmpfs", "unlinked"])
+def test_pr_08_a_part_of_shared_memory_keeps_all_of_it(program: str) -> None:
+    assert run(program, "tails", "200", limit=60).output == b"%d\n" % errno.ENOMEM
+    assert run(program, "tails", "200", limit=256).output == b"done\n"
+
+
+def test_pr_08_many_empty_files_count(program: str, in_memory: str) -> None:
+    target = os.path.join(in_memory, "file")
+    outcome = run(program, "inodes", "40", target, limit=16, folders=(in_memory,))
+    assert (outcome.code, kills(outcome) > 0) == (-signal.SIGKILL, True)
+    assert run(program, "inodes", "2", target + "2", limit=64, folders=(in_memory,)).output == b"done\n"
+
+
+@pytest.mark.parametrize("failure", [errno.EMFILE, errno.EPERM])
+def test_pr_08_what_cannot_be_measured_ends(program: str, failure: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(pid: int) -> int:
+        raise OSError(failure, os.strerror(failure))
+
+    assert run(program, "flight", "1").output == b"done\n"
+    monkeypatch.setattr(usage, "anonymous", unreadable)
+    outcome = run(program, "flight", "1")
+    assert (outcome.code, outcome.output) == (-signal.SIGKILL, b"")
+    assert {event.reason for event in outcome.events} == {"memory: cannot be measured"}
+
+
+def test_who_has_no_pidfd_is_killed_by_one_opened_then(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_open_pidfd", lambda _pid: -1)
+    outcome = run(program, "map", "300")
+    assert (outcome.code, kills(outcome)) == (-signal.SIGKILL, 1)
+
+
+def test_shared_memory_has_the_largest_size_that_was_known() -> None:
+    one, two = (1, 1), (1, 2)
+    assert decide_extents({one: 9}, {one: 1}, [], {one: 1}, complete=True) == {one: 9}
+    assert decide_extents({one: 9}, {}, [], {}, complete=True) == {}
+    assert decide_extents({one: 9}, {}, [], {}, complete=False) == {one: 9}
+    assert decide_extents({}, {one: 1, two: 3}, [4, 8, 2], {one: 1, two: 3}, complete=True) == {one: 4, two: 8}
+    assert decide_extents({}, {one: 5}, [], {one: 5}, complete=True) == {one: 5}
+
+
+@pytest.mark.parametrize("way", ["tmpfs", "unlinked", "nameless"])
 def test_w_66_files_in_memory_count(program: str, way: str, in_memory: str) -> None:
     outcome = run(program, way, "200", os.path.join(in_memory, "file"), folders=(in_memory,))
     assert (outcome.code, kills(outcome)) == (-signal.SIGKILL, 1)

@@ -58,6 +58,7 @@ class Services:
         deputies: who makes system calls inside the sandbox's domain; None where no handler asked for them.
         report: takes events.
         pid: the first process, parked before its exec.
+        end: ends the whole sandbox, for what cannot be enforced on a process; None where nobody provides it.
 
     """
 
@@ -67,6 +68,7 @@ class Services:
     deputies: Deputies | None
     report: Sink
     pid: int
+    end: Callable[[], None] | None = None
 
 
 class HandlerTable(ABC):
@@ -88,6 +90,10 @@ class HandlerTable(ABC):
     def attach(self, services: Services) -> None:
         """Take what the work needs. The child has not executed its program yet, so memory may be read and changed."""
         _ = services
+
+    def writes_below(self, folder: str) -> None:
+        """Take note of a writable folder in memory that was made for this run, before `attach`."""
+        _ = folder
 
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Return what a policy callback may change of this domain, by the name of the `PolicyContext` method."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from sandlock_notif.tree import contents, same_memory
+from sandlock_notif.tree import contents, same_memory, threads_of
+from sandlock_sys import kcmp
+from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,17 +24,21 @@ __all__ = [
     "file_of",
     "folder_bytes",
     "has_executed",
-    "held_files",
     "look_around",
     "minor_faults",
     "proportional",
     "proportional_of",
-    "shared_extents",
-    "unlinked_files",
+    "reader",
+    "status_bytes",
 ]
+
+FileKey: TypeAlias = tuple[int, int]  # (device, inode)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _BLOCK = 512  # bytes of st_blocks, stat(2)
+_INODE = 1024  # what the kernel keeps for a file in memory, its name included; about
+_LARGE = 1 << 20  # page tables worth a second look
+_GONE = (FileNotFoundError, ProcessLookupError)
 _PF_FORKNOEXEC = 0x40  # linux/sched.h: forked, and no exec since
 _SHARED_ANONYMOUS = (b"/dev/zero", b"/SYSV")  # what maps calls MAP_SHARED | MAP_ANONYMOUS, and shmat(2)
 
@@ -59,51 +66,103 @@ class Use:
         return 0 if self.idle else self.now - self.before
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Around:
     """What `look_around` saw.
 
     Attributes:
-        shared: bytes of anonymous shared mappings, by their whole size.
+        shared: bytes of each anonymous shared memory, by how far mappings of it reach.
+        nameless: the same of each mapped file without a name, below one of the folders once.
         held: (device, inode) of the files that some process has open or mapped.
-        filed: bytes of the files below the folders, and of those without a name on the same devices.
+        filed: bytes of the files below the folders, and of those without a name that are open on the same devices.
+        tables: bytes of page tables.
+        by_pid: of all this, what each process has; more than one may have the same.
+        in_flight: whether fds wait in a socket, to be received.
+        complete: whether every process could be read.
 
     """
 
-    shared: int
-    held: frozenset[tuple[int, int]]
-    filed: int
+    shared: dict[FileKey, int] = field(default_factory=dict)
+    nameless: dict[FileKey, int] = field(default_factory=dict)
+    held: set[FileKey] = field(default_factory=set)
+    filed: int = 0
+    tables: int = 0
+    by_pid: dict[int, int] = field(default_factory=dict)
+    in_flight: bool = False
+    complete: bool = True
 
 
-def look_around(pids: Sequence[int], *, mapped: bool, memfds: bool, folders: Sequence[str | bytes]) -> Around:
-    """Look at mappings, descriptors and folders; what is not asked for is 0 or empty. It may block."""
-    shared: dict[tuple[bytes, bytes], int] = {}
-    held: set[tuple[int, int]] = set()
-    unlinked: dict[tuple[int, int], int] = {}
+def look_around(pids: Sequence[int], folders: Sequence[str | bytes]) -> Around:
+    """Look at mappings, descriptors, page tables and folders. It may block."""
+    seen = Around()
+    unlinked: dict[FileKey, int] = {}
+    large: list[int] = []
     devices = set()
     for folder in folders:
         with suppress(OSError):
             devices.add(os.stat(folder).st_dev)
     for pid in pids:
-        if mapped:
-            for key, size in shared_extents(pid).items():
-                shared[key] = max(shared.get(key, 0), size)
-        if memfds:
-            held |= held_files(pid)
-        if devices:
-            unlinked.update(unlinked_files(pid, devices))
-    filed = sum(folder_bytes(folder) for folder in folders) + sum(unlinked.values())
-    return Around(sum(shared.values()), frozenset(held), filed)
+        try:
+            # Descriptors before mappings, sockets among them: what moves from one to the other is seen in one of them.
+            opened = _take_descriptors(pid, devices, seen)
+            mapped = _take_mappings(pid, devices, seen)
+            unlinked.update(opened)
+            size = sum(opened.values()) + sum(size for key, size in mapped.items() if key not in opened)
+        except _GONE:
+            continue
+        except OSError:  # it made itself unreadable, or we have no fd left: what is resident at least, and no less
+            seen.complete = False
+            size = seen.shared[-1, pid] = status_bytes(pid, b"RssShmem:")
+        tables = status_bytes(pid, b"VmPTE:")
+        if tables >= _LARGE:  # of those that share their memory, as a child of vfork does, once
+            twice = not has_executed(pid) and any(same_memory(reader(pid), reader(other)) for other in large)
+            large.append(pid)
+            tables = 0 if twice else tables
+        seen.tables += tables
+        seen.by_pid[pid] = size + tables
+    for key in unlinked:
+        seen.nameless.pop(key, None)  # what it occupies is known
+    seen.filed = sum(folder_bytes(folder) for folder in folders) + sum(unlinked.values())
+    return seen
+
+
+def reader(pid: int) -> int:
+    """Return a thread of a process that has its memory still: the first may have ended before the others."""
+    if _has_memory(pid):
+        return pid
+    with suppress(ProcessLookupError):
+        for tid in threads_of(pid):
+            if _has_memory(tid):
+                return tid
+    return pid
+
+
+def _has_memory(tid: int) -> bool:
+    with suppress(*_GONE):
+        return not contents(f"/proc/{tid}/statm").startswith(b"0 ")
+    return False
+
+
+def status_bytes(pid: int, name: bytes) -> int:
+    """Return a size from /proc/PID/status, 0 when the process is gone."""
+    with suppress(*_GONE):
+        for line in contents(f"/proc/{reader(pid)}/status").splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def anonymous(pid: int) -> int:
     """Return the resident private bytes of a process, those shared with a fork included; 0 when it is gone.
 
-    The kernel counts per CPU and adds up now and then: some hundred pages per CPU may be missing, or too many.
+    Raises OSError when it cannot be known. The kernel counts per CPU and adds up now and then: some hundred pages per
+    CPU may be missing, or too many.
     """
     try:
         words = contents(f"/proc/{pid}/statm").split()
-    except OSError:
+        if words[:1] == [b"0"]:
+            words = contents(f"/proc/{reader(pid)}/statm").split()
+    except _GONE:
         return 0
     return (int(words[1]) - int(words[2])) * _PAGE  # resident without files and shared memory: proc_pid_statm(5)
 
@@ -114,8 +173,8 @@ def proportional(pid: int) -> int:
     It walks the page tables. Where it may not be read, or the kernel (before 5.9) does not tell, `anonymous` answers.
     """
     try:
-        text = contents(f"/proc/{pid}/smaps_rollup")
-    except (FileNotFoundError, ProcessLookupError):
+        text = contents(f"/proc/{reader(pid)}/smaps_rollup")
+    except _GONE:
         return 0
     except OSError:
         return anonymous(pid)
@@ -136,7 +195,7 @@ def proportional_of(pids: Sequence[int]) -> tuple[dict[int, int], dict[int, int]
     """
     found: dict[int, int] = {}
     for pid in sorted(pids, key=has_executed, reverse=True):
-        if has_executed(pid) or not any(same_memory(pid, other) for other in found):
+        if has_executed(pid) or not any(same_memory(reader(pid), reader(other)) for other in found):
             found[pid] = proportional(pid)
     return found, {pid: minor_faults(pid) for pid in found}
 
@@ -159,52 +218,66 @@ def has_executed(pid: int) -> bool:
     return not int(data[data.rindex(b")") + 2 :].split()[6]) & _PF_FORKNOEXEC
 
 
-def shared_extents(pid: int) -> dict[tuple[bytes, bytes], int]:
-    """Return `{(device, inode): bytes}` of the anonymous shared memory that a process has mapped, by its whole size.
+def _take_mappings(pid: int, devices: set[int], seen: Around) -> dict[FileKey, int]:
+    """Note what a process has mapped, and return the parts that are in memory and nobody's own.
 
-    By its size, because what is in memory of it cannot be seen: pages stay when nobody maps them (MADV_DONTNEED).
+    By their size, because what is in memory of them cannot be seen: pages stay when nobody maps them (MADV_DONTNEED).
     """
-    found: dict[tuple[bytes, bytes], int] = {}
-    with suppress(OSError):
-        for line in contents(f"/proc/{pid}/maps").splitlines():
-            words = line.split(None, 5)
-            if len(words) == 6 and words[1][3:4] == b"s" and words[5].startswith(_SHARED_ANONYMOUS):
-                start, _, end = words[0].partition(b"-")
-                reach = int(words[2], 16) + int(end, 16) - int(start, 16)
-                key = words[3], words[4]
-                found[key] = max(found.get(key, 0), reach)
+    found: dict[FileKey, int] = {}
+    for line in contents(f"/proc/{reader(pid)}/maps").splitlines():
+        words = line.split(None, 5)
+        if len(words) < 6 or words[4] == b"0":
+            continue
+        major, _, minor = words[3].partition(b":")
+        key = os.makedev(int(major, 16), int(minor, 16)), int(words[4])
+        seen.held.add(key)
+        if words[1][3:4] == b"s" and words[5].startswith(_SHARED_ANONYMOUS):
+            kind = seen.shared
+        elif key[0] in devices and words[5].endswith(b" (deleted)"):
+            kind = seen.nameless
+        else:
+            continue
+        start, _, end = words[0].partition(b"-")
+        reach = int(words[2], 16) + int(end, 16) - int(start, 16)
+        kind[key] = max(kind.get(key, 0), reach)
+        found[key] = max(found.get(key, 0), reach)
     return found
 
 
-def held_files(pid: int) -> set[tuple[int, int]]:
-    """Return (device, inode) of the files that a process has open or mapped."""
-    found: set[tuple[int, int]] = set()
-    folder = f"/proc/{pid}/fd"
-    with suppress(OSError):
-        for name in os.listdir(folder):
-            with suppress(OSError):
+def _take_descriptors(pid: int, devices: set[int], seen: Around) -> dict[FileKey, int]:
+    """Note what a process has open, and return what the files without a name among it occupy on these devices."""
+    found: dict[FileKey, int] = {}
+    first = reader(pid)
+    for tid in threads_of(pid):
+        if tid != first and _same_files(first, tid):
+            continue
+        folder = f"/proc/{tid}/fd"
+        try:
+            names = os.listdir(folder)
+        except _GONE:  # the thread is, and nothing of its own is left
+            continue
+        for name in names:
+            with suppress(*_GONE):
                 status = os.stat(f"{folder}/{name}")
-                found.add((status.st_dev, status.st_ino))
-    with suppress(OSError):
-        for line in contents(f"/proc/{pid}/maps").splitlines():
-            words = line.split(None, 5)
-            if len(words) > 4 and words[4] != b"0":
-                major, _, minor = words[3].partition(b":")
-                found.add((os.makedev(int(major, 16), int(minor, 16)), int(words[4])))
+                key = status.st_dev, status.st_ino
+                seen.held.add(key)
+                if stat.S_ISSOCK(status.st_mode):
+                    seen.in_flight = seen.in_flight or _waiting_fds(contents(f"/proc/{tid}/fdinfo/{name}"))
+                elif not status.st_nlink and status.st_dev in devices:
+                    found[key] = status.st_blocks * _BLOCK + _INODE
     return found
 
 
-def unlinked_files(pid: int, devices: set[int]) -> dict[tuple[int, int], int]:
-    """Return `{(device, inode): bytes}` of the files without a name that a process has open on these devices."""
-    found: dict[tuple[int, int], int] = {}
-    folder = f"/proc/{pid}/fd"
-    with suppress(OSError):
-        for name in os.listdir(folder):
-            with suppress(OSError):
-                status = os.stat(f"{folder}/{name}")
-                if not status.st_nlink and status.st_dev in devices:
-                    found[status.st_dev, status.st_ino] = status.st_blocks * _BLOCK
-    return found
+def _waiting_fds(fdinfo: bytes) -> bool:
+    """Tell from a socket's fdinfo whether fds wait in it (scm_fds, since 5.8)."""
+    return any(line.startswith(b"scm_fds:") and line.split()[1] != b"0" for line in fdinfo.splitlines())
+
+
+def _same_files(one: int, other: int) -> bool:
+    try:
+        return kcmp.compare(one, other, kcmp.Resource.FILES) == 0
+    except SyscallError:
+        return False
 
 
 def file_bytes(fd: int) -> int:
@@ -228,7 +301,7 @@ def file_of(tid: int, fd: int) -> tuple[int, int] | None:
 
 
 def folder_bytes(path: str | bytes) -> int:
-    """Return what the files below a folder occupy, on its own file system; each once, whatever its links."""
+    """Return what files below a folder occupy, inodes too, on its own file system; each once, whatever its links."""
     seen: set[int] = set()
     total = 0
     try:
@@ -244,7 +317,7 @@ def folder_bytes(path: str | bytes) -> int:
                     if status.st_dev != device or status.st_ino in seen:
                         continue
                     seen.add(status.st_ino)
-                    total += status.st_blocks * _BLOCK
+                    total += status.st_blocks * _BLOCK + _INODE
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
     return total

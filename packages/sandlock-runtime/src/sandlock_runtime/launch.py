@@ -190,6 +190,8 @@ class _Start:
         try:
             if scratch:
                 make_scratch(scratch)
+                if service is not None:
+                    service.writes_below(scratch)
             self.confine(request, plan, features, scratch, rulesets)
             spawned = spawn(request)
             life = Life(spawned, self.streams, self.program, plan, scratch, self.started, service, self.branch)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from errno import EINVAL
 from fcntl import F_DUPFD_CLOEXEC, fcntl
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_arch import native
@@ -15,7 +16,7 @@ from sandlock_notif.deputies import Deputies
 from sandlock_policy.seccomp.supervised import compile_supervised
 from sandlock_runtime.loop import shared_loop
 from sandlock_runtime.result import Denial, Reason
-from sandlock_runtime.tables import limits_for, rules_for, tables_for
+from sandlock_runtime.tables import is_in_memory, limits_for, rules_for, tables_for
 from sandlock_sys import pidfd
 from sandlock_sys.constants.seccomp import FilterFlag
 from sandlock_sys.deputy import Deputy
@@ -82,6 +83,12 @@ class Service:
         request.filter = compile_supervised(self._arch, self._plan.filter, self._rules)
         request.filter_flags = FilterFlag.NEW_LISTENER | _killable
         request.park = True
+
+    def writes_below(self, scratch: str) -> None:
+        """Tell who counts files in memory about the private temporary directory."""
+        if self._plan.private_tmp and self._limits and is_in_memory(scratch):
+            for table in self._tables:
+                table.writes_below(scratch)
 
     def forget_killable(self, error: SpawnError) -> bool:
         """Tell whether the launch failed only because this kernel is older than a flag; it is not asked for again."""
@@ -164,7 +171,9 @@ class Service:
             listener, Dispatch(self._arch, self._tables), processes=processes, deputies=deputies, sink=self._take
         )
         self._supervisor = supervisor
-        services = Services(loop, self._arch, processes, deputies, supervisor.report, spawned.pid)
+        services = Services(
+            loop, self._arch, processes, deputies, supervisor.report, spawned.pid, partial(self._end, Reason.MEMORY)
+        )
         try:
             for table in self._tables:
                 table.attach(services)

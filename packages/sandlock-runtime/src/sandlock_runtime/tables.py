@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.web import Web
 
-__all__ = ["limits_for", "rules_for", "tables_for"]
+__all__ = ["is_in_memory", "limits_for", "rules_for", "tables_for"]
 
 _EXECS = ("execve", "execveat")
 _SHOWS = ("/", "/proc")  # grants of these show processes
@@ -55,6 +55,11 @@ def _folders_in_memory(plan: Plan) -> tuple[str, ...]:
         written.update(host for host, _, only in plan.view.binds if not only)
     kept = _devices_in_memory()
     return tuple(sorted(path for path in written if os.path.isdir(path) and os.stat(path).st_dev in kept))
+
+
+def is_in_memory(path: str) -> bool:
+    """Tell whether a path is on a tmpfs."""
+    return os.stat(path).st_dev in _devices_in_memory()
 
 
 def _devices_in_memory() -> frozenset[int]:

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import EINVAL, EMFILE, ENAMETOOLONG, ENOMEM, ENOSPC
+from errno import EINVAL, EMFILE, ENAMETOOLONG, ENOMEM, ENOSPC, ESRCH
 from functools import partial
 from signal import SIGKILL
 from typing import TYPE_CHECKING, TypeVar
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Seen = TypeVar("Seen")
 
-__all__ = ["MemoryLimit", "data_limit", "decide_offender", "decide_period"]
+__all__ = ["MemoryLimit", "data_limit", "decide_extents", "decide_offender", "decide_period"]
 
 _MAP_SHARED = 0x01  # asm-generic/mman-common.h; MAP_SHARED_VALIDATE has this bit too
 _MAP_ANONYMOUS = 0x20  # asm-generic/mman-common.h
@@ -56,6 +56,8 @@ _SHARE = 100
 _LARGE_SHARE = 10
 _NOTABLE = 1 << 20  # a process that grew by less is not the one that grows
 _ROOM = 1 << 30
+_BLIND_S = 0.02  # so long it may fail to look before all ends
+_UNSEEN = 4  # so many looks nobody holds a memfd before it is let go
 
 
 def data_limit(max_memory: int) -> int:
@@ -105,7 +107,8 @@ class MemoryLimit(HandlerTable):
     """Kills the process that takes the tree above `limit` bytes, and reports Event("limit", reason="memory").
 
     Arguments:
-        limit: bytes: private pages (each counted once), memfds, anonymous shared mappings, files below `folders`.
+        limit: bytes: private pages (each counted once), page tables, memfds, anonymous shared mappings, files below
+            `folders`.
         folders: writable ones in memory (tmpfs). What is there at the start does not count.
 
     Attributes:
@@ -128,9 +131,13 @@ class MemoryLimit(HandlerTable):
         self._faults: dict[int, int] = {}
         self._dying: set[Process] = set()
         self._memfds: list[_Memfd] = []
-        self._mapped = False  # anonymous shared memory exists
-        self._lent = 0  # of it, what was let through since the last look
-        self._shared = 0  # of it, what was there at the last look
+        self._lent: list[int] = []  # sizes of anonymous shared memory that was let through since the last look
+        self._extents: dict[usage.FileKey, int] = {}  # the largest that was known of each that is mapped
+        self._by_pid: dict[int, int] = {}  # of what is no process's own alone, what each has
+        self._by_pid_before: dict[int, int] = {}
+        self._tables = 0
+        self._seen_at = 0.0
+        self._shared = 0  # of it, and of mapped files without a name, what was there at the last look
         self._slow_due = 0.0
         self._filed = 0
         self._reach_due = 0.0
@@ -166,6 +173,10 @@ class MemoryLimit(HandlerTable):
         self._members = {services.processes.register(services.pid)}
         self._task = services.loop.create_task(self._watch(services))
 
+    def writes_below(self, folder: str) -> None:
+        """Count what is written below a folder in memory that was made for this run."""
+        self._folders = (*self._folders, folder)
+
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Let the limit be lowered."""
         return {"restrict_max_memory": self._lower}
@@ -188,7 +199,7 @@ class MemoryLimit(HandlerTable):
             name = memory.read_string(request, request.args[0], _NAME_MAX)
         except Refusal as refusal:
             return Errno(EINVAL if refusal.errno == ENAMETOOLONG else refusal.errno, refusal.reason)
-        for _ in range(2):
+        for _ in range(_UNSEEN):
             if len(self._memfds) >= _MEMFDS:
                 await self._look_slowly()
         if len(self._memfds) >= _MEMFDS:
@@ -203,18 +214,16 @@ class MemoryLimit(HandlerTable):
         return InjectFd(fd, close_on_exec=bool(flags & _MFD_CLOEXEC), owned=False)
 
     def _map(self, request: Request) -> Outcome:
-        if self._shared + self._lent + request.args[1] > self.limit:
+        if self._shared + sum(self._lent) + request.args[1] > self.limit:
             return self._map_late(request)
-        self._mapped = True
-        self._lent += request.args[1]
+        self._lent.append(request.args[1])
         return None
 
     async def _map_late(self, request: Request) -> Action | None:
         await self._look_slowly()
-        if self._shared + self._lent + request.args[1] > self.limit:
+        if self._shared + sum(self._lent) + request.args[1] > self.limit:
             return Errno(ENOMEM, "max_memory: a shared mapping larger than what is left")
-        self._mapped = True
-        self._lent += request.args[1]
+        self._lent.append(request.args[1])
         return None
 
     def _allocate(self, request: Request) -> Action | None:
@@ -229,7 +238,8 @@ class MemoryLimit(HandlerTable):
         return None
 
     async def _watch(self, services: Services) -> None:
-        """Sample for ever; a failure to look does not end it."""
+        """Sample for ever. What cannot be measured for some time ends."""
+        self._seen_at = services.loop.time()
         while True:
             begin = time.thread_time()
             used = self.limit
@@ -238,8 +248,11 @@ class MemoryLimit(HandlerTable):
                 self._started = self._started or usage.has_executed(services.pid)
                 used = await self._look(services) if self._started else 0
                 self.peak = max(self.peak, used)
-            except OSError as error:
-                services.report(Event("fault", reason=f"max_memory: {error}"))
+                self._seen_at = services.loop.time()
+            except Exception as error:  # noqa: BLE001  # whatever it is, growth would go unseen
+                if services.loop.time() - self._seen_at >= _BLIND_S:
+                    self._end_all(services, str(error))
+                    self._seen_at = services.loop.time()
             cost = time.thread_time() - begin
             await asyncio.sleep(decide_period(max(self.limit - used, 0), cost))
 
@@ -247,7 +260,7 @@ class MemoryLimit(HandlerTable):
         now = services.loop.time()
         if now >= self._reach_due:
             self._find_members(services, now)
-        if now >= self._slow_due and (self._mapped or self._memfds or self._folders):
+        if now >= self._slow_due:
             await self._look_slowly()
         members = [member for member in self._members if not member.gone and member not in self._dying]
         bound = {member: usage.anonymous(member.pid) for member in members}
@@ -261,7 +274,10 @@ class MemoryLimit(HandlerTable):
 
     def _other(self) -> int:
         """Return what is in memory and no process's own."""
-        return self._filed + self._shared + self._lent + sum(usage.file_bytes(one.fd) for one in self._memfds)
+        leaving = sum(self._by_pid.get(member.pid, 0) for member in self._dying)
+        # Without what was lent: a look under way may have found it mapped, and it would count twice.
+        known = self._filed + self._tables + self._shared - leaving
+        return max(known, 0) + sum(usage.file_bytes(one.fd) for one in self._memfds)
 
     async def _look_precisely(self, services: Services, bound: dict[Process, int]) -> int:
         """Count each page once, and kill if it is too much even so."""
@@ -286,32 +302,48 @@ class MemoryLimit(HandlerTable):
             found |= {member for member in self._members if not member.gone}
         if found != self._members:
             self._members, self._precise_due = found, 0.0
-        self._dying &= self._members
+        if not self._dying <= self._members:  # what they had is free: look before anybody is blamed for it
+            self._dying &= self._members
+            self._slow_due = 0.0
         self._reach_due = now + max(_SHORTEST_S, (time.thread_time() - begin) * _LARGE_SHARE)
 
     async def _look_slowly(self) -> None:
         """Look at what only mappings, descriptors and folders tell."""
         assert self._services is not None  # noqa: S101  # set by attach
         pids = [member.pid for member in self._members]
-        lent, known = self._lent, list(self._memfds)
-        around = partial(usage.look_around, pids, mapped=self._mapped, memfds=bool(known), folders=self._folders)
+        lent, known = len(self._lent), list(self._memfds)
+        around = partial(usage.look_around, pids, self._folders)
         seen, cost = await self._services.loop.run_in_executor(self._reader, _timed, around)
         # What was let through before and is not mapped yet is found at the next look.
-        self._shared, self._lent = seen.shared, self._lent - lent
-        self._filed = max(seen.filed - self._at_start, 0)
-        for one in known:  # let go of what nobody holds, seen twice: it may be on its way through a socket
-            one.unseen = 0 if usage.file_key(one.fd) in seen.held else one.unseen + 1
-            if one.unseen > 1 and one in self._memfds:
+        extents = seen.shared | seen.nameless
+        self._extents = decide_extents(self._extents, seen.shared, self._lent[:lent], extents, complete=seen.complete)
+        del self._lent[:lent]
+        self._shared = sum(self._extents.values())
+        filed = max(seen.filed - self._at_start, 0)
+        self._filed, self._tables = filed if seen.complete else max(filed, self._filed), seen.tables
+        self._by_pid_before, self._by_pid = self._by_pid, seen.by_pid
+        for one in known:
+            if one not in self._memfds:  # another look, at the same time, let it go
+                continue
+            found = usage.file_key(one.fd) in seen.held or seen.in_flight or not seen.complete
+            one.unseen = 0 if found else one.unseen + 1
+            if one.unseen >= _UNSEEN:
                 self._memfds.remove(one)
+                with suppress(OSError):  # sealed
+                    os.ftruncate(one.fd, 0)  # whoever has it nevertheless, hidden, keeps nothing in it
                 os.close(one.fd)
-        self._slow_due = self._services.loop.time() + max(_SHORTEST_S * 10, cost * _LARGE_SHARE)
+        usual = self._extents or self._memfds or self._folders
+        share = _LARGE_SHARE if usual else _SHARE
+        self._slow_due = self._services.loop.time() + max(_SHORTEST_S * 10, cost * share)
 
     def _kill(self, services: Services, uses: dict[Process, int], total: int, idle: set[int]) -> None:
         """Kill until what is left is within the limit."""
         owner = max(self._memfds, key=lambda one: usage.file_bytes(one.fd)).owner if self._memfds else 0
-        left, excess = dict(uses), total - self.limit
+        left = {member: size + self._by_pid.get(member.pid, 0) for member, size in uses.items()}
+        before = {pid: size + self._by_pid_before.get(pid, 0) for pid, size in self._before.items()}
+        excess = total - self.limit
         while excess > 0:
-            listed = [Use(each.pid, now, self._before.get(each.pid, 0), each.pid in idle) for each, now in left.items()]
+            listed = [Use(each.pid, now, before.get(each.pid, 0), each.pid in idle) for each, now in left.items()]
             pid = decide_offender(listed, owner)
             member = next((each for each in left if each.pid == pid), None)
             if member is None:
@@ -320,11 +352,62 @@ class MemoryLimit(HandlerTable):
             if pid == owner:
                 excess -= sum(usage.file_bytes(one.fd) for one in self._memfds if one.owner == owner)
             self._dying.add(member)
-            with suppress(SyscallError):
-                # Safety: by pidfd, so that nobody else can be hit.
-                pidfd.send_signal(member.pidfd, SIGKILL)
+            if not _end(member):
+                self._end_all(services, f"process {pid} cannot be ended")
+                return
             detail = {"pid": member.pid, "used": total, "limit": self.limit}
             services.report(Event("limit", reason="memory", detail=detail))
+
+    def _end_all(self, services: Services, why: str) -> None:
+        services.report(Event("limit", reason="memory: cannot be measured", detail={"error": why, "limit": self.limit}))
+        if services.end is not None:
+            services.end()
+        else:
+            for member in services.processes.snapshot():
+                _end(member)
+
+
+def _end(member: Process) -> bool:
+    """Kill a process, and tell whether it is dead or dying. By pidfd, so that nobody else can be hit."""
+    fd = member.pidfd
+    try:
+        if fd < 0:  # there was none left when it was found
+            fd = pidfd.open_pidfd(member.pid)
+        if member.alive():
+            pidfd.send_signal(fd, SIGKILL)
+    except SyscallError as error:
+        return error.errno == ESRCH
+    finally:
+        if fd >= 0 and fd != member.pidfd:
+            os.close(fd)
+    return True
+
+
+def decide_extents(
+    before: Mapping[usage.FileKey, int],
+    anonymous: Mapping[usage.FileKey, int],
+    lent: Sequence[int],
+    seen: Mapping[usage.FileKey, int],
+    *,
+    complete: bool,
+) -> dict[usage.FileKey, int]:
+    """Return the size of each memory that is mapped: its pages stay, whatever part of it is unmapped.
+
+    Arguments:
+        before: the answer of the look before.
+        anonymous: of `seen`, what came by calls that were let through.
+        lent: the sizes in those calls. Which belongs to which is not known: the largest are counted.
+        seen: how far mappings reach now.
+        complete: whether all were seen; else what is missing stays.
+
+    """
+    found = dict(seen) if complete else {**before, **seen}
+    fresh = sorted((key for key in anonymous if key not in before), key=lambda key: -anonymous[key])
+    for key, size in zip(fresh, sorted(lent, reverse=True), strict=False):
+        found[key] = max(found[key], size)
+    for key in found.keys() & before.keys():
+        found[key] = max(found[key], before[key])
+    return found
 
 
 def _timed(look: Callable[[], Seen]) -> tuple[Seen, float]:
