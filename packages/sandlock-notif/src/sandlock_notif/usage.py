@@ -194,8 +194,9 @@ def proportional_of(pids: Sequence[int]) -> tuple[dict[int, int], dict[int, int]
     Of those that share their memory, as a child of vfork does, only the first is there.
     """
     found: dict[int, int] = {}
+    readers = {pid: reader(pid) for pid in pids}  # once: each is compared with many
     for pid in sorted(pids, key=has_executed, reverse=True):
-        if has_executed(pid) or not any(same_memory(reader(pid), reader(other)) for other in found):
+        if has_executed(pid) or not any(same_memory(readers[pid], readers[other]) for other in found):
             found[pid] = proportional(pid)
     return found, {pid: minor_faults(pid) for pid in found}
 
