@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from supervision import PYTHON, Outcome, supervise
 
 from sandlock_notif import processes, usage
-from sandlock_notif.handlers.memory import MemoryLimit, data_limit, decide_extents, decide_offender, decide_period
+from sandlock_notif.handlers.memory import MemoryLimit, decide_extents
+from sandlock_notif.memory_pace import data_limit, decide_offender, decide_period
 from sandlock_notif.usage import Use
 
 pytestmark = [

@@ -42,7 +42,7 @@ def limits_for(policy: Policy) -> tuple[tuple[int, int, int], ...]:
     """Return the (resource, soft, hard) limits that the kernel enforces in support of what is served."""
     if policy.max_memory is None:
         return ()
-    from sandlock_notif.handlers.memory import data_limit  # lazy: as below
+    from sandlock_notif.memory_pace import data_limit  # lazy: as below
 
     bound = data_limit(policy.max_memory)
     return ((_RLIMIT_DATA, bound, bound),)

@@ -24,6 +24,7 @@ from sandlock_notif.action import Action, Errno, InjectFd
 from sandlock_notif.dispatch import HandlerTable, Outcome, Services, Trap
 from sandlock_notif.errors import Refusal
 from sandlock_notif.events import Event
+from sandlock_notif.memory_pace import SHARE, SHORTEST_S, decide_offender, decide_period
 from sandlock_notif.tree import between as processes_between
 from sandlock_notif.tree import look
 from sandlock_notif.usage import Use
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 Seen = TypeVar("Seen")
 
-__all__ = ["MemoryLimit", "data_limit", "decide_extents", "decide_offender", "decide_period"]
+__all__ = ["MemoryLimit", "decide_extents"]
 
 _MAP_SHARED = 0x01  # asm-generic/mman-common.h; MAP_SHARED_VALIDATE has this bit too
 _MAP_ANONYMOUS = 0x20  # asm-generic/mman-common.h
@@ -47,51 +48,9 @@ _MFD_CLOEXEC = 0x1  # linux/memfd.h, 3.17
 _LARGEST = (1 << 63) - 1
 _NAME_MAX = 250  # of a memfd, its NUL included
 _MEMFDS = 256  # that live at once
-_GROWTH = 2 << 30  # bytes per second that one CPU fills; measured 1-2 GiB/s in 4 KiB pages
-_CPUS = min(os.cpu_count() or 1, 8)
-_SHORTEST_S, _LONGEST_S = 0.001, 0.1
-# At most one part in so many of the time goes into sampling, and of the time of a CPU, so that a supervisor that had to
-# wait for one does not look less often. More into what only large trees need: finding members, walking page tables.
-_SHARE = 100
 _LARGE_SHARE = 10
-_NOTABLE = 1 << 20  # a process that grew by less is not the one that grows
-_ROOM = 1 << 30
 _BLIND_S = 0.02  # so long it may fail to look before all ends
 _UNSEEN = 4  # so many looks nobody holds a memfd before it is let go
-
-
-def data_limit(max_memory: int) -> int:
-    """Return the RLIMIT_DATA for each process: what it may map, writable and private, used or not, in bytes.
-
-    Well above the limit, since stacks of threads and reservations count in full there. It bounds what a process can
-    take at once while the supervisor has no CPU.
-    """
-    return max(2 * max_memory, max_memory + _ROOM)
-
-
-def decide_period(distance: int, cost_s: float, share: int = _SHARE) -> float:
-    """Return after how many seconds to sample again.
-
-    Arguments:
-        distance: bytes to the limit.
-        cost_s: seconds that a sample takes.
-        share: sampling takes at most one part in so many of the time.
-
-    """
-    due = distance / (_GROWTH * _CPUS)
-    return max(min(due, _LONGEST_S), _SHORTEST_S, cost_s * share)
-
-
-def decide_offender(uses: Sequence[Use], owner: int = 0) -> int | None:
-    """Return the process to kill: the one that grew most, else `owner` of what grew, else the largest; None of none."""
-    if not uses:
-        return None
-    growing = max(uses, key=lambda use: use.growth)
-    if growing.growth >= _NOTABLE:
-        return growing.pid
-    if any(use.pid == owner for use in uses):
-        return owner
-    return max(uses, key=lambda use: use.now).pid
 
 
 @dataclass(slots=True)
@@ -305,7 +264,7 @@ class MemoryLimit(HandlerTable):
         if not self._dying <= self._members:  # what they had is free: look before anybody is blamed for it
             self._dying &= self._members
             self._slow_due = 0.0
-        self._reach_due = now + max(_SHORTEST_S, (time.thread_time() - begin) * _LARGE_SHARE)
+        self._reach_due = now + max(SHORTEST_S, (time.thread_time() - begin) * _LARGE_SHARE)
 
     async def _look_slowly(self) -> None:
         """Look at what only mappings, descriptors and folders tell."""
@@ -333,8 +292,8 @@ class MemoryLimit(HandlerTable):
                     os.ftruncate(one.fd, 0)  # whoever has it nevertheless, hidden, keeps nothing in it
                 os.close(one.fd)
         usual = self._extents or self._memfds or self._folders
-        share = _LARGE_SHARE if usual else _SHARE
-        self._slow_due = self._services.loop.time() + max(_SHORTEST_S * 10, cost * share)
+        share = _LARGE_SHARE if usual else SHARE
+        self._slow_due = self._services.loop.time() + max(SHORTEST_S * 10, cost * share)
 
     def _kill(self, services: Services, uses: dict[Process, int], total: int, idle: set[int]) -> None:
         """Kill until what is left is within the limit."""
