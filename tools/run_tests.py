@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stage import RESULTS, is_reachable, stage
@@ -22,6 +23,10 @@ from workspace import ROOT
 __all__ = ["main", "promised_commands"]
 
 USER = "sandlock-test"  # an account of ours: a human's is never used
+# Suites whose halves may run at the same time: they wait more than they compute, and measure nothing.
+TOGETHER = tuple(
+    f"packages/sandlock-{name}/tests" for name in ("arch", "checkpoint", "cow", "policy", "proxy", "testkit")
+)
 COMMANDS = Path(__file__).with_name("test_commands.txt")
 # What the CI machine has: a test that needs one of these fails there where it would be skipped elsewhere.
 PROMISED_ON_CI = (
@@ -46,7 +51,11 @@ def main() -> None:
             sys.exit(f"{sys.prefix} is closed to {USER}; nox must make its environments in the stage (noxfile.py)")
     else:
         print(f"run by {accounts[0].pw_name}: the half of the tests that runs as root is left out", flush=True)
-    statuses = [_run(work, folder, account, options) for account in accounts]
+    if len(accounts) > 1 and folder in TOGETHER:
+        with ThreadPoolExecutor(len(accounts)) as pool:
+            statuses = list(pool.map(lambda account: _run(work, folder, account, options, held=True), accounts))
+    else:
+        statuses = [_run(work, folder, account, options) for account in accounts]
     sys.exit(any(statuses))
 
 
@@ -69,9 +78,11 @@ def _ordinary_user() -> pwd.struct_passwd:
         return pwd.getpwnam(USER)
 
 
-def _run(work: Path, folder: str, account: pwd.struct_passwd, options: list[str]) -> int:
+def _run(work: Path, folder: str, account: pwd.struct_passwd, options: list[str], *, held: bool = False) -> int:
+    """Run one half; with `held` its output is printed at the end, in one piece."""
     label = f"{folder.removeprefix('packages/').removesuffix('/tests')}-{'root' if account.pw_uid == 0 else 'user'}"
-    print(f"== {label}", flush=True)
+    if not held:
+        print(f"== {label}", flush=True)
     with tempfile.TemporaryDirectory(prefix="sandlock-", dir="/tmp") as temporary:  # short: sun_path has 108 bytes
         os.chmod(temporary, 0o755)  # noqa: S103 -- programs that a test compiles must be reachable by others
         os.chown(temporary, account.pw_uid, account.pw_gid)
@@ -90,8 +101,14 @@ def _run(work: Path, folder: str, account: pwd.struct_passwd, options: list[str]
             cwd=work,
             env=_environment(account, temporary),
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if held else None,
+            stderr=subprocess.STDOUT if held else None,
+            text=True,
+            errors="replace",
             check=False,
         )
+        if held:
+            print(f"== {label}\n{done.stdout}", flush=True)
         RESULTS.mkdir(parents=True, exist_ok=True)
         if report.exists():
             shutil.copyfile(report, RESULTS / f"{label}.xml")
