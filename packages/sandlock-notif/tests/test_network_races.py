@@ -206,7 +206,7 @@ signal.signal(signal.SIGALRM, lambda *_: None); signal.setitimer(signal.ITIMER_R
 end = time.monotonic() + 3; tries = 0
 raw = NAME
 while time.monotonic() < end: libc.connect(s.fileno(), raw, len(raw)); tries += 1
-print("tried" if tries > 20 else tries); sys.stdout.flush(); os._exit(0)
+print("tried" if tries > 3 else tries); sys.stdout.flush(); os._exit(0)
 """
 
 
