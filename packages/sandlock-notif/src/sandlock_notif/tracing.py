@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import Enum, auto
 from errno import ECHILD, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar
 
+from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.errors import NotifError
 from sandlock_sys import ptrace
 from sandlock_sys.constants.ptrace import Event, Option, WaitOption
@@ -52,7 +52,7 @@ class Tracer:
 
     def __init__(self, workers: int = _WORKERS) -> None:
         self._workers = workers
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: DaemonExecutor | None = None
         self._closed = False
 
     async def run(self, job: Callable[[], Result]) -> Result:
@@ -67,7 +67,7 @@ class Tracer:
         if self._closed:
             raise NotifError("the tracer is closed")
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="sandlock-trace")
+            self._pool = DaemonExecutor(self._workers, "sandlock-trace")
         return await asyncio.get_running_loop().run_in_executor(self._pool, job)
 
     async def close(self) -> None:
@@ -75,8 +75,9 @@ class Tracer:
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
-            with suppress(TimeoutError):  # a tracee in the middle of a kernel call that nothing ends
-                await asyncio.wait_for(asyncio.to_thread(pool.shutdown, cancel_futures=True), _CLOSE_S)
+            pool.shutdown(wait=False, cancel_futures=True)
+            # A tracee in the middle of a kernel call that nothing ends is left to its thread.
+            await asyncio.to_thread(pool.join, _CLOSE_S)
 
 
 class ExecGate:

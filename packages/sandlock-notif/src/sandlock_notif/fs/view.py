@@ -9,12 +9,13 @@ handlers below `handlers/files` do, written once against `Location`.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from errno import EBUSY, EEXIST, EINVAL, EISDIR, ENOTEMPTY
+from functools import partial
 from stat import S_ISDIR
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.errors import NotifError
 from sandlock_notif.fs.layers.cow import CowLayer
 from sandlock_notif.fs.layers.denied import DeniedLayer
@@ -90,7 +91,7 @@ class View:
         self._services: Services | None = None
         self._calls: dict[int, str] = {}
         self._magic: Magic | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: DaemonExecutor | None = None
 
     @property
     def needed(self) -> bool:
@@ -233,12 +234,10 @@ class View:
         return EISDIR if call.startswith("unlink") else EBUSY
 
     @property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> DaemonExecutor:
         """Threads that may wait for file systems."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(
-                _THREADS, thread_name_prefix="sandlock-files", initializer=set_effective, initargs=(0,)
-            )
+            self._pool = DaemonExecutor(_THREADS, "sandlock-files", partial(set_effective, 0))
         return self._pool
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EINVAL, EMFILE, ENAMETOOLONG, ENOMEM, ENOSPC, ESRCH
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandlock_notif import memory, usage
 from sandlock_notif.action import Action, Errno, InjectFd
+from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.dispatch import HandlerTable, Outcome, Services, Trap
 from sandlock_notif.errors import Refusal
 from sandlock_notif.events import Event
@@ -85,7 +85,7 @@ class MemoryLimit(HandlerTable):
         self._services: Services | None = None
         self._task: asyncio.Task[None] | None = None
         # Page tables and mappings are read beside the loop: who changes a mapping makes the reader wait.
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="sandlock-memory")
+        self._reader = DaemonExecutor(1, "sandlock-memory")
         self._before: dict[int, int] = {}
         self._faults: dict[int, int] = {}
         self._dying: set[Process] = set()
