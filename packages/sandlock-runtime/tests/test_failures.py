@@ -20,6 +20,7 @@ from sandlock_runtime import (
     CommandNotRunnableError,
     ConfinementError,
     LandlockUnavailableError,
+    NotifError,
     Sandbox,
     SandboxError,
     SeccompError,
@@ -29,6 +30,7 @@ from sandlock_runtime import (
 from sandlock_runtime.failure import explain_failure
 from sandlock_runtime.launch import make_context, plan_for
 from sandlock_sys import prctl, seccomp
+from sandlock_sys.constants.seccomp import FilterFlag
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.spawn import SpawnError
 
@@ -290,3 +292,22 @@ def test_a_failed_launch_with_a_private_folder_leaves_none(tmp_path: Path, monke
         Sandbox(fs_readable=[*SYSTEM, "/no/such"], private_tmp=True).run(["true"])
     assert list(tmp_path.iterdir()) == []
     assert box(private_tmp=True).run(["true"]).success
+
+
+def test_a_listener_that_somebody_around_holds_already_is_told(tree: Tree) -> None:
+    """A process has one listener at most (seccomp(2), EBUSY); without a supervisor the inner sandbox needs none."""
+
+    def inside() -> tuple[str, int, str, bool]:
+        prctl.set_no_new_privs()
+        seccomp.set_mode_filter(struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000), FilterFlag.NEW_LISTENER)  # RET_ALLOW
+        plain = box().run(["true"]).success
+        try:
+            box(max_processes=5).run(["true"])
+        except NotifError as error:
+            return error.step, error.errno, error.remedy, plain
+        return "ran", 0, "", plain
+
+    step, number, remedy, plain = in_child(inside)
+    assert (step, number, plain) == ("listener", errno.EBUSY, True)
+    assert "supervisor" in remedy
+    assert in_child(lambda: box(max_processes=5).run(["true"]).success)

@@ -1,11 +1,35 @@
-"""The errors of sandlock-arch."""
+"""The errors of sandlock-arch, and the two that those of every package derive from.
+
+These stand here because this is the one package that all who raise them may import: it is pure, and below all of them.
+"""
 
 from __future__ import annotations
 
-__all__ = ["ArchError", "EncodeError", "LayoutError", "StubError", "UnknownArchitectureError", "VdsoError"]
+__all__ = [
+    "ArchError",
+    "EncodeError",
+    "LayoutError",
+    "SandboxError",
+    "SandlockError",
+    "StubError",
+    "UnknownArchitectureError",
+    "VdsoError",
+]
 
 
-class ArchError(Exception):
+class SandlockError(Exception):
+    """Everything that this project raises on purpose derives from this class, but for a refused system call.
+
+    That one is `sandlock_sys.errors.SyscallError`, an OSError; it is the `__cause__` where another error tells what it
+    means.
+    """
+
+
+class SandboxError(SandlockError, RuntimeError):
+    """A sandbox could not do what was asked of it; its branch and its checkpoints are part of it."""
+
+
+class ArchError(SandlockError):
     """Base class of every error this package raises on purpose."""
 
 

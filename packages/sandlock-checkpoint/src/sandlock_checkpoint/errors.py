@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandlock_arch.errors import SandboxError
+
 if TYPE_CHECKING:
     from sandlock_checkpoint.model import Unsupported
 
 __all__ = ["CaptureError", "CheckpointError", "ImageError", "InjectionError", "RestoreError"]
 
 
-class CheckpointError(Exception):
+class CheckpointError(SandboxError):
     """Capturing, saving, loading or restoring failed; the base of all below."""
 
 

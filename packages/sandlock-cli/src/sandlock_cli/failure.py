@@ -72,9 +72,8 @@ def lines_of(error: BaseException) -> list[str]:
     if isinstance(error, UsageError):
         verb = f" {error.verb}" if error.verb else ""
         return [f"{error} (see sandlock{verb} --help)"]
-    if isinstance(error, SandlockError) and isinstance(error, OSError):
-        reason, name = error.args[-2:]
-        return [f"{name}: {reason}"]
+    if isinstance(error, SandlockError) and isinstance(error, OSError) and error.filename is not None:
+        return [f"{error.filename}: {error.strerror}"]
     return [str(error) or type(error).__name__]
 
 

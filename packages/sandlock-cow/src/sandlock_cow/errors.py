@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from sandlock_arch.errors import SandboxError
+
 __all__ = [
     "BranchBusyError",
     "BranchConflictError",
@@ -16,7 +18,7 @@ __all__ = [
 ]
 
 
-class BranchError(Exception):
+class BranchError(SandboxError):
     """Something about a branch as a whole went wrong; the base of all exceptions here."""
 
 

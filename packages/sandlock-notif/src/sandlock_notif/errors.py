@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from errno import errorcode
 
+from sandlock_arch.errors import SandlockError
+
 __all__ = ["NotifError", "Refusal", "VanishedError"]
 
 
-class NotifError(Exception):
+class NotifError(SandlockError):
     """Base of what this package raises to its caller."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandlock_arch.errors import SandlockError
 from sandlock_policy.record import record
 
 TYPE_CHECKING = False
@@ -9,10 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = ["LayerMissingError", "PolicyError", "Problem", "RuleError", "SandlockError"]
-
-
-class SandlockError(Exception):
-    """Everything that this project raises on purpose derives from this class."""
 
 
 class RuleError(ValueError):

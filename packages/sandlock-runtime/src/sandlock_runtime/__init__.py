@@ -11,7 +11,9 @@ if TYPE_CHECKING:
         CommandNotFoundError,
         CommandNotRunnableError,
         ConfinementError,
+        ForkError,
         LandlockUnavailableError,
+        NotifError,
         NotRunningError,
         SandboxBusyError,
         SandboxError,
@@ -32,8 +34,10 @@ __all__ = [
     "CommandNotFoundError",
     "CommandNotRunnableError",
     "ConfinementError",
+    "ForkError",
     "LandlockUnavailableError",
     "NotRunningError",
+    "NotifError",
     "Process",
     "Reason",
     "Result",
@@ -50,8 +54,8 @@ __all__ = [
 _SOURCES = {
     "confine": "confine",
     "errors": (
-        "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError LandlockUnavailableError "
-        "NotRunningError SandboxBusyError SandboxError SeccompError"
+        "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError ForkError "
+        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError"
     ),
     "features": "host_features override",
     "process": "Process",

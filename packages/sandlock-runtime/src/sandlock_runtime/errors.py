@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from errno import ENOENT
 
-from sandlock_policy.errors import SandlockError
+from sandlock_arch.errors import SandboxError
 
 __all__ = [
     "ChildError",
     "CommandNotFoundError",
     "CommandNotRunnableError",
     "ConfinementError",
+    "ForkError",
     "LandlockUnavailableError",
     "NotRunningError",
+    "NotifError",
     "SandboxBusyError",
     "SandboxError",
     "SeccompError",
@@ -21,10 +23,6 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_runtime.result import Result
-
-
-class SandboxError(SandlockError, RuntimeError):
-    """A sandbox could not do what was asked of it."""
 
 
 class SandboxBusyError(SandboxError):
@@ -40,6 +38,7 @@ class ConfinementError(SandboxError):
 
     Attributes:
         step: what failed: "landlock", "seccomp", "mount", "cwd", ...
+        reason: why, a lower-case fact.
         errno: the kernel's error number, or 0 where no call failed.
         remedy: what to do about it, or "".
 
@@ -48,8 +47,13 @@ class ConfinementError(SandboxError):
     def __init__(self, step: str, reason: str, errno: int = 0, remedy: str = "") -> None:
         super().__init__(f"the sandbox could not be set up: {step}: {reason}" + (f"; {remedy}" if remedy else ""))
         self.step = step
+        self.reason = reason
         self.errno = errno
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[ConfinementError], tuple[str, str, int, str]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.step, self.reason, self.errno, self.remedy)
 
 
 class LandlockUnavailableError(ConfinementError):
@@ -58,6 +62,27 @@ class LandlockUnavailableError(ConfinementError):
 
 class SeccompError(ConfinementError):
     """The seccomp filter could not be installed."""
+
+
+class NotifError(ConfinementError):
+    """The supervisor could not be given its listener: the kernel has none, or a sandbox around this one holds it."""
+
+
+class ForkError(SandboxError):
+    """A template or its clones could not be made, or clones that were needed did not succeed.
+
+    Attributes:
+        clones: the numbers of the clones concerned, or () where it is the template.
+
+    """
+
+    def __init__(self, reason: str, clones: tuple[int, ...] = ()) -> None:
+        super().__init__(reason)
+        self.clones = clones
+
+    def __reduce__(self) -> tuple[type[ForkError], tuple[str, tuple[int, ...]]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.args[0], self.clones)
 
 
 class CommandNotFoundError(SandboxError, FileNotFoundError):
@@ -116,3 +141,7 @@ class ChildError(SandboxError):
         tail = result.stderr[-400:].decode("utf-8", "backslashreplace").strip() if result.stderr else ""
         super().__init__(f"the program did not succeed: {result.reason}, {ended}" + (f": {tail}" if tail else ""))
         self.result = result
+
+    def __reduce__(self) -> tuple[type[ChildError], tuple[Result]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.result,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR, EPERM
+from errno import EACCES, EBUSY, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_runtime.errors import (
@@ -11,6 +11,7 @@ from sandlock_runtime.errors import (
     CommandNotRunnableError,
     ConfinementError,
     LandlockUnavailableError,
+    NotifError,
     SandboxError,
     SeccompError,
 )
@@ -30,6 +31,8 @@ _REMEDIES = {
     "stdio": "DEVNULL needs /dev/null: a sandbox around this one must let it be written (-w /dev/null); another root "
     "needs an empty file dev/null as a place for it",
     "landlock": "`sandlock check` tells what this kernel offers; a sandbox may be nested at most 7 times",
+    "listener": "a sandbox around this one that has a supervisor keeps its processes to itself: use supervisor=False "
+    "(--no-supervisor) for the inner one",
     "seccomp": "an outer filter may forbid it: `sandlock check` tells",
     "namespace": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
     "id-map": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
@@ -52,6 +55,8 @@ def explain_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxE
     """Return the exception that tells the user what `error` means."""
     if error.step == "exec":
         return _exec_failure(error, program, plan)
+    if error.step == "seccomp" and error.errno == EBUSY:  # seccomp(2): another filter of the process has a listener
+        return NotifError("listener", str(error), error.errno, _REMEDIES["listener"])
     kind = {
         "landlock": LandlockUnavailableError,
         "guard-landlock": LandlockUnavailableError,

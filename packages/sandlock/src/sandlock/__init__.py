@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         renames,
     )
     from sandlock_notif.context import PolicyContext
-    from sandlock_notif.errors import NotifError
     from sandlock_notif.events import Event
     from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
     from sandlock_notif.syscall_event import SyscallEvent
@@ -60,7 +59,9 @@ if TYPE_CHECKING:
         CommandNotFoundError,
         CommandNotRunnableError,
         ConfinementError,
+        ForkError,
         LandlockUnavailableError,
+        NotifError,
         NotRunningError,
         SandboxBusyError,
         SandboxError,
@@ -102,6 +103,7 @@ __all__ = [
     "Entry",
     "Event",
     "ExceptionPolicy",
+    "ForkError",
     "Handler",
     "HandlerCtx",
     "HostFeatures",
@@ -164,7 +166,6 @@ _SOURCES = {
         "BranchStorageError Change Entry list_preserved renames"
     ),
     "sandlock_notif.context": "PolicyContext",
-    "sandlock_notif.errors": "NotifError",
     "sandlock_notif.events": "Event",
     "sandlock_notif.handlers.user": "ExceptionPolicy Handler HandlerCtx NotifAction",
     "sandlock_notif.syscall_event": "SyscallEvent",
@@ -180,8 +181,8 @@ _SOURCES = {
     "sandlock_runtime.audit": "AuditLog",
     "sandlock_runtime.confine": "confine",
     "sandlock_runtime.errors": (
-        "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError LandlockUnavailableError "
-        "NotRunningError SandboxBusyError SandboxError SeccompError"
+        "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError ForkError "
+        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError"
     ),
     "sandlock_runtime.features": "probe=host_features",
     "sandlock_runtime.process": "Process",
