@@ -118,12 +118,24 @@ class Lab:
         leave: Leave = Leave.KILLED,
     ) -> Checkpoint:
         """Capture a program into an image, kill it, and return the image, loaded."""
-        self._count += 1
-        image = self.folder / f"image{self._count}"
-        with capture(running.pid, scope=scope, allow=allow, leave=leave) as checkpoint:
-            checkpoint.save(image)
+        checkpoint = self.keep(running.pid, scope=scope, allow=allow, leave=leave)
         if leave is Leave.KILLED:
             assert running.process.wait(_PATIENCE_S) == -signal.SIGKILL
+        return checkpoint
+
+    def keep(
+        self,
+        pid: int,
+        *,
+        scope: Scope = Scope.PROCESS,
+        allow: AbstractSet[str] = frozenset(),
+        leave: Leave = Leave.KILLED,
+    ) -> Checkpoint:
+        """Capture any process into an image, and return the image, loaded."""
+        self._count += 1
+        image = self.folder / f"image{self._count}"
+        with capture(pid, scope=scope, allow=allow, leave=leave) as checkpoint:
+            checkpoint.save(image)
         return load(image)
 
     def restore(

@@ -88,6 +88,39 @@ def test_databases_and_c_extensions_go_on(lab: Lab) -> None:
     check_count(running.lines(), 59)
 
 
+NUMPY = """
+import secrets, sys, time
+import numpy
+token = secrets.token_hex(8)
+random = numpy.random.default_rng(4711)
+matrix, kept = numpy.eye(64), []
+def step():
+    global matrix
+    matrix = matrix @ (numpy.eye(64) + random.standard_normal((64, 64)) / 100)  # the threads of the BLAS
+    kept.append(random.integers(0, 1 << 60, 1000))
+for number in range(40):
+    step()
+    print(number, token)
+    time.sleep(0.01)
+found = matrix.tobytes(), numpy.stack(kept).tobytes()
+random = numpy.random.default_rng(4711)
+matrix, kept = numpy.eye(64), []
+for _ in range(40):
+    step()
+assert found == (matrix.tobytes(), numpy.stack(kept).tobytes())
+assert numpy.linalg.norm(numpy.linalg.inv(matrix) @ matrix - numpy.eye(64)) < 1e-6
+"""
+
+
+def test_arrays_and_their_threads_go_on(lab: Lab) -> None:
+    """Half of the numbers are drawn before and half after: the same to the bit as those drawn in one go."""
+    running = lab.python(NUMPY)
+    running.wait_for("\n15 ")
+    restored = lab.cycle(running)
+    assert lab.finish(restored) == 0, running.text()
+    check_count(running.lines(), 39)
+
+
 THREADS = """
 import secrets, threading, time
 lock, rlock, condition, event = threading.Lock(), threading.RLock(), threading.Condition(), threading.Event()
