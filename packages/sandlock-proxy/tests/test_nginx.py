@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from interception import World, read_answer, wait_until
 
-pytestmark = pytest.mark.needs("command:nginx")
+pytestmark = [pytest.mark.needs("command:nginx"), pytest.mark.needs("command:setpriv")]
 
 CONFIGURATION = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
@@ -39,10 +41,19 @@ class Nginx:
         (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=self.port, origin=origin))
         program = shutil.which("nginx")
         assert program is not None
-        self.process = subprocess.Popen(
-            [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"], stderr=subprocess.DEVNULL
-        )
-        wait_until(self._listens)
+        command = [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+        # However the tests end, killed for one, it ends with them.
+        self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stderr=subprocess.DEVNULL)
+        try:
+            wait_until(self._listens)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self.process.kill()
+        self.process.wait(30)
 
     def _listens(self) -> bool:
         assert self.process.poll() is None, (self.folder / "error.log").read_text()
@@ -57,9 +68,10 @@ class Nginx:
 @pytest.fixture
 def nginx(world: World, tmp_path: Path) -> Iterator[Nginx]:
     made = Nginx(tmp_path, world.server().port)
-    yield made
-    made.process.terminate()
-    made.process.wait(10)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 HOST = b"Host: a.org:{port}\r\n"
@@ -137,3 +149,29 @@ def test_nginx_runs_as_whoever_runs_the_tests(nginx: Nginx) -> None:
     with open(f"/proc/{nginx.process.pid}/status", encoding="ascii") as file:
         uids = next(line for line in file if line.startswith("Uid:")).split()
     assert int(uids[1]) == os.geteuid()
+
+
+TESTS_THAT_ARE_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from test_nginx import Nginx
+print(Nginx(Path({folder!r}), 1).process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_nginx_outlives_tests_that_are_killed(tmp_path: Path) -> None:
+    path = [os.path.dirname(__file__), *[one for one in sys.path if one]]
+    code = TESTS_THAT_ARE_KILLED.format(path=path, folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    wait_until(lambda: not _runs(int(done.stdout)))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(") ")[2][0] not in "ZX"  # a zombie is init's to reap
+    except (FileNotFoundError, ProcessLookupError):
+        return False
