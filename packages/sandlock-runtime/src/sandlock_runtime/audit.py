@@ -58,7 +58,7 @@ class AuditLog:
         self.lost = 0
 
     def __call__(self, event: Event) -> None:
-        """Write an event of the supervisor; called in its thread."""
+        """Write an event of the supervisor, or of the HTTP proxy; called in their threads."""
         line: dict[str, object] = {"syscall": event.syscall, "tid": event.tid, "errno": event.errno}
         line["error"] = errorcode.get(event.errno, "")
         line["reason"] = self._masker.text(event.reason)

@@ -22,7 +22,8 @@ class Hooks:
     Attributes:
         policy_fn: asked about events, or None.
         handlers: `(system call name or number, handler)`, asked after the built-in ones, in order.
-        audits: told every event of the supervisor, in its thread. They make no supervisor where none is needed.
+        audits: told every event of the supervisor and of the HTTP proxy, in their threads, one at a time. They make no
+            supervisor where none is needed.
 
     """
 

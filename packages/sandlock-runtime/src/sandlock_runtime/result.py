@@ -59,8 +59,8 @@ class Denial:
     """What the supervisor refused.
 
     Attributes:
-        syscall: name of the call.
-        errno: what it failed with.
+        syscall: name of the call, or `http` for a request that the proxy answered itself.
+        errno: what it failed with; 0 for a request.
         reason: why, for a person. Text in it may come from the program: escape it before a terminal sees it.
         target: the path or endpoint, or "".
         flag: the command line's option that would allow it, or "".

@@ -47,8 +47,8 @@ class Sandbox:
         policy_fn: `(event, context) -> verdict`, plain or async: asked before files are opened, programs executed and
             peers reached. It runs in a thread of its own; a late, raising or nonsensical one denies.
         handlers: `(system call name or number, handler)`: asked after the built-in ones, in order.
-        audit: told every event of the supervisor (`sandlock_notif.Event`), in its thread, so it must not wait. A run
-            that the kernel alone confines has none.
+        audit: told every event of the supervisor and of the HTTP proxy (`sandlock_notif.Event`), in their threads and
+            one at a time, so it must not wait. A run that the kernel alone confines has none.
         fields: fields of `Policy`, instead of the policy's own. They can be read as attributes.
 
     Raises:

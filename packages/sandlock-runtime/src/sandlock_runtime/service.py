@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from errno import EINVAL
@@ -68,6 +69,9 @@ class Service:
         self._audits = hooks.audits if hooks is not None else ()
         self._plan = plan
         self._web = web
+        self._telling = allocate_lock()  # the proxy has a thread of its own
+        if web is not None:
+            web.sink = self._take
         self._thread = shared_loop()
         self._supervisor: Supervisor | None = None
         self._ruleset = -1
@@ -210,10 +214,11 @@ class Service:
             self._kill(cause)
 
     def _take(self, event: Event) -> None:
-        """Count an event and pass it on; called in the loop's thread."""
-        self._count(event)
-        for audit in self._audits:
-            audit(event)
+        """Count an event and pass it on, one at a time; called in the loop's thread, or in the proxy's."""
+        with self._telling:
+            self._count(event)
+            for audit in self._audits:
+                audit(event)
 
     def _count(self, event: Event) -> None:
         if event.kind == "limit":
@@ -221,7 +226,7 @@ class Service:
             return
         if event.kind == "audit":
             return
-        target = event.detail.get("path", event.detail.get("endpoint", ""))
+        target = event.detail.get("endpoint", event.detail.get("path", ""))
         key = (event.syscall, event.errno, event.reason, str(target), str(event.detail.get("flag", "")))
         if key in self._denials or len(self._denials) < _MAX_DENIALS:
             self._denials[key] = self._denials.get(key, 0) + 1

@@ -6,10 +6,11 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from sandlock_notif.events import Sink, ignore
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.matching import NetworkRules
 from sandlock_proxy import (
@@ -17,13 +18,13 @@ from sandlock_proxy import (
     CertificateError,
     CredentialError,
     Credentials,
-    HttpEvent,
     HttpRules,
     Proxy,
     splice_certificate,
     write_certificate,
 )
 from sandlock_runtime.loop import proxy_loop
+from sandlock_runtime.web_events import event_of
 from sandlock_sys.constants.openat2 import Resolve
 from sandlock_sys.openat2 import AT_FDCWD, openat2
 
@@ -42,7 +43,9 @@ class Web:
         policy: with rules about HTTP.
         environment: the caller's, where credentials may come from.
         names: the addresses of the policy's host names, as the program is told them.
-        on_event: hears of each decision, in the proxy's loop.
+
+    Attributes:
+        sink: told of each decision, in the proxy's loop; if it raises, the request is not served.
 
     Raises:
         PolicyError: a CA, a key or a credential cannot be used, or the CA's certificate not be written.
@@ -54,8 +57,8 @@ class Web:
         policy: Policy,
         environment: Mapping[str, str],
         names: Mapping[str, Sequence[str]],
-        on_event: Callable[[HttpEvent], None] | None = None,
     ) -> None:
+        self.sink: Sink = ignore
         try:
             credentials = Credentials.from_policy(policy, environment)
         except CredentialError as error:
@@ -75,7 +78,7 @@ class Web:
             ca=self.ca,
             resolve=self._resolve,
             may_connect=lambda address, port: rules.verdict("tcp", address, port).allowed,
-            on_event=on_event,
+            on_event=lambda told: self.sink(event_of(told)),
         )
         self._thread.call(self._proxy.start())
 
