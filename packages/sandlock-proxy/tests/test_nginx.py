@@ -41,7 +41,7 @@ class Nginx:
         (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, port=self.port, origin=origin))
         program = shutil.which("nginx")
         assert program is not None
-        command = [program, "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+        command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
         # However the tests end, killed for one, it ends with them.
         self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stderr=subprocess.DEVNULL)
         try:
