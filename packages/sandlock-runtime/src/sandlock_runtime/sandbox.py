@@ -6,6 +6,7 @@ from _thread import allocate_lock
 
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.model import Policy
+from sandlock_runtime.deferred import Deferred
 from sandlock_runtime.errors import NotRunningError, SandboxBusyError
 from sandlock_runtime.launch import launch
 from sandlock_runtime.process import Process
@@ -15,11 +16,10 @@ from sandlock_sys.spawn import SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self, Unpack
 
-    from sandlock_cow import Change
     from sandlock_notif import Event
     from sandlock_notif.handlers.callback import PolicyFunction
     from sandlock_notif.handlers.user import UserHandler
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.aio import AsyncProcess
     from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.life import Life
+    from sandlock_runtime.pipeline import Stage
     from sandlock_runtime.prepare import Command
     from sandlock_runtime.result import Result
     from sandlock_runtime.streams import Stream
@@ -39,7 +40,7 @@ MAX_OUTPUT = 256 << 20
 _LATER = ("init_fn", "work_fn")
 
 
-class Sandbox:
+class Sandbox(Deferred):
     """Confined programs under one policy. One lives at a time; use several objects for several at once.
 
     Arguments:
@@ -182,6 +183,12 @@ class Sandbox:
 
         return start
 
+    def cmd(self, args: Command) -> Stage:
+        """Return `args` as a stage of a pipeline: `(a.cmd([...]) | b.cmd([...])).run()`; nothing is started yet."""
+        from sandlock_runtime.pipeline import Stage  # lazy: threads are for those who use it
+
+        return Stage(self, args, self._launch, self._end)
+
     def create(self, cmd: Command) -> None:
         """Set `cmd` up, confined, with the caller's streams, and stop before it executes; `start` lets it go on."""
         self._hold(self._launch(cmd, INHERIT, INHERIT, INHERIT, (), park=True))
@@ -242,45 +249,6 @@ class Sandbox:
         self._live().signal(_SIGCONT, everyone=True)
 
     @property
-    def pending(self) -> bool:
-        """Whether the branch of the latest run waits for `commit` or `abort` (on_exit or on_error is "defer")."""
-        return self._branch is not None and self._branch.pending
-
-    @property
-    def upper_dir(self) -> str | None:
-        """The folder on the host that holds what the pending branch changed (overlayfs's format), or None."""
-        return self._branch.branch.upper if self._branch is not None and self._branch.pending else None
-
-    def changes(self) -> tuple[Change, ...]:
-        """Return what a commit of the pending branch would change; NotRunningError when none is pending."""
-        return self._pending().branch.changes()
-
-    def commit(self, paths: Iterable[str] | None = None) -> tuple[Change, ...]:
-        """Apply the pending branch to the real tree, or only `paths` and what is below them; return what was applied.
-
-        Files that run later outside (hooks, start-up files, CI definitions) are refused unless they are named.
-
-        Raises:
-            BranchConflictError: the real tree changed meanwhile; nothing was applied, and the branch is still pending.
-            NotRunningError: none is pending.
-
-        """
-        pending = self._pending()
-        applied = pending.branch.commit(paths)
-        pending.pending = paths is not None
-        return applied
-
-    def abort(self) -> None:
-        """Drop the pending branch; NotRunningError when none is pending."""
-        self._pending().drop()
-
-    def _pending(self) -> RunBranch:
-        branch = self._branch
-        if branch is None or not branch.pending:
-            raise NotRunningError('no branch is pending: on_exit="defer" lets one wait for a decision')
-        return branch
-
-    @property
     def pid(self) -> int | None:
         """Process id of the program, or None."""
         life = self._life
@@ -323,6 +291,7 @@ class Sandbox:
         keep: Sequence[int],
         *,
         park: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> Life:
         if not self._lock.acquire(blocking=False):
             raise SandboxBusyError("a program of this Sandbox is alive: wait for it, or use another Sandbox")
@@ -332,14 +301,15 @@ class Sandbox:
             self._lock.release()
             raise SandboxBusyError("a branch is pending: commit() or abort() it first")
         self._branch = None
+        policy = self.policy if env is None else self.policy.replace(env={**self.policy.env, **env})
         start = launch
-        if self.policy.name is not None:
+        if policy.name is not None:
             from sandlock_runtime.registration import launch_registered  # lazy: few runs have a name
 
             start = launch_registered
         try:
             life, plan = start(
-                self.policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks
+                policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks
             )
             self._life = life
             self._branch = life.branch

@@ -68,6 +68,10 @@ if TYPE_CHECKING:
         SeccompError,
     )
     from sandlock_runtime.features import host_features as probe
+    from sandlock_runtime.inputs import inputs
+    from sandlock_runtime.many import run_many
+    from sandlock_runtime.pipeline import Gather, Pipeline, Stage
+    from sandlock_runtime.pipeline_run import PipelineResult
     from sandlock_runtime.process import Process
     from sandlock_runtime.result import Denial, Reason, Result, Usage
     from sandlock_runtime.sandbox import Sandbox
@@ -104,6 +108,7 @@ __all__ = [
     "Event",
     "ExceptionPolicy",
     "ForkError",
+    "Gather",
     "Handler",
     "HandlerCtx",
     "HostFeatures",
@@ -114,6 +119,8 @@ __all__ = [
     "NotRunningError",
     "NotifAction",
     "NotifError",
+    "Pipeline",
+    "PipelineResult",
     "Policy",
     "PolicyContext",
     "PolicyError",
@@ -131,6 +138,7 @@ __all__ = [
     "SandlockError",
     "Scope",
     "SeccompError",
+    "Stage",
     "SyscallError",
     "SyscallEvent",
     "Unsupported",
@@ -138,6 +146,7 @@ __all__ = [
     "capture",
     "confine",
     "delete_profile",
+    "inputs",
     "landlock_abi_version",
     "list_preserved",
     "list_profiles",
@@ -150,6 +159,7 @@ __all__ = [
     "probe",
     "renames",
     "restore",
+    "run_many",
     "save_profile",
 ]
 
@@ -185,6 +195,10 @@ _SOURCES = {
         "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError"
     ),
     "sandlock_runtime.features": "probe=host_features",
+    "sandlock_runtime.inputs": "inputs",
+    "sandlock_runtime.many": "run_many",
+    "sandlock_runtime.pipeline": "Gather Pipeline Stage",
+    "sandlock_runtime.pipeline_run": "PipelineResult",
     "sandlock_runtime.process": "Process",
     "sandlock_runtime.result": "Denial Reason Result Usage",
     "sandlock_runtime.sandbox": "Sandbox",
