@@ -14,6 +14,7 @@ from sandlock_policy.presets import PRESET_NAMES
 __all__ = ["main", "script"]
 
 _PATHS = ("PATH", "DIR", "FILE")
+_COMMANDS = ("run", "learn")  # verbs whose options another command follows
 _PROFILES = "$(sandlock profile list 2>/dev/null)"
 # The words that follow a verb by themselves.
 _WORDS = {"profile": tuple(PROFILE_ACTIONS), "image": tuple(IMAGE_ACTIONS), "completion": SHELLS, "help": tuple(VERBS)}
@@ -56,8 +57,8 @@ def _flags(option: Option) -> tuple[str, ...]:
 def _bash() -> str:
     values: dict[str, str] = {}
     taking: list[str] = []
-    for option in options_of("run"):
-        if not option.metavar:
+    for option in (*options_of("run"), *options_of("learn")):
+        if not option.metavar or option.flags[-1] in taking:
             continue
         taking += option.flags
         pattern = "|".join(option.flags)
@@ -83,7 +84,7 @@ _sandlock() {{
         COMPREPLY=( $(compgen -W "{" ".join(VERBS)} --help --version" -- "$cur") )
         return
     fi
-    if [ "$verb" = run ]; then
+    if [ "$verb" = run ] || [ "$verb" = learn ]; then
         # Behind the options comes a command of its own, with its own completion.
         at=2
         while [ "$at" -lt "$COMP_CWORD" ]; do
@@ -119,7 +120,7 @@ def _zsh() -> str:
     cases = []
     for verb in VERBS:
         specs = [_zsh_spec(flag, option) for option in options_of(verb) for flag in _flags(option)]
-        if verb == "run":
+        if verb in _COMMANDS:
             specs += ["'(-)1: :_command_names -e'", "'*::argument: _normal'"]
         elif verb in _WORDS:
             specs.append(f"'*:what:({' '.join(_WORDS[verb])})'")
@@ -176,7 +177,10 @@ def _fish() -> str:
             lines += [f"complete -c sandlock {condition} {_fish_spec(flags, option)}" for flags in spellings]
         if verb in _WORDS:
             lines.append(f"complete -c sandlock {condition} -a '{' '.join(_WORDS[verb])}'")
-    lines.append("complete -c sandlock -n '__fish_seen_subcommand_from run' -a '(__fish_complete_subcommand)'")
+    lines += [
+        f"complete -c sandlock -n '__fish_seen_subcommand_from {verb}' -a '(__fish_complete_subcommand)'"
+        for verb in _COMMANDS
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -41,6 +41,20 @@ NOTES = {
         ),
         "What this host or this release cannot enforce is refused by name.",
     ),
+    "learn": (
+        (
+            "The program runs with your own files and network, confined only in what every sandbox refuses: watch "
+            "nothing that you would not run without a sandbox. It gets the clean environment and the private TMPDIR "
+            "that it will have under the profile."
+        ),
+        (
+            "The profile grants what was used. Programs and libraries are granted by the folder that they are "
+            "installed in, many files of one folder by the folder, everything else by its name; what looks like a "
+            "secret always. No folder that holds more than one program's business (the home directory, /etc) is "
+            "granted because it was listed. What was left out, and what deserves a look, is told on stderr and in the "
+            "profile's comments. One run shows one way through a program: other arguments may need more (--merge)."
+        ),
+    ),
     "branches": (
         "A branch is what a run with --workdir left to decide about (--on-exit or --on-error keep or defer).",
     ),

@@ -104,7 +104,8 @@ def _limit(reason: str) -> str:
 def _path_hints(mentions: Mentions, plan: Plan) -> list[str]:
     if not plan.handled_fs:
         return []
-    rules = [(os.path.realpath(path), access) for path, access, _ in plan.fs_rules]
+    inside = plan.view.rules if plan.view is not None and plan.view.root is None else ()  # of its own /proc
+    rules = [(os.path.realpath(path), access) for path, access, _ in (*plan.fs_rules, *inside)]
     grants = _Grants(
         tuple([path for path, access in rules if access & READ]),
         tuple([path for path, access in rules if access & FS_WRITE_FILE]),

@@ -25,6 +25,7 @@ __all__ = ["HELP", "VERBS", "Option", "UsageError", "parse", "run_options", "tab
 # What the command can do; each is the module of this package with that name.
 VERBS: dict[str, str] = {
     "run": "run a program in a sandbox",
+    "learn": "watch a program, and write a profile of what it uses",
     "check": "tell what this host can enforce, and what to do about the rest",
     "branches": "list the changes that wait for a decision",
     "diff": "show what a branch would change",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandlock_runtime import Result
     from sandlock_runtime.life import Life
 
-__all__ = ["main", "make_policy"]
+__all__ = ["main", "make_policy", "run_status"]
 
 _TIMED_OUT = 124
 _NOT_SET_UP = 125
@@ -49,7 +49,7 @@ def main(words: list[str]) -> int:
     if status_fd is None and not own["json"]:
         policy = make_policy(own, values)
         result, plan = _run(policy, command, own["audit"], capture=False)
-        status = _status(result)
+        status = run_status(result)
         if status or result.branch or own["dry_run"]:
             from sandlock_cli.outcome import tell_outcome  # lazy: a good run has nothing to tell
 
@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
     except Exception as error:
         report_failure(error, status_fd, to_stdout=bool(own["json"]))
         raise
-    return report_result(result, plan, policy, command, _status(result), status_fd, own)
+    return report_result(result, plan, policy, command, run_status(result), status_fd, own)
 
 
 def make_policy(own: dict[str, Any], values: dict[str, Any]) -> Policy:
@@ -160,7 +160,8 @@ def _start(policy: Policy, command: list[str], audit: str | None, stream: int | 
     return launch(policy, command, stdout=stream, stderr=stream)
 
 
-def _status(result: Result) -> int:
+def run_status(result: Result) -> int:
+    """Return the exit status of the command for what became of a run; `help.STATUSES` lists them."""
     if result.reason == "TIMEOUT":
         return _TIMED_OUT
     if result.signal is not None:

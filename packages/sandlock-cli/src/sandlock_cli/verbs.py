@@ -22,6 +22,7 @@ IMAGE_ACTIONS = {
 
 USAGES = {
     "run": "sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]",
+    "learn": "sandlock learn [OPTION...] [--] COMMAND [ARGUMENT...]",
     "check": "sandlock check [--json]",
     "profile": "sandlock profile list | show NAME... | check [NAME...] [--file FILE] | delete NAME...",
     "branches": "sandlock branches [--storage DIR] [--json]",
@@ -61,7 +62,18 @@ _PARENT = Option(
 )
 _ZSTD = Option("zstd", ("--zstd",), "", "compress (with the package zstandard)", "off")
 
+_NAME = Option("name", ("--name",), "NAME", "the profile to write", "the program's name")
+_OUTPUT = Option("output", ("-o", "--output"), "FILE", "write the profile to FILE instead; - is stdout", "none")
+_MERGE = Option("merge", ("--merge",), "", "add to the profile that is there", "off")
+_REPLACE = Option("replace", ("--replace",), "", "write the profile anew where there is one", "off")
+_EXACT = Option("exact", ("--exact",), "", "name every file by itself, also those of the system's folders", "off")
+_VERIFY = Option("verify", ("--verify",), "", "then run the command again, under the profile", "off")
+_TIMEOUT = Option("timeout", ("-t", "--timeout"), "SECONDS", "seconds until the program gets SIGTERM", "no limit")
+_ENV = Option("env", ("--env",), "NAME[=VALUE]", "a variable to set, or to pass on, here and in the profile", "none")
+_ENV.many = True
+
 _OPTIONS = {
+    "learn": (_NAME, _OUTPUT, _MERGE, _REPLACE, _EXACT, _VERIFY, _TIMEOUT, _ENV, HELP),
     "check": (_JSON, HELP),
     "profile": (_FILE, HELP),
     "branches": (_STORAGE, _JSON, HELP),

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandlock_notif import Event
+    from sandlock_notif import Event, HandlerTable
     from sandlock_notif.handlers.callback import PolicyFunction
     from sandlock_notif.handlers.user import UserHandler
 
@@ -24,14 +24,16 @@ class Hooks:
         handlers: `(system call name or number, handler)`, asked after the built-in ones, in order.
         audits: told every event of the supervisor and of the HTTP proxy, in their threads, one at a time. They make no
             supervisor where none is needed.
+        observers: tables that are asked before all others, and leave every call to them.
 
     """
 
     policy_fn: PolicyFunction | None = None
     handlers: tuple[tuple[str | int, UserHandler], ...] = ()
     audits: tuple[Callable[[Event], None], ...] = ()
+    observers: tuple[HandlerTable, ...] = ()
 
     @property
     def served(self) -> bool:
         """Whether somebody has to answer calls for these."""
-        return self.policy_fn is not None or bool(self.handlers)
+        return self.policy_fn is not None or bool(self.handlers) or bool(self.observers)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from sandlock_policy import Policy
 
-__all__ = ["MASK", "Masker", "without_values"]
+__all__ = ["MASK", "Masker", "is_secret_name", "without_values"]
 
 MASK = "***"
 _MOST = 64 << 10  # bytes of a secret's file; a key is smaller
@@ -51,7 +51,7 @@ class Masker:
     def __init__(self, policy: Policy, environment: Mapping[str, str]) -> None:
         values = [_value(source, environment) for source in policy.credentials.values()]
         for name, value in policy.env.items():
-            if _NAMED.search(name):
+            if is_secret_name(name):
                 values.append(value if value is not None else environment.get(name, ""))
         # The longest first: one may be a part of another.
         self._values = sorted({value for value in values if len(value) >= _SHORTEST}, key=len, reverse=True)
@@ -85,6 +85,11 @@ class Masker:
         if isinstance(value, dict):
             return {str(key): self.value(item) for key, item in value.items()}
         return self.text(str(value))
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a variable's name says that its value is a secret."""
+    return _NAMED.search(name) is not None
 
 
 def without_values(policy: Policy) -> Policy:

@@ -126,10 +126,11 @@ def tables_for(
     `names` has the addresses of every host name in the policy; `web` takes its HTTP connections; `killable` says
     that the filter has WAIT_KILLABLE_RECV.
 
-    Each domain is imported only by who uses it. The callback comes first, since it is asked before anything is done;
-    the caller's handlers come last, since they can never allow what a built-in one refuses.
+    Each domain is imported only by who uses it. The observers are first, and decide nothing; then the callback, since
+    it is asked before anything is done; the caller's handlers come last, since they can never allow what a built-in one
+    refuses.
     """
-    tables: list[HandlerTable] = []
+    tables: list[HandlerTable] = list(hooks.observers) if hooks is not None else []
     callback: CallbackTable | None = None
     if hooks is not None and hooks.policy_fn is not None:
         from sandlock_notif.handlers.callback import CallbackTable

@@ -17,7 +17,7 @@ from sandlock_policy.rules.scalars import parse_name
 from sandlock_policy.validate import closest
 
 __all__ = ["ProfileError", "delete_profile", "list_profiles", "load_profile", "load_profile_file", "profile_folder",
-           "save_profile"]  # fmt: skip
+           "profile_path", "save_profile", "write_profile_file"]  # fmt: skip
 
 _SUFFIX = ".toml"
 _LARGEST = 1 << 20  # bytes; a profile is written by hand or by `learn`
@@ -79,10 +79,20 @@ def load_profile_file(path: str) -> Policy:
 
 def save_profile(name: str, policy: Policy, folder: str | None = None) -> str:
     """Write `policy` as the profile `name`, in place of one that is there, and return the path of its file."""
-    folder = profile_folder() if folder is None else folder
-    path = _path(name, folder)
+    path = profile_path(name, folder)
     text = policy.to_toml()
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    write_profile_file(path, text)
+    return path
+
+
+def profile_path(name: str, folder: str | None = None) -> str:
+    """Return where the profile `name` is, or would be; PolicyError for a name that is not one path component."""
+    return _path(name, profile_folder() if folder is None else folder)
+
+
+def write_profile_file(path: str, text: str) -> None:
+    """Write `text` to the file `path`, in place of one that is there, for its owner alone."""
     # The new file is whole before it has the name, whatever happens in between.
     scratch = f"{path}.{os.getpid()}.new"
     fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -95,7 +105,6 @@ def save_profile(name: str, policy: Policy, folder: str | None = None) -> str:
     except BaseException:
         os.unlink(scratch)
         raise
-    return path
 
 
 def delete_profile(name: str, folder: str | None = None) -> None:
