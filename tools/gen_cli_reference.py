@@ -84,7 +84,7 @@ starts; one that others can read, or that the program may write, is refused. Aft
 | `schema` | 1 |
 | `time` | RFC 3339, UTC, microseconds |
 | `event` | `start`, `launched`, `denied`, `fault` (a callback or handler failed, which denies), `audit` (a callback \
-asked for it, or an HTTP request was let through), `limit`, `end`, `failed` |
+asked for it, or an HTTP request was let through), `bound` (a port), `limit`, `end`, `failed` |
 | `command`, `cwd`, `policy` | of `start`; the policy as a profile, without values of environment variables |
 | `pid`, `guard`, `protections` | of `launched` |
 | `syscall`, `tid`, `errno`, `error`, `reason`, `detail` | of the supervisor's events; of the HTTP \

@@ -12,6 +12,7 @@ from netlab import PRELUDE, denied, free_port, run, serve, tables_of
 from supervision import PYTHON, TIMEOUT_S, Outcome
 from supervision import serve as serve_tables
 
+from sandlock_notif.dispatch import BoundPort
 from sandlock_notif.handlers.network import network_filter_rules
 from sandlock_policy import Policy
 
@@ -38,7 +39,8 @@ for port in ({granted}, {other}):
     )
     outcome = run(code, net_allow_bind=[granted])
     assert outcome.output.split() == [b"bound"] * 3 + [b"bound"] + [b"EACCES"] * 4
-    assert outcome.events[0].reason.endswith(f"is not allowed: --net-allow-bind {other}")
+    denials = [event for event in outcome.events if event.kind == "denied"]
+    assert denials[0].reason.endswith(f"is not allowed: --net-allow-bind {other}")
     refused = run(code, net_deny_bind=[granted]).output.split()
     assert refused == [b"EACCES"] * 4 + [b"bound"] * 4
 
@@ -192,12 +194,12 @@ def test_two_sandboxes_bind_one_port_and_ports_tells_the_real_one() -> None:
     first, second = (tables_of(policy)[0] for _ in range(2))
     holder = f"server = socket.create_server(('127.0.0.1', {port})); print('first', flush=True); time.sleep(1.5)"
     other = "time.sleep(0.3)" + REMAP.format(host="127.0.0.1", port=port) + "time.sleep(0.5)"
-    seen: list[dict[int, int]] = []
+    seen: list[list[BoundPort]] = []
 
     async def look(*ignored: object) -> None:
         for _ in range(10):
             await asyncio.sleep(0.1)
-            seen.append(second.ports())
+            seen.append(list(second.ports()))
 
     async def both() -> list[Outcome]:
         rules = network_filter_rules(policy)
@@ -214,8 +216,41 @@ def test_two_sandboxes_bind_one_port_and_ports_tells_the_real_one() -> None:
     assert outcomes[1].output.decode().splitlines()[2] == f"b'mine' ('127.0.0.1', {port})"
     found = [ports for ports in seen if ports]
     assert found
-    assert list(found[0]) == [port]
-    assert found[0][port] != port
+    [bound] = found[0]
+    assert (bound.protocol, bound.inside) == ("tcp", port)
+    assert bound.outside != port
+
+
+PLAIN = """
+tcp = socket.create_server(("127.0.0.1", {tcp})); any = socket.create_server(("127.0.0.1", 0))
+udp = socket.socket(type=socket.SOCK_DGRAM); udp.bind(("127.0.0.1", {udp}))
+client = socket.socket(); client.bind(("127.0.0.1", 0))
+print(any.getsockname()[1], flush=True); any.accept(); tcp.close(); udp.close(); any.accept()
+"""
+
+
+def test_ports_lists_what_can_be_reached_and_forgets_what_was_closed() -> None:
+    tcp, udp = free_port(), free_port(socket.SOCK_DGRAM)
+    policy = Policy(net_allow_bind=["*"])
+    [table] = tables_of(policy)
+    seen: list[set[tuple[str, int, int]]] = []
+
+    async def look(*ignored: object) -> None:
+        for count in (3, 1):
+            bound: set[tuple[str, int, int]] = set()
+            while len(bound) != count:
+                await asyncio.sleep(0.02)
+                bound = {(one.protocol, one.inside, one.outside) for one in table.ports()}
+            seen.append(bound)
+            [any_port] = {port for kind, port, _ in bound if kind == "tcp"} - {tcp}
+            _, writer = await asyncio.open_connection("127.0.0.1", any_port)
+            writer.close()
+
+    argv = [PYTHON, "-I", "-S", "-c", PRELUDE + PLAIN.format(tcp=tcp, udp=udp)]
+    work = serve_tables(argv, [table], network_filter_rules(policy), look)
+    any_port = int(asyncio.run(asyncio.wait_for(work, TIMEOUT_S)).output)
+    free = ("tcp", any_port, any_port)
+    assert seen == [{("tcp", tcp, tcp), ("udp", udp, udp), free}, {free}]
 
 
 def test_without_port_remap_a_taken_port_is_in_use() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sandlock_cli.failure import printable
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
-from sandlock_cli.runs import find_run, run_record
+from sandlock_cli.runs import find_run, port_words, run_record
 from sandlock_cli.verbs import options_of
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def _lines(run: Run) -> list[str]:
         f"  command  {printable(shlex.join(run.command))}",
         f"  in       {printable(run.cwd)}",
         f"  by       process {run.host}, guard {run.guard}",
+        *([f"  ports    {', '.join(port_words(run))}"] if run.ports else []),
         *[f"  {name:<{width}}  {state} ({layer})" for name, (state, layer) in run.protections.items()],
         "",
         "# The policy; values of environment variables are left out",

@@ -11,7 +11,7 @@ from sandlock_runtime.registry import list_runs
 if TYPE_CHECKING:
     from sandlock_runtime.registry import Run
 
-__all__ = ["find_run", "find_runs", "run_record"]
+__all__ = ["find_run", "find_runs", "port_words", "run_record"]
 
 
 def find_runs(word: str) -> tuple[Run, ...]:
@@ -32,6 +32,14 @@ def find_run(word: str) -> Run | None:
     return found[0] if found else None
 
 
+def port_words(run: Run) -> list[str]:
+    """Return the ports of `run`, as `8080`, or `8080->41234` where the real one is another; UDP ports say so."""
+    return [
+        f"{inside if inside == outside else f'{inside}->{outside}'}{'/udp' if kind == 'udp' else ''}"
+        for kind, inside, outside in run.ports
+    ]
+
+
 def run_record(run: Run) -> dict[str, Any]:
     """Return what is known of `run`, for JSON."""
     return {
@@ -42,5 +50,6 @@ def run_record(run: Run) -> dict[str, Any]:
         "started_s": run.started_s,
         "cwd": run.cwd,
         "command": list(run.command),
+        "ports": [{"protocol": kind, "inside": inside, "outside": outside} for kind, inside, outside in run.ports],
         "protections": {name: {"state": state, "layer": layer} for name, (state, layer) in run.protections.items()},
     }

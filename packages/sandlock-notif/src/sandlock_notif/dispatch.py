@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sandlock_notif.events import Sink
     from sandlock_notif.processes import Processes
 
-__all__ = ["Dispatch", "Handle", "HandlerTable", "Outcome", "Services", "Trap", "filter_rules", "holds"]
+__all__ = ["BoundPort", "Dispatch", "Handle", "HandlerTable", "Outcome", "Services", "Trap", "filter_rules", "holds"]
 
 Outcome: TypeAlias = Action | Awaitable[Action | None] | None
 Handle: TypeAlias = Callable[[Request], Outcome]
@@ -71,6 +71,15 @@ class Services:
     end: Callable[[], None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BoundPort:
+    """A port of the sandbox's: `inside` is its number to the program, `outside` to everybody else."""
+
+    protocol: str
+    inside: int
+    outside: int
+
+
 class HandlerTable(ABC):
     """One domain of served calls, with the state that is its own.
 
@@ -98,6 +107,10 @@ class HandlerTable(ABC):
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Return what a policy callback may change of this domain, by the name of the `PolicyContext` method."""
         return {}
+
+    def ports(self) -> Sequence[BoundPort]:
+        """Return the ports that the sandbox has bound, of those that this domain knows."""
+        return ()
 
     async def close(self) -> None:  # noqa: B027  # most domains hold nothing
         """Free what the domain holds."""

@@ -14,7 +14,8 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: "denied", "fault" (a handler raised, was late, or answered nonsense; the call was denied), "audit".
+        kind: "denied", "fault" (a handler raised, was late, or answered nonsense; the call was denied), "audit",
+            "bound" (a port).
         syscall: name of the call, or "".
         tid: the calling thread, or 0.
         errno: what the call failed with, or 0.

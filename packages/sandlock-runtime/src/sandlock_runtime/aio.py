@@ -67,6 +67,10 @@ class AsyncProcess:
         async with asyncio.timeout(timeout):
             return await asyncio.shield(self._end)
 
+    async def ports(self) -> dict[int, int]:
+        """Return the ports that the program has bound now, and the real one of each; see `Sandbox.ports`."""
+        return await asyncio.to_thread(self._process.ports)
+
     def kill(self) -> None:
         """Kill every process of the sandbox; no error when it has ended."""
         self._life.kill(Reason.KILLED)

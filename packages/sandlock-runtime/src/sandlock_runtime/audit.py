@@ -34,9 +34,9 @@ class AuditLog:
     r"""An audit of one run. Give it to `Sandbox(audit=...)`, or call its methods as the run goes on.
 
     Every line has `schema`, `time` (RFC 3339, UTC) and `event`: `start` (command, folder, policy), `launched` (pid,
-    protections), `denied`, `fault`, `audit` and `limit` (system call, thread, errno, reason, detail), `end` (as in
-    `Result`) or `failed`. Bytes that are not UTF-8 are lone surrogates, escaped (`\udcff`), as `os.fsdecode` has them:
-    nothing is lost. Secrets are masked, see `Masker`.
+    protections), `denied`, `fault`, `audit`, `bound` and `limit` (system call, thread, errno, reason, detail), `end`
+    (as in `Result`) or `failed`. Bytes that are not UTF-8 are lone surrogates, escaped (`\udcff`), as `os.fsdecode` has
+    them: nothing is lost. Secrets are masked, see `Masker`.
 
     Arguments:
         path: appended to; made with mode 0600.

@@ -149,6 +149,10 @@ class Life:
         with self._going:  # the child stands in memory that `finish` frees
             self._spawned.go()
 
+    def ports(self) -> dict[int, int]:
+        """Return the ports that the sandbox has bound, and the real one of each."""
+        return self._service.ports() if self._service is not None else {}
+
     def kill(self, cause: str = Reason.KILLED) -> None:
         """Kill every process of the sandbox."""
         with self._lock:

@@ -37,7 +37,7 @@ class LoopThread:
         """
         if threading.current_thread() is self._thread:
             work.close()
-            raise SandboxError("a handler cannot start or end a sandbox: it runs in the supervisor's own thread")
+            raise SandboxError("a handler cannot start, end or ask a sandbox: it runs in the supervisor's own thread")
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     @property

@@ -111,6 +111,10 @@ class Process:
         self._life.streams.parent[number] = fd
         return ahead
 
+    def ports(self) -> dict[int, int]:
+        """Return the ports that the program has bound now, and the real one of each; see `Sandbox.ports`."""
+        return self._life.ports()
+
     def kill(self) -> None:
         """Kill every process of the sandbox; no error when it has ended."""
         self._life.kill(Reason.KILLED)

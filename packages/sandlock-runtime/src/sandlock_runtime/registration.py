@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from _thread import allocate_lock
 from typing import TYPE_CHECKING
 
 from sandlock_runtime.audit import AuditLog, written_below
@@ -10,15 +12,18 @@ from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.features import host_features
 from sandlock_runtime.hooks import Hooks
 from sandlock_runtime.launch import launch
+from sandlock_runtime.listed_ports import note_port
 from sandlock_runtime.masking import Masker, without_values
 from sandlock_runtime.prepare import make_context, plan_for
 from sandlock_runtime.registry import folders, is_private, new_entry, remove, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from sandlock_notif import Event
     from sandlock_policy import Plan, Policy
     from sandlock_runtime.life import Life
+    from sandlock_runtime.listed_ports import Ports
     from sandlock_runtime.prepare import Command
     from sandlock_runtime.result import Result
     from sandlock_runtime.streams import Stream
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["launch_registered"]
 
 _LOG_BYTES = 1 << 20  # of one run: the folder is in memory
+_PORTS_S = 0.1  # a program that binds without end has its entry written so often, and no oftener
 
 
 def launch_registered(
@@ -49,7 +55,7 @@ def launch_registered(
     if desk is None:
         return launch(policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks)
     hooks = Hooks() if hooks is None else hooks
-    hooks = Hooks(hooks.policy_fn, hooks.handlers, (*hooks.audits, desk.log))
+    hooks = Hooks(hooks.policy_fn, hooks.handlers, (*hooks.audits, desk.hear))
     try:
         desk.log.start(command)
         life, plan = launch(
@@ -76,6 +82,10 @@ class _Desk:
         stem = f"{policy.name}.{os.urandom(8).hex()}"
         self._file = os.path.join(folder, f"{stem}.json")
         self.log = AuditLog(os.path.join(folder, f"{stem}.jsonl"), policy, max_bytes=_LOG_BYTES)
+        self._ports: Ports = {}
+        self._listing: Callable[[], None] | None = None
+        self._due = False
+        self._lock = allocate_lock()
 
     @classmethod
     def open(cls, policy: Policy, plan: Plan) -> _Desk | None:
@@ -96,15 +106,40 @@ class _Desk:
         """List the run."""
         self.log.launched(life)
         known: dict[str, object] = {
+            "started_s": time.time(),
             "cwd": os.getcwd(),
             "command": Masker(self._policy, os.environ).words([os.fsdecode(word) for word in command]),
             "policy": without_values(self._policy).to_toml(),
             "protections": {row.name: (row.state, row.layer) for row in life.protections},
             "log": self.log.path,
         }
-        new_entry(self._file, self._policy.name or "", life.pid, life.guard_pid, known)
+
+        def write() -> None:
+            ports = [[*inside, *outside] for inside, outside in list(self._ports.items())]
+            new_entry(self._file, self._policy.name or "", life.pid, life.guard_pid, {**known, "ports": ports})
+
+        with self._lock:
+            self._listing = write
+            write()
+
+    def hear(self, event: Event) -> None:
+        """Note what the run has bound; called in the supervisor's thread, whose loop writes it down, not too often."""
+        self.log(event)
+        if note_port(self._ports, event) and not self._due:
+            from asyncio import get_running_loop  # lazy: it is there where a supervisor is
+
+            self._due = True
+            get_running_loop().call_later(_PORTS_S, self._list_ports)
+
+    def _list_ports(self) -> None:
+        self._due = False
+        with self._lock:
+            if self._listing is not None:
+                self._listing()
 
     def leave(self, result: Result) -> None:
         """Take the run from the list; the log stays for a while."""
         self.log.end(result)
-        remove(self._file)
+        with self._lock:
+            self._listing = None
+            remove(self._file)

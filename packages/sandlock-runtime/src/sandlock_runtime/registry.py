@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_policy.record import record
 from sandlock_runtime.errors import NotRunningError, SandboxError
+from sandlock_runtime.listed_ports import held_ports, read_ports
 from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 
@@ -47,6 +48,7 @@ class Run:
         command: its words, secrets masked.
         policy: as a profile, without values of environment variables.
         protections: name -> (state, layer).
+        ports: (protocol, port inside, port outside) of those that it has bound now, where the supervisor saw it.
         log: file with what the supervisor told; see `AuditLog`.
         file: this entry.
 
@@ -63,6 +65,7 @@ class Run:
     command: tuple[str, ...]
     policy: str
     protections: dict[str, tuple[str, str]]
+    ports: tuple[tuple[str, int, int], ...]
     log: str
     file: str
 
@@ -90,7 +93,9 @@ def new_entry(file: str, name: str, pid: int, guard: int, known: dict[str, objec
         name: of the run.
         pid: its first process.
         guard: the parent of it.
-        known: the fields of `Run` that cannot be asked for: cwd, command, policy, protections, log.
+        known: the fields of `Run` that cannot be asked for: started_s, cwd, command, policy, protections, ports, log.
+
+    Called again, it says what is known by then.
 
     """
     starts = _start_of(pid), _start_of(guard)
@@ -98,7 +103,7 @@ def new_entry(file: str, name: str, pid: int, guard: int, known: dict[str, objec
         return
     numbers = {"pid": pid, "pid_start": starts[0], "guard": guard, "guard_start": starts[1], "host": os.getpid()}
     here = {"schema": _SCHEMA, "boot": _boot(), "pid_namespace": _pid_namespace()}
-    entry = {**here, "name": name, **numbers, "started_s": time.time(), **known}
+    entry = {**here, "name": name, **numbers, **known}
     new = os.path.join(os.path.dirname(file), f"{_NEW}{os.urandom(8).hex()}")
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -257,7 +262,8 @@ def _entries(folder: str) -> list[tuple[str, Run | None]]:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "boot": str, "pid_namespace": int, "name": str, "pid": int, "pid_start": int, "guard": int, "guard_start": int,
-    "host": int, "started_s": (int, float), "cwd": str, "command": list, "policy": str, "protections": dict, "log": str,
+    "host": int, "started_s": (int, float), "cwd": str, "command": list, "policy": str, "protections": dict,
+    "ports": list, "log": str,
 }  # fmt: skip
 
 
@@ -276,6 +282,10 @@ def _read(path: str) -> dict[str, Any] | None:
     if any(not 1 < entry[key] <= _PID_MAX for key in ("pid", "guard")) or not 0 < entry["started_s"] < _TIME_MAX:
         return None
     if not all(isinstance(word, str) for word in entry["command"]):
+        return None
+    try:
+        entry["ports"] = held_ports(read_ports(entry["ports"]))
+    except ValueError:
         return None
     entry["command"] = tuple(entry["command"])
     entry["protections"] = {str(key): tuple(map(str, value)) for key, value in entry["protections"].items()}

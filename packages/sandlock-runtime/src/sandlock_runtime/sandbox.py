@@ -248,6 +248,15 @@ class Sandbox(Deferred):
         """Let every stopped process of the sandbox go on (SIGCONT); NotRunningError when there is none."""
         self._live().signal(_SIGCONT, everyone=True)
 
+    def ports(self) -> dict[int, int]:
+        """Return the ports that the program has bound now -> the real ones, which differ where `port_remap` moved them.
+
+        UDP ports that are bound, and TCP ports where somebody listens, or that were moved. The kernel alone does not
+        tell: under a policy that needs no supervisor there are none.
+        """
+        life = self._life
+        return life.ports() if life is not None else {}
+
     @property
     def pid(self) -> int | None:
         """Process id of the program, or None."""

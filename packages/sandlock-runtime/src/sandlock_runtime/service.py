@@ -26,6 +26,7 @@ from sandlock_sys.spawn import SpawnError
 if TYPE_CHECKING:
     import asyncio
 
+    from sandlock_notif.dispatch import BoundPort
     from sandlock_policy import Context, Plan, Policy
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.web import Web
@@ -143,6 +144,18 @@ class Service:
         if self._web is not None:
             self._web.close()
 
+    def ports(self) -> dict[int, int]:
+        """Return the ports that are bound inside, and the real one of each; a TCP port wins over a UDP port."""
+        if self._finished or not self._thread.alive:
+            return {}
+        found = sorted(self._thread.call(self._look_at_ports()), key=lambda port: port.protocol != "udp")
+        return {port.inside: port.outside for port in found}
+
+    async def _look_at_ports(self) -> list[BoundPort]:
+        if self._supervisor is None:  # before the beginning, or behind the end
+            return []
+        return [port for table in self._tables for port in table.ports()]
+
     @property
     def denials(self) -> tuple[Denial, ...]:
         """What was refused, each once with its count, in the order of the first time."""
@@ -224,7 +237,7 @@ class Service:
         if event.kind == "limit":
             self.cause = self.cause or Reason.MEMORY  # the offender is dead; what can do without it goes on
             return
-        if event.kind == "audit":
+        if event.kind in ("audit", "bound"):
             return
         target = event.detail.get("endpoint", event.detail.get("path", ""))
         key = (event.syscall, event.errno, event.reason, str(target), str(event.detail.get("flag", "")))

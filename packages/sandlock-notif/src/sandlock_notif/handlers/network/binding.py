@@ -32,11 +32,15 @@ class Binder:
         gate: has the rules, and the sandbox's own sockets.
         ports: the sandbox's own port space.
 
+    Attributes:
+        on_bound: told which protocol, port inside and port outside a socket of ours got.
+
     """
 
     def __init__(self, gate: Gate, ports: PortMap) -> None:
         self._gate = gate
         self._ports = ports
+        self.on_bound: Callable[[str, int, int, int], None] = _nobody
 
     def bind(self, pinned: Socket, raw: bytes) -> Action:
         """Bind a socket to the copied address `raw`.
@@ -55,6 +59,8 @@ class Binder:
         error = EADDRINUSE if self._is_foreign(protocol, asked) else sockets.bind(pinned.fd, asked.pack())
         if error == EADDRINUSE and self._ports.enabled and not self._is_own(protocol, asked):
             return self._bind_elsewhere(protocol, pinned, asked)
+        if not error and protocol == "udp":  # TCP ports are reached when somebody listens
+            self._note(protocol, pinned)
         return _outcome(error)
 
     def listen(self, pinned: Socket, backlog: int) -> Action:
@@ -66,6 +72,10 @@ class Binder:
             if not self._gate.rules.verdict_on_bind(0).allowed:
                 self._check(port, f"listening on {protocol} port {port}" if port else "listening on any port")
             self._gate.inside.add(pinned.cookie)
+            error = sockets.listen(pinned.fd, backlog)
+            if not error:
+                self._note(protocol, pinned)
+            return _outcome(error)
         return _outcome(sockets.listen(pinned.fd, backlog))
 
     def listen_unix(self, pinned: Socket, backlog: int) -> Action:
@@ -133,7 +143,14 @@ class Binder:
             return Errno(error)
         real = bind_target(pinned.domain, sockets.name_of(pinned.fd)).port
         self._ports.add(protocol, asked, real, pinned.cookie)
+        self.on_bound(protocol, asked.port, real, pinned.fd)
         return Value(0)
+
+    def _note(self, protocol: Protocol, pinned: Socket) -> None:
+        """Remember a port under its own number, for who asks from outside."""
+        name = bind_target(pinned.domain, sockets.name_of(pinned.fd))
+        if self._ports.add_plain(protocol, name, pinned.cookie):
+            self.on_bound(protocol, name.port, name.port, pinned.fd)
 
 
 def _in_use(place: Inet) -> bool:
@@ -143,6 +160,10 @@ def _in_use(place: Inet) -> bool:
         if not inet:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         return sockets.bind(probe.fileno(), place.pack()) == EADDRINUSE
+
+
+def _nobody(protocol: str, inside: int, outside: int, fd: int) -> None:
+    """Tell nobody."""
 
 
 def _outcome(error: int) -> Action:

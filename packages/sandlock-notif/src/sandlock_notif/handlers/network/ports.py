@@ -1,4 +1,7 @@
-"""The sandbox's own port space: which real port stands for a port that was taken when the program bound it."""
+"""The sandbox's own port space: which real port stands for a port that was taken when the program bound it.
+
+And which ports it has bound at all, for whoever asks from outside.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass, replace
 from errno import EADDRINUSE
 from typing import TYPE_CHECKING
 
+from sandlock_notif.dispatch import BoundPort
 from sandlock_notif.handlers.network.addresses import AF_INET, Inet
 
 if TYPE_CHECKING:
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PortMap"]
 
+_PLAIN_MAX = 1024  # ports under their own number that are remembered; the ones bound longest ago are forgotten
 _LOOPBACKS = (Inet(AF_INET, bytes((127, 0, 0, 1)), 0), Inet(10, bytes(15) + b"\1", 0))
 
 
@@ -37,12 +42,25 @@ class PortMap:
         self._inside = inside
         self._by_virtual: dict[tuple[str, int], _Entry] = {}
         self._by_real: dict[tuple[str, int], _Entry] = {}
+        self._plain: dict[tuple[str, int], _Entry] = {}
 
     def add(self, protocol: str, asked: Inet, real: int, cookie: int) -> None:
         """Remember that the socket `cookie`, which asked for `asked`, has the real port `real`."""
         entry = _Entry(protocol, asked.port, real, cookie, asked)
         self._by_virtual[protocol, asked.port] = entry
         self._by_real[protocol, real] = entry
+
+    def add_plain(self, protocol: str, name: Inet, cookie: int) -> bool:
+        """Remember that the socket `cookie` is reached at its own name; False where it has another number inside."""
+        remapped = self._by_real.get((protocol, name.port))
+        if remapped is not None and remapped.cookie == cookie:
+            return False
+        key = (protocol, name.port)
+        self._plain.pop(key, None)
+        self._plain[key] = _Entry(protocol, name.port, name.port, cookie, name)
+        if len(self._plain) > _PLAIN_MAX:
+            del self._plain[next(iter(self._plain))]
+        return True
 
     def real_target(self, protocol: str, target: Inet) -> Inet:
         """Return where a destination on loopback really is."""
@@ -64,8 +82,9 @@ class PortMap:
         entry = self._by_real.get((protocol, name.port))
         if entry is None or (entry.cookie != cookie and not self._lives(entry)):
             return name
-        # A listener on every address was put on loopback; the program asked for every address.
-        same = len(entry.asked.address) == len(name.address) and not any(entry.asked.address)
+        # A listener on every address was put on loopback; the program asked for every address. What it accepts has one.
+        everywhere = len(entry.asked.address) == len(name.address) and not any(entry.asked.address)
+        same = everywhere and entry.cookie == cookie
         return replace(name, port=entry.virtual, address=entry.asked.address if same else name.address)
 
     def virtual_peer(self, protocol: str, name: Inet) -> Inet:
@@ -78,14 +97,23 @@ class PortMap:
         entry = self._by_virtual.get((protocol, port))
         return entry is not None and self._lives(entry)
 
-    def ports(self) -> dict[int, int]:
-        """Return the virtual ports that are bound now, with their real ones; a TCP port wins over a UDP port."""
-        found: dict[int, int] = {}
-        for protocol in ("udp", "tcp"):
-            for (kind, virtual), entry in list(self._by_virtual.items()):
-                if kind == protocol and self._lives(entry):
-                    found[virtual] = entry.real
-        return found
+    def bound(self) -> tuple[BoundPort, ...]:
+        """Return the ports that are bound now, and by which real ones they are reached."""
+        for key, entry in list(self._plain.items()):
+            if not self._is_reached(entry):
+                del self._plain[key]
+        living = [entry for entry in list(self._by_virtual.values()) if self._lives(entry)]
+        return tuple(BoundPort(one.protocol, one.virtual, one.real) for one in (*self._plain.values(), *living))
+
+    def _is_reached(self, entry: _Entry) -> bool:
+        """Tell whether the socket of an entry is still who gets what is sent to its name."""
+        name = entry.asked.canonical()
+        if not any(name.address):
+            name = _LOOPBACKS[name.family != AF_INET]
+        try:
+            return self._inside.owner(entry.protocol, replace(name, port=entry.real)) == entry.cookie
+        except OSError:
+            return False
 
     def _lives(self, entry: _Entry) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from errno import EACCES, EAFNOSUPPORT, ECONNREFUSED, EINVAL, ENOTCONN
 from functools import partial
@@ -32,7 +33,7 @@ from sandlock_policy.seccomp.rules import not_one_of
 if TYPE_CHECKING:
     from sandlock_notif.action import Action
     from sandlock_notif.content.interfaces import Interface
-    from sandlock_notif.dispatch import Handle, Services
+    from sandlock_notif.dispatch import BoundPort, Handle, Services
     from sandlock_notif.handlers.network.addresses import Inet
     from sandlock_notif.handlers.network.connecting import Intercept
     from sandlock_notif.handlers.network.posture import Posture
@@ -78,6 +79,7 @@ class NetworkTable(HandlerTable):
         self._resolver = Resolver(rules, lookup) if posture.resolves else None
         self._connector = Connector(self.gate, self._ports, self._diverted)
         self._binder = Binder(self.gate, self._ports)
+        self._binder.on_bound = self._tell_bound
         self._unix = UnixPeers(unix_allow, self._inside)
         self._unix_binder = UnixBinder(self._unix, self._inside)
         self._sender = Sender(self.gate, self._ports, self._unix)
@@ -147,9 +149,15 @@ class NetworkTable(HandlerTable):
             "restrict_pid_network": self.gate.restrict_process,
         }
 
-    def ports(self) -> dict[int, int]:
-        """Return which real port stands for which virtual one, of those that differ."""
-        return self._ports.ports()
+    def ports(self) -> tuple[BoundPort, ...]:
+        """Return the ports that are bound now."""
+        return self._ports.bound()
+
+    def _tell_bound(self, protocol: str, inside: int, outside: int, fd: int) -> None:
+        """Report a port that was bound; the inode says later whether somebody else has it by then."""
+        detail = {"protocol": protocol, "port": inside, "real": outside, "inode": os.fstat(fd).st_ino}
+        if self._services is not None:
+            self._services.report(Event("bound", "bind", 0, 0, f"{protocol} port {inside}", detail))
 
     def _diverted(self, target: Inet) -> Intercept | None:
         """Return who gets a TCP connection to `target` instead of it: the resolver, the HTTP proxy, or nobody."""
