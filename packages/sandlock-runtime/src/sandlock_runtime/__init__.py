@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         SandboxBusyError,
         SandboxError,
         SeccompError,
+        TaskError,
     )
     from sandlock_runtime.features import host_features, override
     from sandlock_runtime.process import Process
@@ -45,6 +46,7 @@ __all__ = [
     "SandboxBusyError",
     "SandboxError",
     "SeccompError",
+    "TaskError",
     "Usage",
     "confine",
     "host_features",
@@ -55,7 +57,8 @@ _SOURCES = {
     "confine": "confine",
     "errors": (
         "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError ForkError "
-        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError"
+        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError "
+        "TaskError"
     ),
     "features": "host_features override",
     "process": "Process",

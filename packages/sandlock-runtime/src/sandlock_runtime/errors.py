@@ -18,6 +18,7 @@ __all__ = [
     "SandboxBusyError",
     "SandboxError",
     "SeccompError",
+    "TaskError",
 ]
 
 TYPE_CHECKING = False
@@ -145,3 +146,23 @@ class ChildError(SandboxError):
     def __reduce__(self) -> tuple[type[ChildError], tuple[Result]]:
         """Pickle what the constructor takes."""
         return type(self), (self.result,)
+
+
+class TaskError(SandboxError):
+    """A task raised something that is no builtin exception, or its worker answered what is no answer.
+
+    Attributes:
+        kind: name of the class inside, with its module, or "" for the latter.
+        traceback: the traceback inside, as text; the task's word, like the message.
+
+    """
+
+    def __init__(self, kind: str, text: str, traceback: str = "") -> None:
+        super().__init__(f"{kind}: {text}" if kind else text)
+        self.kind = kind
+        self.text = text
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type[TaskError], tuple[str, str, str]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.kind, self.text, self.traceback)

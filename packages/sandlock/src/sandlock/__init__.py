@@ -66,7 +66,9 @@ if TYPE_CHECKING:
         SandboxBusyError,
         SandboxError,
         SeccompError,
+        TaskError,
     )
+    from sandlock_runtime.executor import SandboxExecutor
     from sandlock_runtime.features import host_features as probe
     from sandlock_runtime.inputs import inputs
     from sandlock_runtime.many import run_many
@@ -135,12 +137,14 @@ __all__ = [
     "Sandbox",
     "SandboxBusyError",
     "SandboxError",
+    "SandboxExecutor",
     "SandlockError",
     "Scope",
     "SeccompError",
     "Stage",
     "SyscallError",
     "SyscallEvent",
+    "TaskError",
     "Unsupported",
     "Usage",
     "capture",
@@ -192,8 +196,10 @@ _SOURCES = {
     "sandlock_runtime.confine": "confine",
     "sandlock_runtime.errors": (
         "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError ForkError "
-        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError"
+        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError "
+        "TaskError"
     ),
+    "sandlock_runtime.executor": "SandboxExecutor",
     "sandlock_runtime.features": "probe=host_features",
     "sandlock_runtime.inputs": "inputs",
     "sandlock_runtime.many": "run_many",
