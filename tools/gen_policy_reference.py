@@ -52,7 +52,9 @@ a path that begins with `/`, `~` or `$`: `-/opt` is granted where it is there.
 
 Two marks stand for what only a run knows, and presets use them: `-${CWD}` is the directory the program starts in,
 unless that is `/`, holds home directories or belongs to the system (`/etc`, `/proc`, `/var/lib`, ...); `-${PROGRAM}` is
-the program's own file and the folders it cannot start without, such as its virtual environment.
+the program's own file and the folders it cannot start without, such as its virtual environment. `workdir = "${CWD}"` is
+that directory too, and an error where it is no place of work. In the value of a variable `${HOME}` at the beginning is
+the caller's home, and `${TMPDIR}` the private temporary directory: `HOME=${TMPDIR}` gives a home of its own.
 """
 
 # kind -> how its values are written.

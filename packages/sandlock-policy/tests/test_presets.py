@@ -16,7 +16,7 @@ NEW = features_of_abi(7)
 
 
 def test_there_are_the_promised_presets() -> None:
-    assert set(PRESET_NAMES) == {"default", "none", "python", "node", "build"}
+    assert set(PRESET_NAMES) == {"default", "none", "python", "node", "build", "rust", "git", "agent"}
 
 
 def test_a_preset_that_does_not_exist_is_an_error_with_a_suggestion() -> None:
@@ -58,7 +58,7 @@ def test_a_preset_grants_nothing_that_is_private(name: str) -> None:
     assert reached == []
 
 
-@pytest.mark.parametrize("name", ["default", "python", "node"])
+@pytest.mark.parametrize("name", ["default", "python", "node", "git", "agent"])
 def test_only_devices_without_memory_are_writable(name: str) -> None:
     plan = resolve(preset(name), NEW, HERE)
     written = [path for path, access, _ in plan.fs_rules if access & ~landlock.READ]
@@ -72,7 +72,7 @@ def test_the_build_preset_writes_below_the_current_directory() -> None:
     assert rules["/usr"] == landlock.READ
 
 
-@pytest.mark.parametrize("name", ["default", "python", "node", "build"])
+@pytest.mark.parametrize("name", ["default", "python", "node", "build", "rust", "git", "agent"])
 def test_programs_and_what_they_need_of_etc_are_readable(name: str) -> None:
     rules = {path: (access, required) for path, access, required in resolve(preset(name), NEW, HERE).fs_rules}
     assert rules["/usr"] == (landlock.READ, True)
@@ -102,3 +102,18 @@ def test_what_this_machine_has_of_the_default_preset_can_be_opened() -> None:
     present = [path for path, _, _ in plan.fs_rules if os.path.exists(path)]
     assert "/usr" in present
     assert "/etc/passwd" in present
+
+
+def test_a_branch_over_the_current_directory_is_refused_where_nobody_works() -> None:
+    for name in ("git", "agent"):
+        assert resolve(preset(name), NEW, HERE).view is not None
+        for cwd in ("/", "/home/me", "/home", "/etc"):
+            with pytest.raises(PolicyError, match="no place of one project's work"):
+                resolve(preset(name), NEW, Context(cwd, "/home/me", {}, 1000, 1000, "/bin/sh"))
+
+
+def test_a_home_of_its_own_needs_a_private_directory() -> None:
+    with pytest.raises(PolicyError, match="set private_tmp"):
+        Policy(env={"HOME": "${TMPDIR}"})
+    plan = resolve(Policy(env={"X": "${HOME}/x", "Y": "a${HOME}", "Z": "${HOMES}"}), NEW, HERE)
+    assert [plan.env[name] for name in "XYZ"] == ["/home/me/x", "a${HOME}", "${HOMES}"]

@@ -89,7 +89,8 @@ class Option:
 HELP = Option("help", ("-h", "--help"), "", "explain this, and do nothing", "")
 
 _OWN_OPTIONS = (
-    Option("preset", ("--preset",), "NAME", "start from a ready-made policy: default, none, python, node or build",
+    Option("preset", ("--preset",), "NAME",
+           "start from a ready-made policy: default, none, python, node, build, rust, git or agent",
            "default, unless there is a profile"),
     Option("profile", ("-p", "--profile"), "NAME", "start from a profile of yours; repeated: merged in this order",
            "none"),

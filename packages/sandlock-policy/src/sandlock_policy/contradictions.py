@@ -38,6 +38,11 @@ def find_contradictions(values: Mapping[str, Any]) -> list[Problem]:
         for name in ("uid", "gid"):
             if is_set(name):
                 conflict(name, f"{name} is mapped in a user namespace, and namespaces are off", "drop one of them")
+    if not is_set("private_tmp"):
+        for name, value in values.get("env", {}).items():
+            if value is not None and value.startswith("${TMPDIR}"):
+                reason = f"{name} stands for the private temporary directory, and there is none"
+                problems.append(Problem(f"program.env.{name}", value, reason, "set private_tmp as well"))
     for name, source in values.get("credentials", {}).items():
         variable = source.removeprefix("env:")
         if variable != source and variable in values.get("env", {}):

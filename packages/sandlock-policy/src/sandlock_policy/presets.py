@@ -1,4 +1,4 @@
-"""Ready-made policies: `default`, `none`, `python`, `node`, `build`."""
+"""Ready-made policies: `default`, `none`, `python`, `node`, `build`, `rust`, `git`, `agent`."""
 
 from __future__ import annotations
 

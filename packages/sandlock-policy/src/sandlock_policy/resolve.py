@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandlock_policy.data import landlock
 from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, RuleError
 from sandlock_policy.fields import FIELD_BY_NAME, FIELDS, SERVED
-from sandlock_policy.grants import decide_grants, shows_processes, writable_places
+from sandlock_policy.grants import CWD, cwd_is_work, decide_grants, shows_processes, writable_places
 from sandlock_policy.paths import expand_path
 from sandlock_policy.plan import Context, Plan
 from sandlock_policy.protect import Protections
@@ -177,6 +177,12 @@ def _decide_folder(name: str, written: str | None, context: Context, problems: l
     """Return the absolute path of a folder on the host that field `name` has, or None."""
     if written is None:
         return None
+    if written == CWD[1:]:
+        if cwd_is_work(context.cwd, context.home):
+            return context.cwd
+        reason = f"stands for the current directory, and {context.cwd} is no place of one project's work"
+        problems.append(Problem(FIELD_BY_NAME[name].path, written, reason, "change into one, or name the folder"))
+        return None
     try:
         return expand_path(written, cwd=context.cwd, home=context.home, variables=context.env)
     except RuleError as fault:
@@ -234,7 +240,8 @@ def _decide_env(policy: Policy, context: Context) -> dict[str, str]:
         env.pop(source.removeprefix("env:"), None)
     for name, value in policy.env.items():
         if value is not None:
-            env[name] = value
+            home = value[:7] == "${HOME}" and value[7:8] in ("", "/")
+            env[name] = context.home + value[7:] if home else value
         elif name in outside:
             env[name] = outside[name]
     if policy.gpu_devices is not None:

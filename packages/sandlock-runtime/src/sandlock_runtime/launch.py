@@ -12,7 +12,7 @@ from sandlock_policy.plan import Protection
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
 from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
-from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
+from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch, scratch_env
 from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
@@ -228,9 +228,9 @@ class _Start:
             writable = tuple([path for path in writable if path not in parts.optional or os.path.exists(path)])
         view = plan.view
         if scratch and view is not None and view.root is not None:
-            request.env = encode_env({**plan.env, "TMPDIR": _INNER_TMP})
+            request.env = encode_env(scratch_env(plan.env, _INNER_TMP))
         elif scratch:
-            request.env = encode_env({**plan.env, "TMPDIR": scratch})
+            request.env = encode_env(scratch_env(plan.env, scratch))
             path_rules = parts.rules.with_rule(os.fsencode(scratch), plan.handled_fs & ~NEVER)
             if writable is not None:
                 writable = (*writable, scratch)

@@ -7,7 +7,11 @@ from errno import ENOENT, ENOTDIR
 
 from sandlock_runtime.errors import ConfinementError
 
-__all__ = ["make_scratch", "name_scratch", "remove_scratch"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["make_scratch", "name_scratch", "remove_scratch", "scratch_env"]
 
 _MODE = 0o700
 
@@ -15,6 +19,12 @@ _MODE = 0o700
 def name_scratch(base: str) -> str:
     """Return a path in the folder `base` that nobody can guess: 64 random bits."""
     return f"{os.path.abspath(base).rstrip('/')}/sandlock-{os.urandom(8).hex()}"
+
+
+def scratch_env(env: Mapping[str, str], path: str) -> dict[str, str]:
+    """Return `env` with `path` as the private temporary directory, also where a value begins with `${TMPDIR}`."""
+    named = {name: path + value[9:] for name, value in env.items() if value[:9] == "${TMPDIR}"}
+    return {**env, **named, "TMPDIR": path}
 
 
 def make_scratch(path: str) -> None:

@@ -65,6 +65,10 @@ _MACHINE = (
     "-/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
 )
 
+_RUST = (
+    "-~/.cargo/bin", "-~/.cargo/registry", "-~/.cargo/git", "-~/.cargo/config.toml", "-~/.cargo/env",
+    "-~/.rustup/toolchains", "-~/.rustup/settings.toml", "-~/.rustup/update-hashes",
+)  # fmt: skip
 _DEVICES_READ = ("-/dev/random", "-/dev/urandom")
 _DEVICES_WRITTEN = ("-/dev/null", "-/dev/zero", "-/dev/full")
 
@@ -104,5 +108,42 @@ PRESETS: dict[str, dict[str, object]] = {
         "fs_writable": (*_DEVICES_WRITTEN, "-${CWD}"),
         "private_tmp": True,
         "env": {"CC": None, "CXX": None, "CFLAGS": None, "CXXFLAGS": None, "LDFLAGS": None, "MAKEFLAGS": None},
+    },
+    "rust": {
+        # cargo without a network: what was fetched is read, the target folder is the project's. No credentials.toml.
+        "fs_readable": (*_SYSTEM, "-/proc/stat", "-/proc/loadavg", *_RUST, "-~/.gitconfig", "-~/.config/git"),
+        "fs_writable": (*_DEVICES_WRITTEN, "-${CWD}"),
+        "private_tmp": True,
+        "env": {"CARGO_NET_OFFLINE": "true", "CARGO_HOME": None, "RUSTUP_HOME": None, "RUSTUP_TOOLCHAIN": None,
+                "RUSTFLAGS": None, "CARGO_TARGET_DIR": None, "CC": None, "CFLAGS": None},
+    },
+    "git": {
+        # A work tree that is committed when the program succeeded, but for what git or a shell would run later: hooks
+        # and configuration, of nested repositories too. With such a change nothing is applied; the branch waits.
+        "fs_readable": (*_SYSTEM, "-~/.gitconfig", "-~/.config/git"),
+        "fs_writable": _DEVICES_WRITTEN,
+        "workdir": "${CWD}",
+        "private_tmp": True,
+        "env": {"GIT_AUTHOR_NAME": None, "GIT_AUTHOR_EMAIL": None, "GIT_AUTHOR_DATE": None, "GIT_COMMITTER_NAME": None,
+                "GIT_COMMITTER_EMAIL": None, "GIT_COMMITTER_DATE": None},
+    },
+    "agent": {
+        # What writes and runs programs of its own: a view of the project whose changes wait for a decision, a home of
+        # its own, and the caches and tool chains of the user's to read. Who may be reached is for the caller to name.
+        "fs_readable": (
+            *_SYSTEM,
+            "-/proc/stat", "-/proc/loadavg", "-${VIRTUAL_ENV}", *_RUST, "-~/go/pkg/mod", "-~/.nvm/versions",
+            "-~/.volta/tools", "-~/.local/share/fnm", "-~/.fnm/node-versions", "-~/.pyenv/versions",
+            "-~/.local/share/uv/python", "-~/.local/lib", "-~/.cache/pip", "-~/.npm/_cacache",
+        ),
+        "fs_writable": _DEVICES_WRITTEN,
+        "workdir": "${CWD}",
+        "on_exit": "keep",
+        "on_error": "keep",
+        "private_tmp": True,
+        "env": {
+            "HOME": "${TMPDIR}", "VIRTUAL_ENV": None, "RUSTUP_HOME": "${HOME}/.rustup",
+            "GOMODCACHE": "${HOME}/go/pkg/mod", "PYTHONDONTWRITEBYTECODE": "1", "GIT_CONFIG_NOSYSTEM": "1",
+        },
     },
 }  # fmt: skip
