@@ -144,9 +144,10 @@ class Lab:
         *,
         allow: AbstractSet[str] = frozenset(),
         descriptors: Mapping[int, int] | None = None,
+        lazy: bool = False,
     ) -> Restored:
         """Restore, and remember to kill."""
-        restored = restore(checkpoint, allow=allow, descriptors=descriptors)
+        restored = restore(checkpoint, allow=allow, descriptors=descriptors, lazy=lazy)
         self._restored.append(restored)
         return restored
 

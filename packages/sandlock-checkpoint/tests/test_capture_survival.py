@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,8 +17,10 @@ from process_lab import Lab, Running, build, wait_until
 
 import sandlock_arch
 from sandlock_checkpoint import CaptureError, Leave, capture
-from sandlock_checkpoint.capture import drive
+from sandlock_checkpoint.capture import drive, stop
 from sandlock_sys import ptrace
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.proc import list_tasks
 
 pytestmark = pytest.mark.needs("ptrace")
 
@@ -162,6 +166,25 @@ def test_a_process_that_makes_threads_and_dies_is_captured_or_refused(lab: Lab) 
     assert running.lines()[-1] == "done"
     with pytest.raises(CaptureError):
         capture(running.pid)
+
+
+def test_a_thread_that_is_past_its_end_is_no_reason_to_refuse(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel answers EPERM for a thread that has ended and stands in /proc for a moment more."""
+    running = lab.python("import time; print('ready'); time.sleep(60)")
+    running.wait_for("ready")
+    ended = subprocess.Popen(["true"])  # a number that is nobody's any more
+    ended.wait()
+    seize = ptrace.seize
+
+    def seize_or_refuse(tid: int, options: int = 0) -> None:
+        if tid == ended.pid:
+            raise SyscallError("ptrace", errno.EPERM)
+        seize(tid, options)
+
+    monkeypatch.setattr(stop, "list_tasks", lambda pid: [*list_tasks(pid), ended.pid])
+    monkeypatch.setattr(ptrace, "seize", seize_or_refuse)
+    with capture(running.pid) as checkpoint:
+        assert len(checkpoint.processes[0].threads) == 1
 
 
 def test_a_stopped_process_stays_stopped(lab: Lab) -> None:

@@ -60,6 +60,9 @@ class MemorySource(Protocol):
     def locate(self, area: Area, run: Run) -> Location | None:
         """Return where the whole run may be mapped from instead, or None: live, compressed, or not contiguous."""
 
+    def mappable(self, area: Area) -> Sequence[Run]:
+        """Return the parts of the area's runs that `locate` has an answer for, each in one piece, ascending."""
+
     def close(self) -> None:
         """Give everything back: a live source lets the process go (see `Leave`), a loaded one closes its files.
 

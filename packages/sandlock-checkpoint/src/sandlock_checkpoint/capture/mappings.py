@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from sandlock_sys.proc import MappingUse, read_smaps
 __all__ = ["UnreachableError", "describe_mappings", "identify", "refuse_mapping"]
 
 _VVAR = {b"[vvar]", b"[vvar_vclock]"}
+# As image.format names them; a capture knows nothing else of images.
+_IMAGE_PAGES = re.compile(rb"(.*)/process(?:-\d+)?/memory/\d+\.bin", re.DOTALL)
 # VmFlags of what cannot be put back, linux/fs/proc/task_mmu.c
 _REFUSED = {
     "io": ("device", "it is a device's memory"),
@@ -131,11 +134,23 @@ def _kind(pid: int, use: MappingUse, shared: SharedObjects) -> _Kind:
     if not line.inode:
         return _Kind(MappingKind.ANONYMOUS)
     if not line.deleted:
+        if not line.shared and _of_image(pid, line.name):
+            return _Kind(MappingKind.ANONYMOUS)
         return _Kind(MappingKind.FILE, file=identify(pid, line.name))
     if line.shared or line.name.startswith(b"/memfd:"):
         return _Kind(MappingKind.SHARED, memory=shared.of_mapping(pid, line, swapped=use.values.get("Swap", 0) > 0))
     # A private mapping of a file that has lost its name: nobody can change what it shows, so it is memory of its own.
     return _Kind(MappingKind.ANONYMOUS)
+
+
+def _of_image(pid: int, path: bytes) -> bool:
+    """Tell whether a file holds pages of an image: then what is mapped is memory that was restored lazily.
+
+    It is captured whole, so that the new image does not need the old one. A stranger's file of the same name and place
+    is captured whole as well, which does no harm.
+    """
+    match = _IMAGE_PAGES.fullmatch(path)
+    return match is not None and os.path.exists(os.fsencode(f"/proc/{pid}/root") + match[1] + b"/meta.json")
 
 
 def identify(pid: int, path: bytes) -> FileIdentity:

@@ -54,6 +54,10 @@ class LiveSource:
         """Return None: memory that is alive has no file."""
         return None
 
+    def mappable(self, area: Area) -> Sequence[Run]:
+        """Return nothing, for the same reason."""
+        return ()
+
     def close(self) -> None:
         """Let the processes go."""
         stopped, self.stopped = self.stopped, []

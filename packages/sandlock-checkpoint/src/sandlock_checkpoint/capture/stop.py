@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
-from errno import EPERM, ESRCH
+from errno import ENOENT, EPERM, ESRCH
 
 from sandlock_arch import Architecture
 from sandlock_checkpoint.errors import CaptureError, InjectionError
@@ -138,9 +138,20 @@ def _seize(pid: int, tid: int) -> bool:
         if error.errno == ESRCH:
             return False
         if error.errno == EPERM:
+            if tid != pid and _ended(pid, tid):  # the answer for one that is past its end, and not yet buried
+                return False
             raise CaptureError(pid, _refusal(pid, tid)) from error
         raise
     return True
+
+
+def _ended(pid: int, tid: int) -> bool:
+    try:
+        return read_status(pid, tid).state in {"Z", "X"}
+    except SyscallError as error:
+        if error.errno in {ENOENT, ESRCH}:
+            return True
+        raise
 
 
 def _refusal(pid: int, tid: int) -> str:

@@ -94,6 +94,10 @@ class ImageSource:
                 return Location(file.open(), position)
         return None
 
+    def mappable(self, area: Area) -> Sequence[Run]:
+        """Return what `locate` has an answer for; see `MemorySource.mappable`."""
+        return sorted(run for part in self.parts.get(area, ()) if not part.file.compressed for run in part.runs)
+
     def close(self) -> None:
         """Close all files and directories."""
         if self._pool is not None:

@@ -17,7 +17,9 @@ from sandlock_checkpoint.memory import Area
 from sandlock_checkpoint.model import Checkpoint, ProcessInfo, Unsupported
 from sandlock_checkpoint.own_vdso import own_vdso_digest
 from sandlock_checkpoint.restore.birth import Birth, Ids, become_zombie, drop_powers, fork_child, give_birth
+from sandlock_checkpoint.restore.channel import Channel
 from sandlock_checkpoint.restore.groups import join_groups
+from sandlock_checkpoint.restore.lazy import DISCARD, LazyMapper
 from sandlock_checkpoint.restore.mappings import BUFFER_SIZE, MappingBuilder, fill_mapping
 from sandlock_checkpoint.restore.open_files import FileMaker, give_numbers, open_pidfds
 from sandlock_checkpoint.restore.plan import check_host, list_skipped
@@ -86,6 +88,7 @@ def restore(
     allow: AbstractSet[str] = frozenset(),
     descriptors: Mapping[int, int] | None = None,
     ids: Ids = Ids.PREFER,
+    lazy: bool = False,
 ) -> Restored:
     """Make the processes of a checkpoint anew, and let them go.
 
@@ -100,6 +103,9 @@ def restore(
         ids: which process and thread ids they have; only a plain child's can be chosen, `spawn` chooses its own.
         descriptors: what stands in for descriptors of the first process that lead outside: number there -> the
         caller's.
+        lazy: map long pieces of memory from the image instead of copying them, so that the process runs before its
+            pages are read. It lacks something then, which `allow` must name ("discard"); `restore.lazy` says what.
+            A compressed image is copied.
 
     Raises:
         RestoreError: it cannot be restored; `skipped` lists what would be lacking, if that is why.
@@ -108,12 +114,13 @@ def restore(
     architecture = sandlock_arch.native()
     check_host(checkpoint, architecture.name, os.sysconf("SC_PAGE_SIZE"), own_vdso_digest())
     replacements = _replacements(checkpoint, descriptors or {})
-    lacking = list_skipped(checkpoint, replacements, ())
+    lacking = list_skipped(checkpoint, replacements, ()) + ((DISCARD,) if lazy else ())
     left = tuple(one for one in lacking if one.name not in allow and one.kind not in allow)
     if left:
         words = "; ".join(f"{one.name} ({one.kind}): {one.reason}" for one in left)
-        raise RestoreError("descriptors", f"the restored process would lack {words}", left)
-    job = _Job(checkpoint, architecture, allow, ids, list(lacking))
+        step = "lazy" if left == (DISCARD,) else "descriptors"
+        raise RestoreError(step, f"the restored process would lack {words}", left)
+    job = _Job(checkpoint, architecture, allow, ids, list(lacking), lazy=lazy)
     try:
         return job.run(spawn, replacements)
     except BaseException as error:
@@ -152,6 +159,7 @@ class _Job:
     targets: list[Target] = field(default_factory=list)
     child: int = 0
     step: str = "start"
+    lazy: bool = False
 
     def kill(self) -> None:
         """End whatever was made."""
@@ -210,8 +218,8 @@ class _Job:
         self.step = "open files"
         base = max((row.number for one in processes for row in one.descriptors), default=2) + 1
         objects: dict[int, int] = {}
-        maker = FileMaker(first, checkpoint, objects, channel, own, max(base, 3))
-        maker.channel = maker.lift(channel)
+        maker = FileMaker(first, checkpoint, objects, Channel(own, channel), max(base, 3))
+        maker.channel.number = maker.lift(channel)
         for number, memory in enumerate(checkpoint.shared):
             objects[number] = maker.lift(make_shared(first, number, memory, checkpoint.source, buffer))
         maker.make(replacements)
@@ -228,7 +236,8 @@ class _Job:
             if processes[number].wait_status < 0
         ]
         for number, target, process in living:
-            self._fill(target, number, process, objects, buffer)
+            mapper = LazyMapper(target, checkpoint.source, maker.channel) if self.lazy else None
+            self._fill(target, number, process, objects, buffer, mapper)
         self.step = "shared memory"
         for number, memory in enumerate(checkpoint.shared):
             seal_shared(first, objects[number], memory)
@@ -263,14 +272,24 @@ class _Job:
             target.errno("setsid")  # EPERM: it leads a group already, which is what a spawn may have wanted
 
     def _fill(
-        self, target: Target, number: int, process: ProcessInfo, objects: dict[int, int], buffer: bytearray
+        self,
+        target: Target,
+        number: int,
+        process: ProcessInfo,
+        objects: dict[int, int],
+        buffer: bytearray,
+        mapper: LazyMapper | None,
     ) -> None:
         self.step = "mappings"
         builder = MappingBuilder(target, objects)
         builder.build(process)
         for index, mapping in enumerate(process.mappings):
             if mapping.runs and mapping.end < 1 << 63:
-                fill_mapping(target, self.checkpoint.source, Area(number, index), mapping, buffer)
+                area = Area(number, index)
+                runs = mapper.map(area, mapping) if mapper else mapping.runs
+                fill_mapping(target, self.checkpoint.source, area, mapping, runs, buffer)
+        if mapper:
+            mapper.finish()
         for words in builder.finish(process):
             self._note([Unsupported("mlock", "mlock", words)])
 

@@ -129,11 +129,13 @@ class MappingBuilder:
         return refused
 
 
-def fill_mapping(target: Target, source: MemorySource, area: Area, mapping: Mapping, buffer: bytearray) -> None:
-    """Write the contents of a private mapping, in pieces as large as `buffer`."""
+def fill_mapping(
+    target: Target, source: MemorySource, area: Area, mapping: Mapping, runs: Sequence[Run], buffer: bytearray
+) -> None:
+    """Write the contents of these runs of a private mapping, in pieces as large as `buffer`."""
     memory = -1
     try:
-        for batch in chunks(mapping.runs, len(buffer)):
+        for batch in chunks(runs, len(buffer)):
             size = sum(run.length for run in batch)
             view = memoryview(buffer)[:size]
             source.read(area, batch, view)

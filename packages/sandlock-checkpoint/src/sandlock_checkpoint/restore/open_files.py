@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import socket
@@ -29,6 +28,7 @@ from sandlock_checkpoint.open_files import (
     TimerFile,
     UnconnectedSocket,
 )
+from sandlock_checkpoint.restore.channel import Channel
 from sandlock_checkpoint.restore.plan import differs
 from sandlock_checkpoint.restore.target import Target
 from sandlock_sys import pidfd
@@ -53,8 +53,7 @@ class FileMaker:
         target: the process; its children get the files by fork.
         checkpoint: whose files they are.
         objects: descriptors in the process of the shared memory.
-        channel: the number of our channel in the process; own: our end of it.
-        own: our end.
+        channel: hands it our descriptors.
         base: the lowest number that no captured descriptor has.
         made: number of the file -> its descriptor in the process.
 
@@ -63,8 +62,7 @@ class FileMaker:
     target: Target
     checkpoint: Checkpoint
     objects: dict[int, int]
-    channel: int
-    own: socket.socket
+    channel: Channel
     base: int
     made: dict[int, int] = field(default_factory=dict)
     _pipes: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -75,7 +73,7 @@ class FileMaker:
         """Make all files; those of `replacements` are the caller's descriptors, sent over the channel."""
         for number, file in enumerate(self.checkpoint.files):
             try:
-                fd = self._receive(replacements[number]) if number in replacements else self._open(file)
+                fd = self._take(replacements[number]) if number in replacements else self._open(file)
             except SyscallError as error:
                 raise RestoreError(f"open file {number} ({type(file.target).__name__})", str(error)) from error
             if fd is not None:
@@ -90,19 +88,9 @@ class FileMaker:
         self.target.call("close", fd)
         return lifted
 
-    def _receive(self, fd: int) -> int:
-        """Send one of our descriptors into the process."""
-        self.own.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
-        target = self.target
-        data = target.put(bytes(8), 512)
-        control = target.put(bytes(32), 576)
-        vector = target.put(struct.pack("<QQ", data, 1), 640)
-        header = struct.pack("<QIxxxxQQQQIxxxx", 0, 0, vector, 1, control, 32, 0)  # struct user_msghdr
-        target.call("recvmsg", self.channel, target.put(header, 704), socket.MSG_CMSG_CLOEXEC)
-        length, level, kind, number = struct.unpack("<QiiI", target.get(20, 576))
-        if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS) or length < 20:
-            raise RestoreError("channel", "no descriptor came through it")
-        return self.lift(number)
+    def _take(self, fd: int) -> int:
+        """Hand one of our descriptors to the process."""
+        return self.lift(self.channel.receive(self.target, fd))
 
     def _open(self, file: OpenFile) -> int | None:
         match file.target:
