@@ -15,6 +15,8 @@ sys.path.insert(0, os.path.dirname(__file__))  # attack_lab.py is beside this fi
 
 from attack_lab import Area, Box, World, alive_with, read_lines
 
+from sandlock_runtime.loop import proxy_loop, shared_loop
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -39,6 +41,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
         worlds += [World("off", abi) for abi in range(1, level("landlock"))]
     metafunc.parametrize("world", worlds, ids=str)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loops() -> None:
+    """Start the two threads that a process keeps once it has needed them, so that no test is charged for them."""
+    shared_loop()
+    proxy_loop()
 
 
 @pytest.fixture(scope="session")

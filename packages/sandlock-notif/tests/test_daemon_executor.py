@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from sandlock_notif.daemon_executor import DaemonExecutor
+from sandlock_notif.daemon_executor import DaemonExecutor, in_thread
 
 _HOST = """
 import sys, threading
@@ -71,3 +72,20 @@ def test_more_jobs_than_workers_wait_and_are_dropped_when_asked() -> None:
     assert pool.join(10)
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(os.getpid)
+
+
+def test_a_thread_for_one_call_ends_with_it() -> None:
+    async def twice() -> tuple[str, str]:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await in_thread(fail)
+        return await in_thread(lambda: threading.current_thread().name), threading.current_thread().name
+
+    inside, outside = asyncio.run(twice())
+    assert inside != outside
+    deadline = time.monotonic() + 10
+    while any(thread.name == inside for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(thread.name == inside for thread in threading.enumerate())

@@ -57,7 +57,7 @@ WAYS = "map small populate noreserve brk huge mremap file memfd hidden leaderles
 
 @pytest.mark.parametrize("way", WAYS)
 def test_pr_08_what_grows_above_the_limit_is_killed(program: str, way: str) -> None:
-    outcome = run(program, way, "300")
+    outcome = run(program, way, "300", "stay")
     assert (outcome.code, outcome.output) == (-signal.SIGKILL, b"")
     assert kills(outcome) == 1
     [event] = outcome.events

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,7 @@ from supervision import Outcome, supervise
 
 from sandlock_notif.handlers.processes import Count, ProcessLimit, Thread, decide_fork, decide_settled
 from sandlock_notif.handlers.signals import ChildSignals
+from sandlock_notif.tracing import Tracer
 from sandlock_policy.seccomp.rules import ABSENT, Rule
 
 pytestmark = [
@@ -277,3 +281,25 @@ def test_only_a_thread_that_is_certainly_elsewhere_has_settled() -> None:
     assert decide_settled(Thread.RUNNING, patient=False) is None
     assert decide_settled(Thread.FORKING, patient=False) is False
     assert decide_settled(Thread.HIDDEN, patient=False) is False
+
+
+@pytest.mark.parametrize("asks_again", [True, False])
+def test_a_thread_that_cannot_stop_before_it_is_answered_holds_no_census_up(asks_again: bool) -> None:
+    """It is in its next fork, whose answer waits for this census (seen to hang for ever)."""
+
+    class Stuck(Tracer):
+        async def run(self, job: object) -> NoReturn:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def census() -> tuple[bool, float]:
+        limit = ProcessLimit(1, tracer=Stuck())
+        limit._in_flight.add(7)
+        if asks_again:
+            asyncio.get_running_loop().call_later(0.05, limit._in_flight.discard, 7)
+        begin = time.monotonic()
+        return await limit._stopped(7, begin + 0.3), time.monotonic() - begin
+
+    stopped, took_s = asyncio.run(asyncio.wait_for(census(), 30))
+    assert stopped is asks_again
+    assert asks_again or took_s >= 0.3

@@ -6,6 +6,7 @@ or a FIFO that nobody opens, for ever: a host that is done would hang with them.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DaemonExecutor"]
+__all__ = ["DaemonExecutor", "in_thread"]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -108,3 +109,12 @@ class DaemonExecutor(Executor):
             del job, call, future  # an idle thread holds nobody's objects
             with self._lock:
                 self._idle += 1
+
+
+async def in_thread(call: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+    """Run `call` in a daemon thread of its own, which ends with it: asyncio.to_thread's stay, and hold the host up."""
+    pool = DaemonExecutor(1, "sandlock-once")
+    try:
+        return await asyncio.wrap_future(pool.submit(call, *args, **kwargs))
+    finally:
+        pool.shutdown(wait=False)

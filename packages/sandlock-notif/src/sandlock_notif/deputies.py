@@ -13,6 +13,7 @@ from struct import pack
 from typing import TYPE_CHECKING
 
 from sandlock_arch import native
+from sandlock_notif.daemon_executor import in_thread
 from sandlock_notif.errors import NotifError
 from sandlock_sys.deputy import SLOTS, Answer, Completion, Deputy
 
@@ -181,7 +182,7 @@ class Deputies:
             with suppress(ValueError):
                 self._loop.remove_reader(worker.deputy.fileno())
         # A blocked deputy is joined in a thread of its own, or a dead file server would hold the loop.
-        await asyncio.gather(*[asyncio.to_thread(worker.deputy.close) for worker in workers])
+        await asyncio.gather(*[in_thread(worker.deputy.close) for worker in workers])
         for worker in workers:  # what they borrowed (fds) may be freed only now
             for done in worker.waiting.values():
                 done(_CLOSING)

@@ -32,7 +32,7 @@ __all__ = ["MAX_TASKS", "FreezeError", "Frozen", "freeze_tree"]
 
 MAX_TASKS = 2048
 """Tasks of one tree; each needs a thread of ours while it is held."""
-_DEADLINE_S = 2.0
+_DEADLINE_S = 10.0  # a tree as busy as it can be, on a machine that is, too
 _SETTLE_S = 0.02  # for those that are about to stop
 _THAW_S = 0.1
 _LOOK_S = 0.005

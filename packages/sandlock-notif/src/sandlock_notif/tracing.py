@@ -18,7 +18,7 @@ from enum import Enum, auto
 from errno import ECHILD, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar
 
-from sandlock_notif.daemon_executor import DaemonExecutor
+from sandlock_notif.daemon_executor import DaemonExecutor, in_thread
 from sandlock_notif.errors import NotifError
 from sandlock_sys import ptrace
 from sandlock_sys.constants.ptrace import Event, Option, WaitOption
@@ -77,7 +77,7 @@ class Tracer:
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
             # A tracee in the middle of a kernel call that nothing ends is left to its thread.
-            await asyncio.to_thread(pool.join, _CLOSE_S)
+            await in_thread(pool.join, _CLOSE_S)
 
 
 class ExecGate:

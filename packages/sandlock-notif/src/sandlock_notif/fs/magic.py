@@ -12,6 +12,7 @@ from errno import EACCES, EINVAL, ENOENT
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import Refusal, VanishedError
+from sandlock_notif.fs.numbering import Numbering
 from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
 
@@ -31,7 +32,7 @@ class Magic:
     """Tells the links of /proc apart and who they belong to."""
 
     def __init__(self, processes: Processes) -> None:
-        self._processes = processes
+        self.numbering = Numbering(processes)
         self._devices: dict[int, bool] = {}
 
     def is_proc(self, device: int, fd: int) -> bool:
@@ -48,17 +49,18 @@ class Magic:
             Refusal: EACCES for a link of a process outside.
 
         """
-        if os.fstat(directory).st_ino == _ROOT_INODE:
+        found = os.fstat(directory)
+        if found.st_ino == _ROOT_INODE:
             if name == b"self":
-                return b"%d" % self._leader(request)
+                return b"%d" % self.numbering.leader(request, found.st_dev)
             if name == b"thread-self":
-                return b"%d/task/%d" % (self._leader(request), request.tid)
+                return self.numbering.thread_path(request, found.st_dev)
             return os.readlink(name, dir_fd=directory)
-        if self.owner(directory) is None:
+        if self.owner(request, directory) is None:
             return os.readlink(name, dir_fd=directory)  # a plain one, as /proc/fs has
         return None
 
-    def owner(self, directory: int) -> tuple[int, bytes] | None:
+    def owner(self, request: Request, directory: int) -> tuple[int, bytes] | None:
         """Return the process that a directory of /proc belongs to, and b"fd", b"ns", b"map_files" or b"" for its own.
 
         Raises:
@@ -69,7 +71,19 @@ class Magic:
         if found is None:
             return None
         pid = int(found[1])
-        if not self._processes.contains(pid):
+        if found[2]:
+            try:
+                own = os.open(b"..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            except OSError as error:
+                raise Refusal(error.errno or EACCES) from error
+        else:
+            own = directory
+        try:
+            owns = self.numbering.owns(request, own, pid)
+        finally:
+            if own != directory:
+                os.close(own)
+        if not owns:
             raise Refusal(EACCES, f"process {pid} is not of the sandbox")
         return pid, found[2] or b""
 
@@ -80,7 +94,7 @@ class Magic:
             Refusal: as `owner`, or what the kernel answers.
 
         """
-        owner = self.owner(directory)
+        owner = self.owner(request, directory)
         if owner is None:
             raise Refusal(EACCES)
         if name == b"root" and not owner[1]:
@@ -95,9 +109,6 @@ class Magic:
             os.close(found)
             raise VanishedError
         return found
-
-    def _leader(self, request: Request) -> int:
-        return self._processes.of(request).pid
 
 
 def link_text(found: int) -> bytes:

@@ -20,7 +20,6 @@ from sandlock_notif.errors import VanishedError
 from sandlock_notif.tracing import Tracer, pass_through
 from sandlock_notif.tree import between, census, current_call, same_memory
 from sandlock_policy.seccomp.rules import lacks_bits
-from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -217,20 +216,30 @@ class ProcessLimit(HandlerTable):
             doing = {tid: _doing(tid, self._forks) for tid in self._in_flight}
             for tid, what in doing.items():
                 settled = decide_settled(what, patient=late < _PATIENCE_S)
-                if settled or (settled is None and await self._stopped(tid)):
+                if settled or (settled is None and await self._stopped(tid, begin + _SETTLE_S)):
                     self._in_flight.discard(tid)
             if late > _SETTLE_S or (late > _PATIENCE_S and Thread.RUNNING not in doing.values()):
                 return
             await asyncio.sleep(_POLL_S)
 
-    async def _stopped(self, tid: int) -> bool:
+    async def _stopped(self, tid: int, end: float) -> bool:
+        """Stop a thread for a moment; False when it was not to be had by `end`, or another traces it."""
         # Safety: the thread that we let through, or, if that is gone and its id given away, another of this user's,
         # which is stopped for a moment and goes on.
-        try:
-            await self._tracer.run(lambda: pass_through(tid))
-        except SyscallError:  # another traces it
-            return False
-        return True
+        job = asyncio.ensure_future(self._tracer.run(lambda: pass_through(tid)))
+        job.add_done_callback(_hear)
+        # It may be in its next fork by now, which waits for this census, and does not stop before it is answered.
+        while not job.done() and tid in self._in_flight:
+            if time.monotonic() > end:
+                return False
+            await asyncio.wait({job}, timeout=_POLL_S)
+        return not job.done() or job.exception() is None
+
+
+def _hear(job: asyncio.Future[bool]) -> None:
+    """Take note of what became of a job that nobody may wait for any more: the thread has another tracer, say."""
+    if not job.cancelled():
+        job.exception()
 
 
 def _doing(tid: int, forks: frozenset[int]) -> str:

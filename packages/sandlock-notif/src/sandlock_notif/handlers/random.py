@@ -22,6 +22,7 @@ from sandlock_notif import memory
 from sandlock_notif.action import Action, Errno, InjectFd, Value
 from sandlock_notif.chacha import Stream
 from sandlock_notif.content.identifiers import uuid_line
+from sandlock_notif.daemon_executor import in_thread
 from sandlock_notif.dispatch import HandlerTable, Outcome, Services, Trap
 from sandlock_notif.image import AT_RANDOM, Image
 from sandlock_sys import memfd
@@ -187,7 +188,7 @@ class RandomTable(HandlerTable):
             return None
         folder = request.int_arg(0) if at else _AT_FDCWD
         # Beside the loop: a path may lead to a file system that does not answer.
-        name = await asyncio.to_thread(_which, request.tid, folder, path)
+        name = await in_thread(_which, request.tid, folder, path)
         if name is None or not request.waits():
             return None
         close_on_exec = bool(flags & os.O_CLOEXEC)

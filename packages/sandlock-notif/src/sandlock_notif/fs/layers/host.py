@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import CONTINUE, Errno, Value
 from sandlock_notif.errors import Refusal
+from sandlock_notif.fs.inspection import open_own
 from sandlock_notif.fs.layers.layer import Layer
 from sandlock_notif.fs.magic import link_text
 from sandlock_notif.fs.origin import AT_FDCWD
@@ -68,9 +69,12 @@ class HostLayer(Layer):
         shown = os.readlink(object_path(place.object))
         above, _, name = shown.rpartition(b"/")
         directory = place.directory
-        if directory < 0:
-            directory = os.open(above or b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if directory < 0:  # the caller's /proc, which need not be ours
+            path = b"/proc/%d/root%s" % (request.tid, above)
+            directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            if os.fstat(directory).st_dev != identity[0]:
+                raise Refusal(EACCES, "the folder of this link cannot be told")
             text = magic.text(request, directory, name)
         finally:
             if directory != place.directory:
@@ -106,6 +110,9 @@ class HostLayer(Layer):
         flags &= ~_OBJECT_ONLY
         if S_ISFIFO(place.mode) or S_ISCHR(place.mode):
             return self._waiting.open(request, place, flags)
+        own = open_own(self._files, request, place, flags)
+        if own is not None:
+            return own
         return self._open_at(request, place, AT_FDCWD, object_path(place.object), flags, 0, None)
 
     def _open_at(

@@ -120,17 +120,22 @@ class _ProcessFolders:
         self._hides = hides
         self._rule = Awaited(names, self._enter_process, transient=True) if names else None
         self._task = Awaited({}, self._thread, transient=True) if names else None
+        self._device = 0
         view.services.processes.on_exit(self._ended)
 
     def enter(self, root: Mark) -> None:
         root.hook = self._name
         root.filtered = root.filtered or self._hides
-        root.names[b"self"] = Place(VirtualFile(lambda process: b"%d" % process.pid, is_link=True))
+        self._device = os.fstat(root.fd).st_dev
 
     def _name(self, request: Request, name: bytes) -> Rule | None:
+        numbering = self._view.magic.numbering
+        if name == b"self":
+            leader = b"%d" % numbering.leader(request, self._device)
+            return Place(VirtualFile(lambda _: leader, is_link=True))
         if name == b"thread-self":
-            process, tid = self._view.process(request), request.tid
-            return Place(VirtualFile(lambda _: b"%d/task/%d" % (process.pid, tid), is_link=True))
+            thread = numbering.thread_path(request, self._device)
+            return Place(VirtualFile(lambda _: thread, is_link=True))
         if not name.isdigit():
             return None
         if self._hides and not self._processes.contains(int(name)):
