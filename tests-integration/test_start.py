@@ -159,9 +159,8 @@ def test_pr_13_the_guard_and_the_runtime_are_not_overwritten(box: Box) -> None:
 def test_ones_own_maps_are_read_where_the_grants_reach_and_of_nobody_else(namespaces: str) -> None:
     """Opens are served here; a child that is beside the caller in the tree may be confined more than it."""
     script = "sleep 5 & cat /proc/self/maps | wc -l; cat /proc/$!/maps | wc -l; kill -9 $!"
-    fields = {"namespaces": namespaces, "fs_denied": ["/etc/hostname"]}
     for proc in ([], ["/proc"]):
-        with Sandbox(fs_readable=[*SYSTEM, *proc], **fields) as sandbox:
+        with Sandbox(fs_readable=[*SYSTEM, *proc], namespaces=namespaces, fs_denied=["/etc/hostname"]) as sandbox:
             own, sibling = sandbox.run(["/bin/sh", "-c", script]).stdout.split()
         assert (int(own) > 5) == bool(proc)
         assert int(sibling) == 0 or (namespaces == "auto" and bool(proc))

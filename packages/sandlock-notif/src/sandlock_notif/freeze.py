@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import NotifError
+from sandlock_notif.tracing import interrupted
 from sandlock_notif.tree import contents, look, threads_of
 from sandlock_sys import ptrace
 from sandlock_sys.constants.ptrace import Option, WaitOption
@@ -58,33 +59,42 @@ class _Held:
         """Seize the task, keep it until `thaw`, and let it go; or reap it, so that no exec waits for us."""
         try:
             ptrace.seize(self.tid, Option.EXITKILL)
-            with suppress(SyscallError):
-                ptrace.interrupt(self.tid)
         except SyscallError as error:
             self.error = error.errno or EPERM
+            self.ready.set()
             return
+        try:
+            with interrupted(self.tid):
+                self.ready.set()
+                change = _first_change()
         finally:
             self.ready.set()
-        pause_s = 0.0002
-        while True:
-            try:
-                change = ptrace.wait(-1, _MINE)
-            except SyscallError as error:
-                if error.errno == ECHILD:  # it ended, or vanished in the exec of another thread
-                    return
-                raise
-            if isinstance(change, ptrace.Stopped):
-                self.stopped = True
-                thaw.wait()
-                with suppress(SyscallError):  # killed meanwhile; then it is reaped in the next turn
-                    ptrace.detach(change.tid, change.pending_signal)
-                    return
-            elif change is None:
-                # Not stopped yet. When that is no longer wanted, it stops all the same, and is let go at once.
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.01)
-            else:
+        while isinstance(change, ptrace.Stopped):
+            self.stopped = True
+            thaw.wait()
+            with suppress(SyscallError):  # killed meanwhile; then it is reaped
+                ptrace.detach(change.tid, change.pending_signal)
                 return
+            change = _first_change()
+
+
+def _first_change() -> ptrace.Change | None:
+    """Wait until this thread's tracee stops or ends; None when it vanished in the exec of another thread.
+
+    When it is no longer wanted, it stops all the same, and is let go at once.
+    """
+    pause_s = 0.0002
+    while True:
+        try:
+            change = ptrace.wait(-1, _MINE)
+        except SyscallError as error:
+            if error.errno == ECHILD:
+                return None
+            raise
+        if change is not None:
+            return change
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.01)
 
 
 class _Interrupted:

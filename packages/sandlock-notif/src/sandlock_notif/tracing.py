@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from errno import ECHILD, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar
@@ -23,17 +24,25 @@ from sandlock_notif.errors import NotifError
 from sandlock_sys import ptrace
 from sandlock_sys.constants.ptrace import Event, Option, WaitOption
 from sandlock_sys.errors import SyscallError
+from sandlock_sys.proc import read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterator
 
-__all__ = ["ExecGate", "ExecOutcome", "Tracer", "follow_exec", "pass_through"]
+__all__ = ["ExecGate", "ExecOutcome", "HeldError", "Tracer", "follow_exec", "interrupted", "pass_through"]
 
 Result = TypeVar("Result")
 
 _WORKERS = 32  # execs and settlings that wait for their stop at once; further ones queue
 _CLOSE_S = 2.0
+_HELD_S = 2.0  # so long a thread of ours may take from seizing a task to interrupting it
+_FREE_S = 0.01  # and so long one that has just let go may still have been there when it was tried
+_interrupted: set[int] = set()
 _EVERY = WaitOption.NOTHREAD | 0x4000_0000  # __WALL; only what this very thread traces
+
+
+class HeldError(NotifError):
+    """Another thread of ours has interrupted the task, which stops as soon as its call ends: let it call again."""
 
 
 class ExecOutcome(Enum):
@@ -127,6 +136,17 @@ class ExecGate:
             self._changed.notify_all()
 
 
+@contextmanager
+def interrupted(tid: int) -> Iterator[None]:
+    """Interrupt a task that this thread has seized, and let it be known until it has stopped, or ended."""
+    _interrupt(tid)
+    _interrupted.add(tid)
+    try:
+        yield
+    finally:
+        _interrupted.discard(tid)
+
+
 def pass_through(tid: int) -> bool:
     """Stop a thread once and let it go on; return False when there is no such thread.
 
@@ -143,8 +163,9 @@ def pass_through(tid: int) -> bool:
         if error.errno == ESRCH:
             return False
         raise
-    _interrupt(tid)
-    return _release(ptrace.wait(tid))
+    with interrupted(tid):
+        change = ptrace.wait(tid)
+    return _release(change)
 
 
 def follow_exec(
@@ -165,9 +186,10 @@ def follow_exec(
 
     Raises:
         SyscallError: the thread cannot be traced (EPERM, ESRCH). `let_go` was not called.
+        HeldError: it has been interrupted by a thread of this process. `let_go` was not called.
 
     """
-    ptrace.seize(tid, Option.TRACEEXEC | Option.EXITKILL)
+    _seize(tid, Option.TRACEEXEC | Option.EXITKILL)
     meant = False
     # An execve that fails comes to a stop as well, because of the interrupt. It is no signal: execve does not look for
     # it. If it came after the answer, the thread could be in its next notification by then, and traced there.
@@ -200,6 +222,32 @@ def follow_exec(
         _reap()
         raise
     return ExecOutcome.DONE if _release(change) else ExecOutcome.GONE
+
+
+def _seize(tid: int, options: int) -> None:
+    """Seize, where a thread of ours may be about to let go: a task has one tracer."""
+    begin = time.monotonic()
+    while True:
+        try:
+            ptrace.seize(tid, options)
+        except SyscallError as error:
+            if tid in _interrupted:
+                raise HeldError from error
+            late = time.monotonic() - begin
+            if error.errno != EPERM or late > (_HELD_S if _is_ours(tid) else _FREE_S):
+                raise
+            time.sleep(0.001)
+        else:
+            return
+
+
+def _is_ours(tid: int) -> bool:
+    """Whether a thread of this process traces it."""
+    try:
+        tracer = read_status(tid).tracer_pid
+    except (OSError, ValueError):
+        return False
+    return bool(tracer) and os.path.exists(f"/proc/self/task/{tracer}")
 
 
 def _interrupt(tid: int) -> None:

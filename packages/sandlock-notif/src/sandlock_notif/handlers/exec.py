@@ -21,7 +21,7 @@ from sandlock_notif.errors import NotifError, Refusal
 from sandlock_notif.events import Event
 from sandlock_notif.image import Image, Patches
 from sandlock_notif.program import pin
-from sandlock_notif.tracing import ExecGate, Tracer, follow_exec
+from sandlock_notif.tracing import ExecGate, HeldError, Tracer, follow_exec
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ class ExecTable(HandlerTable):
             await self._tracer.run(follow)
         except ProcessLookupError:
             return Answered()
+        except HeldError:
+            return Errno(ERESTARTNOINTR)
         except _ChangedError:
             reason = "the arguments of the exec were changed after they had been judged: the process was killed"
             services.report(Event("denied", services.arch.name_of(request.nr), tid, EPERM, reason))
