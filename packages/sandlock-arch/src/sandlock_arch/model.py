@@ -23,6 +23,7 @@ class Architecture:
 
     Attributes:
         name: as uname(2) and our folder spell it, such as "x86_64".
+        oci_name: as container images spell it (GOARCH; image-spec, config.md), such as "amd64".
         elf_machine: e_machine of its executables, EM_* of linux/elf-em.h.
         audit_arch: the token seccomp and ptrace report, AUDIT_ARCH_* of linux/audit.h.
         syscalls: name -> number of every system call of the native ABI.
@@ -40,6 +41,7 @@ class Architecture:
         "foreign_bit",
         "last_reviewed_syscall",
         "name",
+        "oci_name",
         "syscalls",
     )
 
@@ -47,6 +49,7 @@ class Architecture:
         self,
         *,
         name: str,
+        oci_name: str,
         elf_machine: int,
         audit_arch: int,
         syscalls: dict[str, int],
@@ -55,6 +58,7 @@ class Architecture:
         load: Callable[[], Parts],
     ) -> None:
         self.name = name
+        self.oci_name = oci_name
         self.elf_machine = elf_machine
         self.audit_arch = audit_arch
         self.syscalls = syscalls

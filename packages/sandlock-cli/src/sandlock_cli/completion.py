@@ -6,7 +6,7 @@ import sys
 
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import VERBS, Option, UsageError, parse, table
-from sandlock_cli.verbs import IMAGE_ACTIONS, PROFILE_ACTIONS, SHELLS, options_of
+from sandlock_cli.verbs import ACTIONS, SHELLS, options_of
 from sandlock_policy.data.protections import PROTECTIONS
 from sandlock_policy.fields import FIELD_BY_NAME
 from sandlock_policy.presets import PRESET_NAMES
@@ -17,7 +17,7 @@ _PATHS = ("PATH", "DIR", "FILE")
 _COMMANDS = ("run", "learn")  # verbs whose options another command follows
 _PROFILES = "$(sandlock profile list 2>/dev/null)"
 # The words that follow a verb by themselves.
-_WORDS = {"profile": tuple(PROFILE_ACTIONS), "image": tuple(IMAGE_ACTIONS), "completion": SHELLS, "help": tuple(VERBS)}
+_WORDS = {**{verb: tuple(words) for verb, words in ACTIONS.items()}, "completion": SHELLS, "help": tuple(VERBS)}
 
 
 def main(words: list[str]) -> int:

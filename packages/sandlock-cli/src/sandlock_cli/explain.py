@@ -23,8 +23,13 @@ __all__ = ["explain"]
 
 def explain(policy: Policy, command: list[str], *, as_json: bool) -> int:
     """Print the policy as a profile, then each protection and grant with the layer that enforces it."""
-    context, program = make_context(policy, command or None)
-    plan = plan_for(policy, context, host_features())
+    enforced = policy
+    if policy.image is not None:
+        from sandlock_runtime.images import in_image  # lazy: few policies have one
+
+        enforced, command = in_image(policy, command, unpack=False)  # type: ignore[assignment]  # a list comes back
+    context, program = make_context(enforced, command or None)
+    plan = plan_for(enforced, context, host_features())
     there = tuple([rule for rule in plan.fs_rules if rule[2] or os.path.exists(rule[0])])
     plan = replace(plan, fs_rules=there)
     calls = len({row[0] for row in describe_filter(plan.filter)})

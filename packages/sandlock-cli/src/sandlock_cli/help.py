@@ -8,7 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from sandlock_cli.options import VERBS, Option, UsageError, parse, table
-from sandlock_cli.verbs import IMAGE_ACTIONS, PROFILE_ACTIONS, USAGES, options_of
+from sandlock_cli.verbs import ACTIONS, USAGES, options_of
 from sandlock_policy.fields import FIELD_BY_NAME, GROUPS
 from sandlock_policy.validate import closest
 
@@ -38,6 +38,10 @@ NOTES = {
             "With --dry-run the changes below --workdir (the current directory where none is given) are printed after "
             "the program's output, and dropped: A added, M modified, D removed, R renamed, with modes as git writes "
             "them. What it may write elsewhere is no part of that, so such grants are refused."
+        ),
+        (
+            "With --image the command runs in the file system of an OCI image, and what it writes there is dropped. "
+            "Paths of the other options are paths inside. Without a command the image's own is run."
         ),
         "What this host or this release cannot enforce is refused by name.",
     ),
@@ -70,6 +74,12 @@ NOTES = {
     "inspect": ("A profile made of --toml has no values of environment variables: they may be secrets.",),
     "logs": (
         "The log of the latest run with a name stays after its end, up to 1 MiB, until the machine is restarted.",
+    ),
+    "images": (
+        (
+            "An image is unpacked once, below $XDG_CACHE_HOME/sandlock/images (~/.cache), and kept until it is "
+            "removed. One that a run uses is not removed."
+        ),
     ),
     "kill": ("Everything that the run has started ends with SIGKILL, daemons included.",),
 }
@@ -129,9 +139,9 @@ def verb_text(verb: str, width: int | None = None) -> str:
         for option in options:
             lines += _option_lines(option, width)
         lines.append("")
-    for action, text in {"profile": PROFILE_ACTIONS, "image": IMAGE_ACTIONS}.get(verb, {}).items():
+    for action, text in ACTIONS.get(verb, {}).items():
         lines.append(f"  {action:<8}  {text}")
-    if verb in ("profile", "image"):
+    if verb in ACTIONS:
         lines.append("")
     if verb == "run":
         lines.append("Exit status:")

@@ -38,6 +38,7 @@ VERBS: dict[str, str] = {
     "profile": "list, show, check or delete profiles",
     "checkpoint": "save a running process as an image; it runs on",
     "image": "show or verify the images of saved processes",
+    "images": "list or remove the file systems that --image has unpacked",
     "completion": "print the completion script of a shell",
     "version": "print the versions of sandlock and of what it runs on",
     "help": "explain the command or one of its verbs",

@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
         from sandlock_cli.explain import explain  # lazy: it runs nothing
 
         return explain(make_policy(own, values), command, as_json=bool(own["json"]))
-    if not command:
+    if not command and "image" not in values:
         raise UsageError("run needs a command: sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]", "run")
     status_fd = _open_fd(own["status_fd"])
     if status_fd is None and not own["json"]:
@@ -149,6 +149,10 @@ def _run(policy: Policy, command: list[str], audit: str | None, *, capture: bool
 
 def _start(policy: Policy, command: list[str], audit: str | None, stream: int | None) -> tuple[Life, Plan]:
     """Launch `command`, with a record where one is wanted, and listed where it has a name."""
+    if policy.image is not None:
+        from sandlock_cli.images import unpack  # lazy: as below
+
+        unpack(policy.image)
     if audit is not None:
         from sandlock_cli.auditing import launch_audited  # lazy: json takes longer than a launch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandlock_cli.options import HELP, Option, run_options
 
-__all__ = ["IMAGE_ACTIONS", "PROFILE_ACTIONS", "SHELLS", "USAGES", "options_of"]
+__all__ = ["ACTIONS", "IMAGES_ACTIONS", "IMAGE_ACTIONS", "PROFILE_ACTIONS", "SHELLS", "USAGES", "options_of"]
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -19,6 +19,14 @@ IMAGE_ACTIONS = {
     "show": "print what images are of; their metadata is checked, the contents of memory are not",
     "verify": "read all of the images, and tell whether they are as they were saved",
 }
+
+IMAGES_ACTIONS = {
+    "list": "print the unpacked images: digest, when it was unpacked, size, source",
+    "remove": "remove images, each named by the beginning of its digest",
+}
+
+# verb -> what can be done with it, and what that means
+ACTIONS = {"profile": PROFILE_ACTIONS, "image": IMAGE_ACTIONS, "images": IMAGES_ACTIONS}
 
 USAGES = {
     "run": "sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]",
@@ -35,6 +43,7 @@ USAGES = {
     "kill": "sandlock kill [--all] NAME|PID...",
     "checkpoint": "sandlock checkpoint --pid PID [OPTION...] DIR",
     "image": "sandlock image show DIR... | verify DIR... [--json]",
+    "images": "sandlock images list [--json] | remove [--all] [DIGEST...]",
     "completion": f"sandlock completion {' | '.join(SHELLS)}",
     "version": "sandlock version [--json]",
     "help": "sandlock help [VERB]",
@@ -51,6 +60,7 @@ _LATE.many = True
 _TOML = Option("toml", ("--toml",), "", "print the policy alone, as a profile", "off")
 _FOLLOW = Option("follow", ("-f", "--follow"), "", "go on printing until the run ends", "off")
 _ALL = Option("all", ("-a", "--all"), "", "end all of them where several have the name", "off")
+_EVERY = Option("all", ("-a", "--all"), "", "with remove: every image that no run uses", "off")
 
 _PID = Option("pid", ("--pid",), "PID", "the process, which the caller may trace (ptrace)", "none: it must be given")
 _TREE = Option("tree", ("--tree",), "", "and every process below it", "off")
@@ -86,6 +96,7 @@ _OPTIONS = {
     "kill": (_ALL, HELP),
     "checkpoint": (_PID, _TREE, _LEAVE, _ALLOW, _PARENT, _ZSTD, _JSON, HELP),
     "image": (_JSON, HELP),
+    "images": (_EVERY, _JSON, HELP),
     "completion": (HELP,),
     "version": (_JSON, HELP),
     "help": (HELP,),

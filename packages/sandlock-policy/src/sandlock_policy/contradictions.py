@@ -29,6 +29,11 @@ def find_contradictions(values: Mapping[str, Any]) -> list[Problem]:
                 conflict(name, f"{name} is about the branch of workdir, and there is no workdir", "set workdir as well")
     if is_set("chroot") and is_set("image"):
         conflict("chroot", "chroot and image are both the root", "keep one")
+    if is_set("workdir") and is_set("image"):
+        conflict("workdir", "an image is its own copy-on-write folder", "show the folder inside with fs_mount")
+    for name in ("on_exit", "on_error"):
+        if is_set("image") and values.get(name) in ("keep", "defer") + (("commit",) if name == "on_error" else ()):
+            conflict(name, "writes to an image are discarded", "show a folder with fs_mount for what is to stay")
     for one, other in (("http_ca", "http_key"), ("http_key", "http_ca")):
         if is_set(one) and not is_set(other):
             conflict(one, f"{one} is of no use without {other}", f"set {other} as well")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sandlock_cow import Branch, BranchError, BranchStorageError
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.paths import expand_path
+from sandlock_runtime.images.hold import hold_root
 
 if TYPE_CHECKING:
     from sandlock_policy import Context, Plan, Policy
@@ -48,11 +49,12 @@ class RunBranch:
             field = "filesystem.workdir" if ours else "filesystem.storage"
             raise PolicyError([Problem(field, error.path, error.reason, "name another folder")]) from error
         self.pending = False
+        self._hold = hold_root(self.branch.lower)
         self._actions = {True: policy.on_exit, False: policy.on_error}
         writable = (*(plan.writable_mounts or ()), *(source for source, _, read_only in view.binds if not read_only))
         grant = next((path for path in writable if _below(self.branch.path, path)), None)
         if grant is not None:
-            self.branch.discard()
+            self.drop()
             text = f"lies below {grant}, which the program may write, so it could change the branch behind its back"
             raise PolicyError([Problem("filesystem.storage", self.branch.path, text, "name a folder elsewhere")])
 
@@ -76,7 +78,7 @@ class RunBranch:
                 kept = self.branch.keep()
                 error = f"the changes were not committed: {refused}; the branch is kept in {kept}"
         elif action == "abort":
-            self.branch.discard()
+            self.drop()
         elif action == "keep":
             kept = self.branch.keep()
         else:
@@ -98,6 +100,9 @@ class RunBranch:
         self.pending = False
         if not self.branch.closed:
             self.branch.discard()
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
 
 def _below(path: str, folder: str) -> bool:

@@ -71,7 +71,8 @@ def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxErr
     if error.errno == ENAMETOOLONG:
         return CommandNotRunnableError(error.errno, name, os.strerror(error.errno))
     if not path:
-        tried = os.path.join(plan.cwd, name)
+        root = plan.view.root if plan.view is not None else None
+        tried = (root or "") + os.path.join(plan.cwd, name)
         if "/" in name and os.path.isdir(tried):
             return CommandNotRunnableError(EACCES, name, "it is a directory")
         if "/" in name and os.path.exists(tried):

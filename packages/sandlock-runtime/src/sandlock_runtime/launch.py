@@ -61,6 +61,7 @@ def launch(
 
     Raises:
         PolicyError: the policy cannot be enforced, or names what does not exist.
+        OciImageError: the policy's image cannot be used.
         CommandNotFoundError, CommandNotRunnableError: the command cannot be executed.
         ConfinementError: the kernel refused a step of the set-up.
 
@@ -68,6 +69,10 @@ def launch(
     started = time.monotonic()
     for fd in keep:
         os.fstat(fd)  # before anything is opened here: a number that is free now would become one of the launch's own
+    if policy.image is not None:
+        from sandlock_runtime.images import in_image  # lazy: most runs have no image
+
+        policy, command = in_image(policy, command)
     features = host_features()
     hooked = hooks is not None and hooks.policy_fn is not None
     context, program, plan = prepare(policy, command, features, hooked=hooked)

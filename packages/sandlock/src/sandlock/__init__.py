@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     )
     from sandlock_runtime.executor import SandboxExecutor
     from sandlock_runtime.features import host_features as probe
+    from sandlock_runtime.images import CachedImage, OciImageError, list_images, remove_image, unpack_image
     from sandlock_runtime.inputs import inputs
     from sandlock_runtime.many import run_many
     from sandlock_runtime.pipeline import Gather, Pipeline, Stage
@@ -97,6 +98,7 @@ __all__ = [
     "BranchLateExecutionError",
     "BranchQuotaError",
     "BranchStorageError",
+    "CachedImage",
     "CaptureError",
     "Change",
     "Checkpoint",
@@ -121,6 +123,7 @@ __all__ = [
     "NotRunningError",
     "NotifAction",
     "NotifError",
+    "OciImageError",
     "Pipeline",
     "PipelineResult",
     "Policy",
@@ -152,6 +155,7 @@ __all__ = [
     "delete_profile",
     "inputs",
     "landlock_abi_version",
+    "list_images",
     "list_preserved",
     "list_profiles",
     "load",
@@ -161,10 +165,12 @@ __all__ = [
     "parse_ports",
     "preset",
     "probe",
+    "remove_image",
     "renames",
     "restore",
     "run_many",
     "save_profile",
+    "unpack_image",
 ]
 
 # module -> the names it gives; `name=original` where it has another one there.
@@ -201,6 +207,7 @@ _SOURCES = {
     ),
     "sandlock_runtime.executor": "SandboxExecutor",
     "sandlock_runtime.features": "probe=host_features",
+    "sandlock_runtime.images": "CachedImage OciImageError list_images remove_image unpack_image",
     "sandlock_runtime.inputs": "inputs",
     "sandlock_runtime.many": "run_many",
     "sandlock_runtime.pipeline": "Gather Pipeline Stage",

@@ -24,6 +24,7 @@ def _load() -> Parts:
 
 ARCHITECTURE = Architecture(
     name="aarch64",
+    oci_name="arm64",
     elf_machine=183,  # EM_AARCH64, linux/elf-em.h
     audit_arch=0xC00000B7,  # AUDIT_ARCH_AARCH64, linux/audit.h: EM_AARCH64 | __AUDIT_ARCH_64BIT | __AUDIT_ARCH_LE
     syscalls=SYSCALLS,

@@ -24,6 +24,7 @@ def _load() -> Parts:
 
 ARCHITECTURE = Architecture(
     name="riscv64",
+    oci_name="riscv64",
     elf_machine=243,  # EM_RISCV, linux/elf-em.h
     audit_arch=0xC00000F3,  # AUDIT_ARCH_RISCV64, linux/audit.h: EM_RISCV | __AUDIT_ARCH_64BIT | __AUDIT_ARCH_LE
     syscalls=SYSCALLS,

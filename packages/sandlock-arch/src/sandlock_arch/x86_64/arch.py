@@ -24,6 +24,7 @@ def _load() -> Parts:
 
 ARCHITECTURE = Architecture(
     name="x86_64",
+    oci_name="amd64",
     elf_machine=62,  # EM_X86_64, linux/elf-em.h
     audit_arch=0xC000003E,  # AUDIT_ARCH_X86_64, linux/audit.h: EM_X86_64 | __AUDIT_ARCH_64BIT | __AUDIT_ARCH_LE
     syscalls=SYSCALLS,

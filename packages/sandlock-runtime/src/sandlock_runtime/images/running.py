@@ -1,0 +1,84 @@
+"""Running in an image: its root below the policy's own rules, and its configuration below the policy's fields."""
+
+from __future__ import annotations
+
+import os
+
+from sandlock_policy.errors import PolicyError, Problem, RuleError
+from sandlock_policy.paths import expand_path
+from sandlock_runtime.images.cache import find_image, unpack_image
+from sandlock_runtime.images.furnish import home_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from sandlock_policy import Policy
+    from sandlock_runtime.images.cache import Progress
+    from sandlock_runtime.prepare import Command
+
+__all__ = ["image_path", "in_image"]
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what container engines set
+
+
+def image_path(reference: str) -> str:
+    """Return the reference of an image with its path absolute, `~` and `${VAR}` replaced.
+
+    Raises:
+        PolicyError: a variable in it is not set.
+
+    """
+    kind, _, path = reference.partition(":")
+    try:
+        full = expand_path(path, cwd=os.getcwd(), home=os.environ.get("HOME", ""), variables=os.environ)
+    except RuleError as fault:
+        raise PolicyError([Problem("image", reference, str(fault), fault.remedy)]) from fault
+    return f"{kind}:{full}"
+
+
+def in_image(
+    policy: Policy, command: Command, *, unpack: bool = True, progress: Progress | None = None
+) -> tuple[Policy, Command]:
+    """Return the policy and the command for a run in the image that `policy` names.
+
+    The root is a copy-on-write branch over the unpacked image, dropped at the end; everything in it may be read and
+    written, whatever the policy grants, and there is a /proc of its own. Variables and the working directory of the
+    image hold where the policy says nothing; its entry point and command are run where `command` is empty.
+
+    With `unpack=False` nothing is unpacked: for a look at the policy. `progress` is as for `unpack_image`.
+
+    Raises:
+        PolicyError: the reference has a variable that is not set, or the image names no command.
+        OciImageError: the image cannot be used.
+
+    """
+    assert policy.image is not None  # noqa: S101  # why we are here
+    reference = image_path(policy.image)
+    home = "/"
+    if unpack:
+        image = unpack_image(reference, progress)
+        root, config = image.root, image.config
+        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            home = home_of(fd, config.user)
+        finally:
+            os.close(fd)
+    else:
+        root, config = find_image(reference)
+    words = list(command) or [*config.entrypoint, *config.command]
+    if not words and unpack:
+        raise PolicyError([Problem("image", policy.image, "the image names no command", "give one")])
+    fields: dict[str, Any] = {
+        "image": None,
+        "chroot": root,
+        "workdir": root,
+        "on_exit": "abort",
+        "on_error": "abort",
+        "cwd": policy.cwd or config.cwd,
+        "env": {"PATH": _PATH, "HOME": home, **config.env, **policy.env},
+        # The branch grants all of the root, so other grants add nothing; those of a preset name paths of the host.
+        "fs_readable": ("/proc",),
+        "fs_writable": (),
+    }
+    return policy.replace(**fields), words
