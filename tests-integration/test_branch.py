@@ -14,9 +14,20 @@ import pytest
 
 from sandlock import PolicyError, Result, Sandbox, SandboxBusyError
 
-pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("mount_namespace")]
+pytestmark = [pytest.mark.needs("landlock", level=3)]
+WAYS = [pytest.param("auto", marks=pytest.mark.needs("mount_namespace")), pytest.param("off", id="served")]
 
 SYSTEM = ["/usr", "-/bin", "-/sbin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "-/etc/alternatives", "/dev/urandom"]
+
+
+DEFAULTS: dict[str, Any] = {}
+
+
+@pytest.fixture(params=WAYS, autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether namespaces show the branch, or the supervisor: the same either way."""
+    monkeypatch.setitem(DEFAULTS, "namespaces", request.param)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -34,7 +45,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def box(tree: Path, **fields: Any) -> Sandbox:
-    fields = {"fs_readable": SYSTEM, "fs_storage": str(tree.parent / "storage"), **fields}
+    fields = {**DEFAULTS, "fs_readable": SYSTEM, "fs_storage": str(tree.parent / "storage"), **fields}
     return Sandbox(workdir=str(tree), cwd=str(tree), fs_writable=["-/dev/null"], **fields)
 
 
@@ -82,9 +93,12 @@ def test_what_was_written_is_seen_inside_and_gone_after_an_abort(tree: Path) -> 
     assert os.listdir(tree.parent / "storage") == []
 
 
-def test_a_commit_makes_the_tree_what_a_bare_run_makes(tree: Path, tmp_path: Path) -> None:
+def test_a_commit_makes_the_tree_what_a_bare_run_makes(tree: Path, tmp_path: Path, way: str) -> None:
     bare = tmp_path / "bare"
-    shutil.copytree(tree, bare, symlinks=True)
+    if way == "off":
+        subprocess.run(["/bin/cp", "-a", str(tree), str(bare)], check=True)  # groups of names stay groups
+    else:
+        shutil.copytree(tree, bare, symlinks=True)
     subprocess.run(["/bin/sh", "-c", EVERYTHING], cwd=bare, check=True)
     assert run(tree, EVERYTHING).success
     for folder, folders, files in os.walk(bare):
@@ -96,6 +110,9 @@ def test_a_commit_makes_the_tree_what_a_bare_run_makes(tree: Path, tmp_path: Pat
             assert mine.is_symlink() == other.is_symlink()
             if not mine.is_symlink():
                 assert mine.read_bytes() == other.read_bytes()
+    if way == "off":
+        assert os.path.samefile(tree / "hard", tree / "a")
+        return
     # As in every overlay, a name that is written to leaves the group of names that the real file had.
     assert (tree / "hard").read_text() == "a\n"
     assert (tree / "a").stat().st_nlink == 2  # with `another`, which was linked inside
@@ -107,13 +124,15 @@ def test_failure_leaves_the_tree_as_it_was(tree: Path) -> None:
     assert state(tree) == before
 
 
-def test_a_deferred_branch_waits_for_the_decision(tree: Path) -> None:
+def test_a_deferred_branch_waits_for_the_decision(tree: Path, way: str) -> None:
     sandbox = box(tree, on_exit="defer")
     before = state(tree)
     result = sandbox.run(["/bin/sh", "-c", "echo new > a; echo y > sub/y; echo z > z"])
     assert waits(sandbox)
     assert state(tree) == before
-    assert [(change.kind, change.path) for change in sandbox.changes()] == [("M", "a"), ("A", "sub/y"), ("A", "z")]
+    other_name = [("M", "hard")] if way == "off" else []
+    changed = [("M", "a"), *other_name, ("A", "sub/y"), ("A", "z")]
+    assert [(change.kind, change.path) for change in sandbox.changes()] == changed
     assert result.branch
     with pytest.raises(SandboxBusyError, match="pending"):
         sandbox.run(["/bin/true"])
@@ -216,7 +235,7 @@ def test_the_branch_itself_is_out_of_reach(tree: Path) -> None:
         ({"fs_storage": "{tree}/inside"}, "inside"),
         ({"fs_writable": ["{tree}/.."]}, "behind its back"),
         ({"fs_mount": {"/mnt": "{tree}/.."}}, "behind its back"),
-        ({"namespaces": "off"}, "namespaces"),
+        ({"namespaces": "off", "supervisor": False}, "workdir .*needs the supervisor"),
         ({"max_disk": "1M"}, "not enforced"),
     ],
 )
@@ -228,7 +247,7 @@ def test_what_cannot_be_a_branch_is_refused_by_name(tree: Path, fields: dict[str
             return {name: fill(item) for name, item in value.items()}
         return value.format(tree=tree) if isinstance(value, str) else value
 
-    base = {"fs_readable": SYSTEM, "workdir": str(tree), "fs_storage": str(tree.parent / "storage")}
+    base = {**DEFAULTS, "fs_readable": SYSTEM, "workdir": str(tree), "fs_storage": str(tree.parent / "storage")}
     with pytest.raises(PolicyError, match=text):
         Sandbox(**{**base, **{name: fill(value) for name, value in fields.items()}}).run(["/bin/true"])
 

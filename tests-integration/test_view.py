@@ -17,12 +17,21 @@ from sandlock_sys.openat2 import AT_FDCWD
 from sandlock_sys.rename import exchange
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("mount_namespace")]
+both_ways = pytest.mark.usefixtures("way")
+DEFAULTS: dict[str, Any] = {}
 
 SYSTEM = ["/usr", "-/bin", "-/sbin", "-/lib", "-/lib64", "-/etc/ld.so.cache"]
 
 
+@pytest.fixture(params=["auto", pytest.param("off", id="served")])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether namespaces show the view, or the supervisor: the same either way."""
+    monkeypatch.setitem(DEFAULTS, "namespaces", request.param)
+    return str(request.param)
+
+
 def sh(script: str, **fields: Any) -> Result:
-    return Sandbox(**fields).run(["/bin/sh", "-c", script], timeout=30)
+    return Sandbox(**{**DEFAULTS, **fields}).run(["/bin/sh", "-c", script], timeout=30)
 
 
 def lines(result: Result) -> list[str]:
@@ -121,6 +130,7 @@ python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
     assert lines(result) == [str(count), str(count), str(count), online, f"{count} {count}"], result.stderr
 
 
+@both_ways
 def test_another_root_holds_all_that_can_be_reached(root: Path) -> None:
     script = f"""
 pwd; cat /etc/hostname; readlink /proc/self/cwd; ls / | tr '\\n' ' '; echo
@@ -134,6 +144,7 @@ cat /data/link > /dev/null 2>&1 || echo closed
     assert (root.parent / "secret").read_text() == "outside\n"  # and the link does lead there, outside
 
 
+@both_ways
 def test_writes_stay_in_the_grants_of_the_root(root: Path) -> None:
     refused = "echo b > /out/new; chmod 700 /out; touch /usr/x"
     result = boxed(root, f"echo a > /data/new; chmod 700 /data; {refused}; cat /data/new", fs_writable=["/data"])
@@ -145,6 +156,7 @@ def test_writes_stay_in_the_grants_of_the_root(root: Path) -> None:
     assert not os.path.exists("/usr/x")
 
 
+@both_ways
 def test_w38_a_link_in_the_root_grants_nothing_of_the_host(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "host"
     outside.mkdir()
@@ -155,6 +167,7 @@ def test_w38_a_link_in_the_root_grants_nothing_of_the_host(root: Path, tmp_path:
     assert os.access(outside, os.W_OK)  # and the host's user could write there
 
 
+@both_ways
 def test_mounts_show_the_hosts_folders_at_their_places(root: Path, tmp_path: Path) -> None:
     for name in ("rw", "ro"):
         (tmp_path / name).mkdir()
@@ -167,6 +180,7 @@ def test_mounts_show_the_hosts_folders_at_their_places(root: Path, tmp_path: Pat
     assert not (tmp_path / "ro/g").exists()
 
 
+@both_ways
 def test_a_mount_without_another_root_covers_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
     (tmp_path / "place/hidden").write_text("hidden")
@@ -178,6 +192,7 @@ def test_a_mount_without_another_root_covers_what_was_there(tmp_path: Path) -> N
     assert result.stdout.endswith(b"shown")
 
 
+@both_ways
 def test_programs_below_a_mount_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/hello").write_text("#!/bin/sh\necho hello from $0\n")
@@ -186,19 +201,21 @@ def test_programs_below_a_mount_run(root: Path, tmp_path: Path) -> None:
     assert lines(result) == ["hello from /out/hello"]
 
 
+@both_ways
 def test_a_private_temporary_directory_is_tmp_in_another_root(root: Path) -> None:
     result = boxed(root, "echo $TMPDIR; echo x > /tmp/x && ls /tmp", private_tmp=True)
     assert lines(result) == ["/tmp", "x"]
     assert list((root / "tmp").iterdir()) == []
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
         ({"chroot": "/no/such/root"}, "is no directory"),
         ({"fs_mount": {"/usr": "/no/such/host"}}, "does not exist on the host"),
         ({"fs_mount": {"/no/such/place": "/usr"}}, "a mount needs a place"),
-        ({"chroot": "/", "namespaces": "off"}, "needs namespaces"),
+        ({"chroot": "/", "namespaces": "off", "supervisor": False}, "chroot .*needs the supervisor"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_by_name(fields: dict[str, Any], text: str) -> None:
@@ -206,6 +223,7 @@ def test_what_cannot_be_shown_is_refused_by_name(fields: dict[str, Any], text: s
         sh("true", fs_readable=["/"], **fields)
 
 
+@both_ways
 def test_fifty_views_leave_nothing(root: Path) -> None:
     boxed(root, "true")
     fds = len(os.listdir("/proc/self/fd"))

@@ -67,6 +67,7 @@ class Plan:
         num_cpus: how many processors are shown, or None for the machine's.
         timeout_s: seconds until SIGTERM, or None; `grace_s`: seconds from there to SIGKILL.
         view: what namespaces show of the machine, or None for the host as it is.
+        served_view: root, mounts and branch that the supervisor shows where there are no namespaces, or None.
         needs_supervisor: Python names of the fields that the supervisor must serve.
         protections: every protection and its state, in the order of the table.
 
@@ -80,6 +81,7 @@ class Plan:
     filter: FilterOptions
     writable_mounts: tuple[str, ...] | None
     view: View | None
+    served_view: View | None
     env: dict[str, str]
     cwd: str
     private_tmp: bool

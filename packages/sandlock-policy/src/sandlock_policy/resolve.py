@@ -10,7 +10,7 @@ from sandlock_policy.paths import expand_path
 from sandlock_policy.plan import Context, Plan
 from sandlock_policy.protect import Protections
 from sandlock_policy.seccomp.filter import FilterOptions
-from sandlock_policy.view import NAMESPACED, decide_view, namespaces_possible
+from sandlock_policy.view import NAMESPACED, decide_served_view, decide_view, namespaces_possible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,12 +49,16 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         raise PolicyError(problems)
     possible = namespaces_possible(policy, features)
     named = _named(policy, served=network_served)
+    shows = shows_processes(rules)
     view = decide_view(policy, rules, handled, root, workdir, named=named) if possible else None
-    if view is None and shows_processes(rules):
+    served_view = decide_served_view(policy, rules, handled, root, workdir) if not possible else None
+    if view is None and shows:
         hidden = policy.supervisor and "fs_denied" in features.served
         layers.bare_proc(hidden=hidden)
         served = (*served, "fs_readable") if hidden else served
-    mounts = _decide_metadata(policy, layers, _writable(policy, writable, root, workdir), possible=possible)
+    shown = served_view is not None
+    places = _writable(policy, writable, root, workdir)
+    mounts = _decide_metadata(policy, layers, places, possible=possible, shown=shown)
     if handled and layers.disabled("fs_refer"):
         rules["/"] = (rules.get("/", (0, True))[0] | landlock.FS_REFER, rules.get("/", (0, True))[1])
     protections = layers.finish()
@@ -64,9 +68,10 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         handled_net=network.handled(layers.handled_net) if network is not None else layers.handled_net,
         scoped=layers.scoped,
         port_rules=network.rules(layers.handled_net) if network is not None else (),
-        filter=_filter_options(policy, layers, network, served=network_served, mounts=mounts is not None),
+        filter=_filter_options(policy, layers, network, served=network_served, mounts=mounts is not None, shown=shown),
         writable_mounts=mounts,
         view=view,
+        served_view=served_view,
         env=_decide_env(policy, context),
         cwd=cwd,
         private_tmp=policy.private_tmp,
@@ -84,14 +89,15 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
 
 
 def _filter_options(
-    policy: Policy, layers: Protections, network: KernelNetwork | None, *, served: bool, mounts: bool
+    policy: Policy, layers: Protections, network: KernelNetwork | None, *, served: bool, mounts: bool, shown: bool
 ) -> FilterOptions:
     return FilterOptions(
         tcp=network is not None,
         listen=network is not None and network.listens,
         unix_sockets=layers.disabled("unix_sockets"),
         served_network=served,
-        deny_metadata=not mounts and not layers.disabled("fs_metadata"),
+        deny_metadata=not (mounts or shown or layers.disabled("fs_metadata")),
+        served_metadata=shown and not layers.disabled("fs_metadata"),
         extra_deny=policy.extra_deny_syscalls,
         extra_allow=policy.extra_allow_syscalls,
     )
@@ -204,12 +210,13 @@ def _writable(policy: Policy, grants: list[str], root: str | None, workdir: str 
 
 
 def _decide_metadata(
-    policy: Policy, layers: Protections, places: tuple[str, ...] | None, *, possible: bool
+    policy: Policy, layers: Protections, places: tuple[str, ...] | None, *, possible: bool, shown: bool = False
 ) -> tuple[str, ...] | None:
     """Decide what keeps chmod and its kin inside the write grants; Landlock does not cover them.
 
     Where nothing is writable seccomp refuses them all, which is exact. Otherwise a mount namespace, read-only but for
-    the grants, is exact, and seccomp, where there can be none, stricter than asked.
+    the grants, is exact, and seccomp, where there can be none, stricter than asked. Where the supervisor serves
+    the files all the same (`shown`), it decides about these calls too.
     """
     required = policy.namespaces == "require"
     if required and not possible:
@@ -221,6 +228,9 @@ def _decide_metadata(
     if possible and (required or places is not None):
         layers.row("fs_metadata", "active", "namespace")
         return places or ()
+    if shown:
+        layers.row("fs_metadata", "active", "supervisor")
+        return None
     detail = "chmod, chown, utime and xattr calls are refused below write grants too" if places is not None else ""
     layers.row("fs_metadata", "active", "seccomp", detail)
     return None

@@ -19,6 +19,7 @@ __all__ = [
     "PROCESSOR_FILES",
     "RESOLVER",
     "View",
+    "decide_served_view",
     "decide_view",
     "namespaces_possible",
 ]
@@ -93,9 +94,7 @@ def decide_view(
         workdir: `policy.workdir` likewise; it is below `root` where there is one.
 
     """
-    binds = [(host, inside, False) for inside, host in policy.fs_mount.items()]
-    binds += [(host, inside, True) for inside, host in policy.fs_mount_ro.items()]
-    binds.sort(key=lambda bind: bind[1])  # a mount below another one comes after it
+    binds = _binds(policy)
     pid_namespace = "/" in rules or _PROC in rules
     files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
     if policy.name is not None and _covered(HOSTNAME, rules):
@@ -120,8 +119,43 @@ def decide_view(
     return View(pid_namespace, policy.name, root, tuple(binds), tuple(files), workdir, tuple(inside))
 
 
+def decide_served_view(
+    policy: Policy, rules: dict[str, tuple[int, bool]], handled: int, root: str | None, workdir: str | None
+) -> View | None:
+    """Return what the supervisor shows where there are no namespaces, or None when the host as it is will do.
+
+    The arguments are those of `decide_view`. Its `pid_namespace` says that a /proc is granted in another root. Below
+    the branch everything may be read and nothing written: what the program writes goes to the branch by an fd.
+    """
+    binds = _binds(policy)
+    if not (root or binds or workdir):
+        return None
+    inside: list[tuple[str, int, bool]] = []
+    below = None if workdir is None else workdir[len((root or "").rstrip("/")) :] or "/"
+    shows_proc = root is not None and ("/" in rules or _PROC in rules)
+    for path in list(rules):
+        access, required = rules[path]
+        if below is not None and _below(path, below) and ".." not in path.split("/"):
+            access &= landlock.READ
+        if root or _shadowed(path, binds) or access != rules[path][0]:
+            del rules[path]
+            inside.append((path, access, required))
+    inside += [(to, landlock.READ if only else handled & ~landlock.NEVER, True) for _, to, only in binds]
+    if below is not None:
+        inside.append((below, landlock.READ, True))
+    allowed = tuple([(path, access & handled, required) for path, access, required in inside]) if handled else ()
+    return View(shows_proc, None, root, tuple(binds), (), workdir, allowed)
+
+
+def _binds(policy: Policy) -> list[tuple[str, str, bool]]:
+    binds = [(host, inside, False) for inside, host in policy.fs_mount.items()]
+    binds += [(host, inside, True) for inside, host in policy.fs_mount_ro.items()]
+    binds.sort(key=lambda bind: bind[1])  # a mount below another one comes after it
+    return binds
+
+
 def _below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def _shadowed(path: str, binds: list[tuple[str, str, bool]]) -> bool:

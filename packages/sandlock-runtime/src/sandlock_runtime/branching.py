@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sandlock_cow import Branch, BranchError, BranchStorageError
+from sandlock_policy.data.landlock import FS_WRITE_FILE
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.paths import expand_path
 from sandlock_runtime.images.hold import hold_root
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.result import Result
     from sandlock_sys.spawn import SpawnRequest
 
-__all__ = ["RunBranch"]
+__all__ = ["RunBranch", "writable_folders"]
 
 _MAX_DIGESTED = 64 << 20  # read in well under a second; renames are told by digests
 
@@ -25,7 +26,7 @@ class RunBranch:
 
     Arguments:
         policy, context: of the run.
-        plan: with a view that has a branch.
+        plan: with a view, of namespaces or served, that has a branch.
 
     Attributes:
         branch: the branch; closed once it is committed, dropped or kept.
@@ -37,13 +38,13 @@ class RunBranch:
     """
 
     def __init__(self, policy: Policy, plan: Plan, context: Context) -> None:
-        view = plan.view
+        view = plan.view or plan.served_view
         assert view is not None and view.branch is not None  # noqa: PT018, S101  # why we are here
         storage = None
         if policy.fs_storage is not None:
             storage = expand_path(policy.fs_storage, cwd=context.cwd, home=context.home, variables=context.env)
         try:
-            self.branch = Branch(view.branch, storage=storage, backend="overlay")
+            self.branch = Branch(view.branch, storage=storage, backend="overlay" if plan.view else "served")
         except BranchStorageError as error:
             ours = os.path.realpath(view.branch) == os.path.realpath(error.path)
             field = "filesystem.workdir" if ours else "filesystem.storage"
@@ -51,8 +52,7 @@ class RunBranch:
         self.pending = False
         self._hold = hold_root(self.branch.lower)
         self._actions = {True: policy.on_exit, False: policy.on_error}
-        writable = (*(plan.writable_mounts or ()), *(source for source, _, read_only in view.binds if not read_only))
-        grant = next((path for path in writable if _below(self.branch.path, path)), None)
+        grant = next((path for path in writable_folders(plan) if _below(self.branch.path, path)), None)
         if grant is not None:
             self.drop()
             text = f"lies below {grant}, which the program may write, so it could change the branch behind its back"
@@ -103,6 +103,19 @@ class RunBranch:
         if self._hold >= 0:
             os.close(self._hold)
             self._hold = -1
+
+
+def writable_folders(plan: Plan) -> list[str]:
+    """Return the host's paths below which the program may write without a branch."""
+    view = plan.view or plan.served_view
+    found = list(plan.writable_mounts or ())
+    binds = view.binds if view is not None else ()
+    found += [host for host, _, read_only in binds if not read_only]
+    if plan.view is None and view is not None:
+        found += [path for path, access, _ in plan.fs_rules if access & FS_WRITE_FILE]
+        root, mounted = (view.root or "").rstrip("/"), {inside for _, inside, _ in binds}
+        found += [root + path for path, access, _ in view.rules if access & FS_WRITE_FILE and path not in mounted]
+    return found
 
 
 def _below(path: str, folder: str) -> bool:

@@ -24,9 +24,13 @@ _UNKNOWN_RIGHT = (
     ENOMSG,
 )  # landlock_create_ruleset(2): an unknown bit, a longer structure, no bit at all
 _SERVED = (
+    "chroot",
     "credentials",
     "deterministic_dirs",
     "fs_denied",
+    "fs_mount",
+    "fs_mount_ro",
+    "fs_storage",
     "http_allow",
     "http_auth",
     "http_ca",
@@ -43,10 +47,13 @@ _SERVED = (
     "net_deny_bind",
     "name",
     "num_cpus",
+    "on_error",
+    "on_exit",
     "port_remap",
     "random_seed",
     "time_start",
     "unix_allow",
+    "workdir",
 )  # policy fields that `tables` has a domain for
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None

@@ -19,24 +19,27 @@ if TYPE_CHECKING:
 
     from sandlock_notif import Process
     from sandlock_policy import Context, Plan, Policy
+    from sandlock_runtime.served_view import ServedView
 
 __all__ = ["file_table"]
 
 _KERNEL_NAME = "/proc/sys/kernel/hostname"
 
 
-def file_table(policy: Policy, context: Context, plan: Plan, *, live: bool) -> FilesTable | None:
+def file_table(
+    policy: Policy, context: Context, plan: Plan, shown: ServedView | None = None, *, live: bool
+) -> FilesTable | None:
     """Return the table of file calls, or None where no file call has to be served.
 
-    Where namespaces show a run's own name, processors and processes, nothing is served for these. `live` says that
-    paths may be denied while the program runs.
+    Where namespaces show a run's own name, processors and processes, nothing is served for these. `shown` has the root,
+    the mounts and the branch that are served; `live` says that paths may be denied while the program runs.
 
     Raises:
         PolicyError: a denied path cannot be told.
 
     """
-    virtual = _generated(policy, plan) if plan.view is None else None
-    if not (policy.fs_denied or policy.deterministic_dirs or live or virtual):
+    virtual = _generated(policy, plan, shown) if plan.view is None else None
+    if not (policy.fs_denied or policy.deterministic_dirs or live or virtual or shown):
         return None
     denied = []
     for index, path in enumerate(policy.fs_denied):
@@ -49,10 +52,12 @@ def file_table(policy: Policy, context: Context, plan: Plan, *, live: bool) -> F
     if plan.view is not None:
         writable += [os.fsencode(path) for path, access, _ in plan.view.rules if access & FS_WRITE_FILE]
     view = View(denied=denied, virtual=virtual or None, writable=writable, live=live)
+    if shown is not None:
+        view.show(root=shown.root, binds=shown.binds, branches=shown.branches, writable=shown.writable)
     return FilesTable(view, ordered=policy.deterministic_dirs)
 
 
-def _generated(policy: Policy, plan: Plan) -> VirtualLayer:
+def _generated(policy: Policy, plan: Plan, shown: ServedView | None) -> VirtualLayer:
     """Return what the kernel has no namespaces for here: the same files, made when they are opened."""
     layer = VirtualLayer()
     if policy.name is not None:
@@ -63,7 +68,9 @@ def _generated(policy: Policy, plan: Plan) -> VirtualLayer:
         for path in PROCESSOR_FILES:
             if os.path.exists(path):
                 layer.add(os.fsencode(path), _processors(path, policy.num_cpus))
-    if policy.supervisor and any(path in ("/", "/proc") for path, _, _ in plan.fs_rules):
+    if policy.supervisor and (
+        any(path in ("/", "/proc") for path, _, _ in plan.fs_rules) or (shown is not None and shown.shows_proc)
+    ):
         layer.hide_processes()
     return layer
 

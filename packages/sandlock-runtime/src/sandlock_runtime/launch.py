@@ -16,7 +16,7 @@ from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch,
 from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.spawn import NO_ASLR, NO_THP, SpawnError, SpawnRequest, spawn
+from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, SpawnError, SpawnRequest, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.prepare import Command, Parts
+    from sandlock_runtime.served_view import ServedView
     from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Stream
     from sandlock_runtime.web import Web
@@ -116,6 +117,7 @@ class _Start:
         "park",
         "policy",
         "program",
+        "shown",
         "started",
         "streams",
         "web",
@@ -141,6 +143,7 @@ class _Start:
         self.hooks = hooks
         self.started = started
         self.branch: RunBranch | None = None
+        self.shown: ServedView | None = None
         self.web: Web | None = None
         self.names: dict[str, tuple[str, ...]] | None = None
 
@@ -150,13 +153,26 @@ class _Start:
             return self.once(plan, features, None)
         from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
 
-        service = Service(self.policy, self.context, plan, self.hooks, self.resolved(plan), self.proxied(plan))
-        try:
-            return self.once(plan, features, service)
-        except SpawnError as error:
-            if not service.forget_killable(error):
+        for _ in range(2):
+            if plan.served_view is not None:
+                from sandlock_runtime.served_view import ServedView  # lazy: most runs see the machine as it is
+
+                self.shown = ServedView(self.policy, plan, self.context)
+                self.branch = self.shown.run_branch
+            try:
+                service = Service(
+                    self.policy, self.context, plan, self.hooks, self.resolved(plan), self.proxied(plan), self.shown
+                )
+            except BaseException:
+                if self.branch is not None:
+                    self.branch.drop()
                 raise
-        return self.once(plan, features, service)
+            try:
+                return self.once(plan, features, service)
+            except SpawnError as error:
+                if not service.forget_killable(error):
+                    raise
+        raise AssertionError("the second launch does not ask for what the first was refused")
 
     def resolved(self, plan: Plan) -> dict[str, tuple[str, ...]]:
         """Return the addresses of the policy's host names; they are looked up once, so all see the same."""
@@ -218,6 +234,8 @@ class _Start:
         else:
             return life
         finally:
+            if self.shown is not None:
+                self.shown.release()
             for fd in rulesets:
                 os.close(fd)
 
@@ -232,7 +250,8 @@ class _Start:
         if writable:
             writable = tuple([path for path in writable if path not in parts.optional or os.path.exists(path)])
         view = plan.view
-        if scratch and view is not None and view.root is not None:
+        shows = view or plan.served_view
+        if scratch and shows is not None and shows.root is not None:
             request.env = encode_env(scratch_env(plan.env, _INNER_TMP))
         elif scratch:
             request.env = encode_env(scratch_env(plan.env, scratch))
@@ -243,6 +262,9 @@ class _Start:
             request.writable = [os.fsencode(path) for path in writable]
         if not features.privileged and (writable is not None or view is not None):
             request.id_map = (self.context.uid, self.context.gid)
+        if self.shown is not None:
+            request.flags |= OWN_MEMORY  # the first exec may be made for the child, in memory that is its own
+            path_rules = self.shown.confine(request, plan, path_rules, scratch)
         if view is not None:
             from sandlock_runtime.generated import Generated  # lazy: as below
             from sandlock_runtime.view import show_view  # lazy: most runs see the machine as it is

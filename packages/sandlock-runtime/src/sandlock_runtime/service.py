@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandlock_notif.dispatch import BoundPort
     from sandlock_policy import Context, Plan, Policy
     from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.served_view import ServedView
     from sandlock_runtime.web import Web
     from sandlock_sys.spawn import Spawned, SpawnRequest
 
@@ -47,6 +48,7 @@ class Service:
         hooks: the caller's callback and handlers.
         names: the addresses of every host name in the policy.
         web: its HTTP proxy, which is closed with the service.
+        shown: the root, the mounts and the branch that it serves, or None.
 
     Attributes:
         cause: the `Reason` for which the supervisor ended the sandbox, or "".
@@ -62,9 +64,10 @@ class Service:
         hooks: Hooks | None,
         names: Mapping[str, Sequence[str]],
         web: Web | None = None,
+        shown: ServedView | None = None,
     ) -> None:
         self._arch = native()
-        self._tables = tables_for(policy, context, plan, hooks, names, web, killable=bool(_killable))
+        self._tables = tables_for(policy, context, plan, hooks, names, web, shown, killable=bool(_killable))
         self._limits = limits_for(policy)
         self._rules = rules_for(policy, plan, self._tables)
         self._audits = hooks.audits if hooks is not None else ()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sandlock_notif import HandlerTable
     from sandlock_notif.handlers.callback import CallbackTable
+    from sandlock_notif.handlers.exec import ExecTable
     from sandlock_notif.handlers.files.table import FilesTable
     from sandlock_notif.handlers.random import RandomTable
     from sandlock_notif.handlers.time import TimeTable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Context, Plan, Policy
     from sandlock_policy.seccomp.rules import Rule
     from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.served_view import ServedView
     from sandlock_runtime.web import Web
 
 __all__ = ["is_in_memory", "limits_for", "rules_for", "tables_for"]
@@ -76,7 +78,7 @@ def _devices_in_memory() -> frozenset[int]:
 
 def _exec(
     policy: Policy, hooks: Hooks | None, files: FilesTable | None, *, killable: bool
-) -> tuple[list[HandlerTable], HandlerTable | None]:
+) -> tuple[list[HandlerTable], ExecTable | None]:
     """Return the domains that change new images, and the table that lets execs through, None where nobody looks."""
     changes: list[TimeTable | RandomTable] = []
     if policy.time_start is not None:
@@ -101,14 +103,16 @@ def _exec(
     return list(changes), ExecTable(looks, verify=judged, killable=killable)
 
 
-def _files(policy: Policy, context: Context, plan: Plan, hooks: Hooks | None) -> FilesTable | None:
+def _files(
+    policy: Policy, context: Context, plan: Plan, hooks: Hooks | None, shown: ServedView | None
+) -> FilesTable | None:
     live = hooks is not None and hooks.policy_fn is not None
     bare = plan.view is None and (policy.name or policy.num_cpus or any(rule[0] in _SHOWS for rule in plan.fs_rules))
-    if not (policy.fs_denied or policy.deterministic_dirs or live or bare):
+    if not (policy.fs_denied or policy.deterministic_dirs or live or bare or shown):
         return None
     from sandlock_runtime.file_tables import file_table
 
-    return file_table(policy, context, plan, live=live)
+    return file_table(policy, context, plan, shown, live=live)
 
 
 def tables_for(
@@ -118,13 +122,14 @@ def tables_for(
     hooks: Hooks | None,
     names: Mapping[str, Sequence[str]],
     web: Web | None,
+    shown: ServedView | None = None,
     *,
     killable: bool,
 ) -> Sequence[HandlerTable]:
     """Return the tables for what `plan` says must be served, and for the caller's hooks.
 
-    `names` has the addresses of every host name in the policy; `web` takes its HTTP connections; `killable` says
-    that the filter has WAIT_KILLABLE_RECV.
+    `names` has the addresses of every host name in the policy; `web` takes its HTTP connections; `shown` is what
+    is served of root, mounts and branch; `killable` says that the filter has WAIT_KILLABLE_RECV.
 
     Each domain is imported only by who uses it. The observers are first, and decide nothing; then the callback, since
     it is asked before anything is done; the caller's handlers come last, since they can never allow what a built-in one
@@ -141,9 +146,12 @@ def tables_for(
     if plan.filter.served_network:
         from sandlock_notif.handlers.network import network_tables
 
-        tables += network_tables(policy, names, intercept=web.intercept if web is not None else None)
-    files = _files(policy, context, plan, hooks)
+        intercept = web.intercept if web is not None else None
+        tables += network_tables(policy, names, intercept=intercept, socket_files=shown is None)
+    files = _files(policy, context, plan, hooks, shown)
     changes, execs = _exec(policy, hooks, files, killable=killable)
+    if files is not None and execs is not None:
+        files.look_at_images(execs.look_at)
     tables += changes
     if policy.max_processes is not None or callback is not None or files is not None:
         from sandlock_notif.handlers.signals import ChildSignals

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.generated import Generated
     from sandlock_sys.spawn import SpawnRequest
 
-__all__ = ["show_view"]
+__all__ = ["check_mounts", "device_nodes", "show_view"]
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
@@ -42,11 +42,11 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
     if scratch and root is not None:
         binds.append((scratch, "/tmp", False))  # noqa: S108  # a path inside, over which the private one is laid
         rules.append(("/tmp", plan.handled_fs & ~NEVER, True))  # noqa: S108  # as above
-    _check_mounts(binds, root)
+    check_mounts(binds, root)
     if root is not None:
         # The host's nodes over the root's names, or a file that somebody put there would be opened as the null device.
         # Read-only: a device is written through such a mount all the same, and its mode and owner stay.
-        binds = [(node, node, True) for node in _DEVICES if os.path.lexists(root + node)] + binds
+        binds = [(node, node, True) for node in device_nodes(root)] + binds
     request.root = os.fsencode(root) if root is not None else None
     request.binds = [(os.fsencode(host), os.fsencode(inside), only) for host, inside, only in binds]
     request.hostname = os.fsencode(view.hostname) if view.hostname is not None else None
@@ -60,7 +60,13 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
         ]
 
 
-def _check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
+def device_nodes(root: str) -> list[str]:
+    """Return the device nodes of the host that are shown in the root `root`, which has a place for them."""
+    return [node for node in _DEVICES if os.path.lexists(root + node)]
+
+
+def check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
+    """Raise PolicyError for mounts of what is not there, and for those without a place."""
     problems = []
     for host, inside, _ in binds:
         if not os.path.lexists(host):

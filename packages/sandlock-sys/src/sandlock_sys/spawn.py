@@ -23,12 +23,23 @@ if TYPE_CHECKING:
 
     from sandlock_sys._ffi import CData
 
-__all__ = ["NO_ASLR", "NO_THP", "NULL_DEVICE", "SpawnError", "SpawnRequest", "Spawned", "Strings", "spawn"]
+__all__ = [
+    "NO_ASLR",
+    "NO_THP",
+    "NULL_DEVICE",
+    "OWN_MEMORY",
+    "SpawnError",
+    "SpawnRequest",
+    "Spawned",
+    "Strings",
+    "spawn",
+]
 
 NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
+OWN_MEMORY = 1 << 1  # the child gets a copy of the memory instead of sharing it until it executes
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
-_PARK, _OWN_MEMORY, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 6
+_PARK, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 2, 1 << 3, 1 << 6
 _PARKED = 1  # SL_PHASE_PARKED
 _GO, _END = 1, 2  # SL_VERDICT_*
 _ALL_ONES = (1 << 64) - 1
@@ -268,7 +279,7 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
         memory.cwd = string(request.cwd, held)
     flags = request.flags | (_PARK if request.park else 0) | (0 if request.scoped else _UNSCOPED)
     if request.flags & NO_THP:
-        flags |= _OWN_MEMORY
+        flags |= OWN_MEMORY
     memory.flags = flags | _fill_namespaces(memory, request, held)
     if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio) if fd != NULL_DEVICE):
         raise ValueError(f"stdio {request.stdio}: an fd that is not in its place must be above 2")

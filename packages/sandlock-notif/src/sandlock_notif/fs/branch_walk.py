@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import ENOENT, ENOTDIR, EXDEV
+from errno import EACCES, ENOENT, ENOTDIR, EXDEV
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import Refusal
@@ -14,7 +14,9 @@ from sandlock_notif.fs.location import Location
 if TYPE_CHECKING:
     from sandlock_cow.branch import Branch
     from sandlock_notif.fs.how import Limits
+    from sandlock_notif.fs.marks import Rule
     from sandlock_notif.fs.mount import Mount
+    from sandlock_notif.fs.view import View
 
 __all__ = ["BranchWalk"]
 
@@ -24,11 +26,14 @@ class BranchWalk:
 
     Attributes:
         position: the branch's path of the directory that the walk is in.
+        rule: what the view says about the name that the walk is at, or None; `name` is that name.
 
     """
 
-    def __init__(self, mount: Mount, flags: int, limits: Limits | None) -> None:
+    def __init__(self, view: View, mount: Mount, flags: int, limits: Limits | None) -> None:
         assert mount.cow is not None  # noqa: S101  # the caller asked for it
+        self._view = view
+        self._cow = mount.cow
         self._mount = mount
         self._branch: Branch = mount.cow.branch
         self._flags = flags
@@ -36,6 +41,8 @@ class BranchWalk:
         self._fenced = limits is not None and (limits.beneath or limits.in_root)
         self._floor = -1
         self.position = b""
+        self.rule: Rule | None = None
+        self.name = b""
 
     def run(self, position: bytes, tail: bytes) -> tuple[Location | None, bytes | None, bytes]:
         """Walk from `position` along `tail`.
@@ -47,6 +54,8 @@ class BranchWalk:
 
         """
         parts = position.split(b"/") if position else []
+        self.rule = None
+        self._cow.check(position)
         if self._floor < 0:
             self._floor = len(parts)
         names = tail.split(b"/")
@@ -67,7 +76,12 @@ class BranchWalk:
                 if not self._up(parts):
                     return None, None, b"/" + rest
                 continue
-            place = locate(self._mount, b"/".join([*parts, name]))
+            path = b"/".join([*parts, name])
+            self.rule = self._cow.rules.get(path)
+            if self.rule is not None:
+                self.name = name
+                return None, None, b"/" + rest if names else b""
+            place = self._judged(locate(self._mount, path))
             place.name = name + (b"/" if names else b"")
             if not place.exists:
                 if last and self._flags & (CREATE | PARENT):
@@ -81,7 +95,14 @@ class BranchWalk:
             if last:
                 return place, None, b""
             parts.append(name)
-        return locate(self._mount, b"/".join(parts)), None, b""
+        return self._judged(locate(self._mount, b"/".join(parts))), None, b""
+
+    def _judged(self, place: Location) -> Location:
+        """Return the place, unless what is there is denied by another name of it."""
+        mark = None if place.identity is None else self._view.table.get(place.identity)
+        if mark is not None and mark.denied:
+            raise Refusal(EACCES, mark.denied)
+        return place
 
     def _up(self, parts: list[bytes]) -> bool:
         """Go up one directory; return False at the mount's own."""

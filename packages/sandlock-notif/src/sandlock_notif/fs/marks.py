@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandlock_notif.fs.mount import Mount
     from sandlock_notif.request import Request
 
-__all__ = ["Awaited", "Hidden", "Identity", "Mark", "MarkTable", "Place", "Refused", "Rule"]
+__all__ = ["Awaited", "Hidden", "Identity", "Mark", "MarkTable", "Mounted", "Place", "Refused", "Rule"]
 
 Identity: TypeAlias = tuple[int, int]
 """(st_dev, st_ino)"""
@@ -59,7 +59,14 @@ class Place:
     file: VirtualFile
 
 
-Rule: TypeAlias = Refused | Hidden | Awaited | Place
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """Something else appears under the name."""
+
+    mount: Mount
+
+
+Rule: TypeAlias = Refused | Hidden | Awaited | Place | Mounted
 
 
 @dataclass(slots=True)

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sandlock_notif.fs.layers.cow import CowLayer
 
-__all__ = ["Mount"]
+__all__ = ["Bind", "Mount", "longest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """What is to appear where.
+
+    Attributes:
+        at: the path in the view, as `Mount.at`; something must be there to be covered.
+        host: the path on the host of what appears.
+
+    """
+
+    at: bytes
+    host: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -27,3 +41,30 @@ class Mount:
     root: int
     shown: bytes
     cow: CowLayer | None = None
+
+    @property
+    def above(self) -> bytes:
+        """The directory in the view that `..` leads to from here."""
+        return self.at.rpartition(b"/")[0] or b"/"
+
+    def inside(self, path: bytes) -> bytes | None:
+        """Return the rest of a path of the view that leads here, None for another."""
+        return _rest(self.at, path)
+
+    def told(self, path: bytes) -> bytes | None:
+        """Return the path in the view for one that the kernel told, None where it is not below."""
+        rest = _rest(self.shown, path)
+        if rest is None:
+            return None
+        return b"/".join([self.at.rstrip(b"/"), rest] if rest else [self.at])
+
+
+def longest(mounts: list[Mount], path: bytes) -> tuple[Mount, bytes] | None:
+    """Return the innermost mount that a path of the view leads to, and the rest of the path."""
+    found = [(mount, rest) for mount in mounts if (rest := mount.inside(path)) is not None]
+    return max(found, key=lambda pair: len(pair[0].at), default=None)
+
+
+def _rest(folder: bytes, path: bytes) -> bytes | None:
+    folder = folder.rstrip(b"/")
+    return path[len(folder) + 1 :] if (path + b"/").startswith(folder + b"/") else None

@@ -69,7 +69,12 @@ class Origins:
     def __init__(self, table: MarkTable) -> None:
         self._table = table
         self._denied = Marks(())
+        self._fence = Marks(())
         self._known: OrderedDict[Identity, int] = OrderedDict()
+
+    def fence(self, roots: Marks) -> None:
+        """Refuse directories that do not lie below one of `roots` from now on."""
+        self._fence = roots
 
     def forget(self) -> None:
         """Look at every directory again: what is denied changed."""
@@ -86,7 +91,7 @@ class Origins:
         """
         found = os.fstat(directory)
         identity = found.st_dev, found.st_ino
-        if identity not in self._known and S_ISDIR(found.st_mode) and self._denied:
+        if identity not in self._known and S_ISDIR(found.st_mode) and (self._denied or self._fence):
             self._look_up(directory, identity)
         mark = self._table.get(identity)
         if mark is not None and mark.denied:
@@ -134,11 +139,14 @@ class Origins:
     def _look_up(self, directory: int, identity: Identity) -> None:
         try:
             above = climb(directory, self._denied)
+            outside = self._fence and climb(directory, self._fence) is None
         except SyscallError as error:
             raise Refusal(EACCES if error.errno in (EACCES, ELOOP) else error.errno or EACCES) from error
         if above is not None:
             mark = self._table.get(above)
             raise Refusal(EACCES, mark.denied if mark is not None else "below a denied directory")
+        if outside:
+            raise Refusal(EACCES, "it lies outside of the root")
         self._known[identity] = os.dup(directory)
         if len(self._known) > _KNOWN:
             os.close(self._known.popitem(last=False)[1])

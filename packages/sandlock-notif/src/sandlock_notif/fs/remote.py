@@ -10,6 +10,9 @@ all registers are put back. When this process dies, the child is killed with it 
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from errno import ECHILD, EPERM, ESRCH
 from typing import TYPE_CHECKING
 
@@ -101,7 +104,13 @@ class Remote:
             ptrace.to_syscall(self.tid)  # a group stop, or SIGSTOP: it comes again when we are done
 
 
-def make_calls(arch: Architecture, tid: int, answer: Callable[[], bool], calls: Callable[[Remote], int]) -> None:
+def make_calls(
+    arch: Architecture,
+    tid: int,
+    answer: Callable[[], bool],
+    calls: Callable[[Remote], int],
+    at_exec: Callable[[int], None] | None = None,
+) -> None:
     """Let a thread that waits in a notification make other calls, and return what they came to.
 
     To be run in a thread of its own (`Tracer.run`): a tracee belongs to the thread that seized it.
@@ -111,6 +120,8 @@ def make_calls(arch: Architecture, tid: int, answer: Callable[[], bool], calls: 
         tid: the calling thread.
         answer: answers the notification, with anything: False when the thread no longer waits.
         calls: makes them, and returns the value, or the negated errno, that the thread's own call shall return.
+        at_exec: called with the process id before the first instruction of a new image. The process is killed when it
+            raises, and the error is raised here.
 
     Raises:
         SyscallError: the thread cannot be traced, or is gone. Nothing was made of the call.
@@ -130,6 +141,8 @@ def make_calls(arch: Architecture, tid: int, answer: Callable[[], bool], calls: 
     try:
         result = calls(remote)
     except ExecutedError:
+        if at_exec is not None:
+            _at_exec(remote.tid, at_exec)
         remote.release()
         raise
     except SyscallError as error:
@@ -137,3 +150,16 @@ def make_calls(arch: Architecture, tid: int, answer: Callable[[], bool], calls: 
             raise
         result = -(error.errno or EPERM)
     remote.finish(result)
+
+
+def _at_exec(pid: int, look: Callable[[int], None]) -> None:
+    try:
+        look(pid)
+    except BaseException:
+        # Safety: stopped by us and not reaped, so the id is still this process's.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with suppress(SyscallError):
+            while isinstance(ptrace.wait(-1, _EVERY), ptrace.Stopped):
+                ptrace.detach(pid)
+        raise

@@ -9,7 +9,7 @@ handlers below `handlers/files` do, written once against `Location`.
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EEXIST, EINVAL, EISDIR, ENOTEMPTY
+from errno import EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY
 from functools import partial
 from stat import S_ISDIR
 from threading import Lock
@@ -21,20 +21,22 @@ from sandlock_notif.fs.layers.cow import CowLayer
 from sandlock_notif.fs.layers.denied import DeniedLayer
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.magic import Magic
-from sandlock_notif.fs.marks import MarkTable
-from sandlock_notif.fs.mount import Mount
+from sandlock_notif.fs.marks import MarkTable, Mounted
+from sandlock_notif.fs.mount import Mount, longest
 from sandlock_notif.fs.origin import Origins, holder_of, open_of
 from sandlock_sys.capabilities import set_effective
+from sandlock_sys.errors import SyscallError
 from sandlock_sys.openat2 import openat2
 from sandlock_sys.walk import NO_MARKS, Marks, Walker, climb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sandlock_cow.branch import Branch
     from sandlock_notif.dispatch import Services
     from sandlock_notif.fs.layers.virtual import VirtualLayer
-    from sandlock_notif.fs.marks import Awaited
+    from sandlock_notif.fs.marks import Awaited, Identity, Rule
+    from sandlock_notif.fs.mount import Bind
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
 
@@ -55,12 +57,14 @@ class View:
 
     Attributes:
         root: O_PATH fd of the directory that absolute paths start from.
+        host_root: O_PATH fd of the root that the kernel knows.
+        moves: another root or mounts are there, so that the kernel finds other things by a path.
         root_identity: its (st_dev, st_ino).
         table: the marks.
         origins: where relative paths start.
         magic: the links of /proc.
+        copied: gives the path of the program that a file in memory is a copy of, by its identity.
         denials: what is denied, to be changed while the sandbox runs.
-        has_cow: a copy-on-write mount is there.
 
     """
 
@@ -76,16 +80,19 @@ class View:
         self._live = live
         self.virtual = virtual
         self._paths = tuple(writable)
+        self._more: Sequence[bytes] = ()
         self._writable = NO_MARKS
         self.table = MarkTable()
         self.origins = Origins(self.table)
         self.walker = Walker()
         self.denials = DeniedLayer(self, denied)
         self.mounts: list[Mount] = []
-        for branch in branches:
-            self.mounts.append(Mount(os.fsencode(branch.lower), -1, os.fsencode(branch.lower), cow=CowLayer(branch)))
-        self.has_cow = bool(self.mounts)
-        self.root = -1
+        self._branches = tuple(branches)
+        self._folder: bytes | None = None
+        self._binds: Sequence[Bind] = ()
+        self.moves = False
+        self.copied: Callable[[Identity], bytes | None] = lambda _: None
+        self.root = self.host_root = -1
         self.root_identity = (0, 0)
         self._changing = Lock()
         self._services: Services | None = None
@@ -93,10 +100,31 @@ class View:
         self._magic: Magic | None = None
         self._pool: DaemonExecutor | None = None
 
+    def show(
+        self, *, root: str | None, binds: Sequence[Bind], branches: Iterable[Branch], writable: Sequence[bytes]
+    ) -> None:
+        """Show another root, mounts and branches; before `attach`, which reads `binds` and `writable`.
+
+        Arguments:
+            root: an absolute path on the host, or None for its own root.
+            binds: what is mounted where, a mount below another one after it.
+            branches: copy-on-write folders; they are shown where their real trees are.
+            writable: further paths below which attributes may change.
+
+        """
+        self._folder = None if root is None else os.fsencode(root)
+        self._binds, self._branches, self._more = binds, tuple(branches), writable
+        self.moves = root is not None or bool(binds)
+
+    @property
+    def has_cow(self) -> bool:
+        """Whether a copy-on-write mount is there."""
+        return bool(self._branches)
+
     @property
     def needed(self) -> bool:
         """Whether anything differs from what the kernel says: without it no call has to be served."""
-        return bool(self._live or self.denials or self.virtual or self.mounts or self.has_cow)
+        return bool(self._live or self.denials or self.virtual or self.moves or self.has_cow)
 
     @property
     def filters(self) -> bool:
@@ -127,29 +155,81 @@ class View:
         self._services = services
         self._calls = {number: name for name, number in services.arch.syscalls.items()}
         self._magic = Magic(services.processes)
-        self.root = os.open(b"/proc/%d/root" % services.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.host_root = os.open(b"/proc/%d/root" % services.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self._folder is None:
+            self.root = os.dup(self.host_root)
+        else:
+            self.root = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._mark(Mount(b"/", os.dup(self.root), os.readlink(b"/proc/self/fd/%d" % self.root)))
         found = os.fstat(self.root)
         self.root_identity = found.st_dev, found.st_ino
-        self._writable = Marks(self._identities(self._paths))
+        self._mount()
+        self._writable = Marks(self._identities([*self._paths, *self._more]))
         self.denials.attach()
         if self.virtual is not None:
             self.virtual.attach(self)
-        for mount in self.mounts:
-            self._mark(mount)
         self.changed()
+
+    def _mount(self) -> None:
+        """Put branches and mounts into the view."""
+        for branch in self._branches:
+            lower = os.fsencode(branch.lower)
+            root = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._mark(Mount(self.shown(lower), root, lower, cow=CowLayer(branch)))
+        for bind in self._binds:
+            above, _, name = bind.at.rpartition(b"/")
+            directory = self.find(above or b"/", os.O_DIRECTORY)
+            root = os.open(bind.host, os.O_PATH | os.O_CLOEXEC)
+            mount = Mount(bind.at, root, os.readlink(b"/proc/self/fd/%d" % root))
+            self.say(directory, name, Mounted(mount))
+            self._mark(mount)
+        if self._folder is not None:
+            roots = [os.fstat(mount.root) for mount in self.mounts]
+            self.origins.fence(Marks((found.st_dev, found.st_ino) for found in roots))
 
     def _identities(self, paths: Iterable[bytes]) -> Iterator[tuple[int, int]]:
         for path in paths:
-            fd = openat2(self.root, path.lstrip(b"/") or b".", os.O_PATH, _IN_ROOT)
+            try:
+                fd = self.find(path)
+            except SyscallError as error:
+                if error.errno not in (ENOENT, ENOTDIR):
+                    raise
+                continue  # a grant of what need not be there
             found = os.fstat(fd)
             os.close(fd)
             yield found.st_dev, found.st_ino
 
     def _mark(self, mount: Mount) -> None:
-        """Let walks stop where a mount begins."""
-        mount.root = openat2(self.root, mount.at[1:] or b".", os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
-        mark = self.table.pin(os.dup(mount.root))
-        mark.root_of, mark.filtered = mount, True
+        """Take a mount over, and let walks stop where it begins."""
+        self.mounts.append(mount)
+        if S_ISDIR(os.fstat(mount.root).st_mode):
+            mark = self.table.pin(os.dup(mount.root))
+            mark.root_of, mark.filtered = mount, mark.filtered or mount.cow is not None
+
+    def find(self, path: bytes, flags: int = 0) -> int:
+        """Return an O_PATH fd, the caller's, of what `path`, absolute, leads to when nothing changes meanwhile.
+
+        For what is looked up before the program runs: symlinks do not lead from one mount into another.
+
+        Raises:
+            SyscallError: it cannot be opened.
+
+        """
+        inner = longest(self.mounts, path)
+        start, rest = (self.root, path.lstrip(b"/")) if inner is None else (inner[0].root, inner[1])
+        if not rest:
+            return os.dup(start)
+        return openat2(start, rest, os.O_PATH | flags, _IN_ROOT)
+
+    def say(self, directory: int, name: bytes, rule: Rule) -> None:
+        """Let `name` in a directory, whose O_PATH fd is given away, mean what `rule` says."""
+        mount = self.mount_of(directory)
+        if mount is None or mount.cow is None:
+            mark = self.table.pin(directory)
+            mark.names[name], mark.filtered = rule, True
+            return
+        mount.cow.rules[b"/".join([part for part in (mount.cow.path_of(directory), name) if part])] = rule
+        os.close(directory)
 
     def changed(self) -> None:
         """Take notice that marks were added, or what they say."""
@@ -179,7 +259,7 @@ class View:
                 return self.placed(Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode))
             identity, mode = self.origins.check(found)
             if not looks and not S_ISDIR(mode):
-                self.origins.check_file(self.root, found)
+                self.origins.check_file(self.host_root, found)
         except BaseException:
             os.close(found)
             raise
@@ -191,7 +271,7 @@ class View:
             return False
         if place.identity in self._writable.identities:
             return True
-        directory = place.object if place.is_directory else holder_of(self.root, place.object)
+        directory = place.object if place.is_directory else holder_of(self.host_root, place.object)
         if directory < 0:
             return False
         try:
@@ -222,7 +302,34 @@ class View:
         for mount in self.mounts:
             if mount.cow is not None:
                 text = mount.cow.shown(text)
-        return text
+        if not self.moves or not text.startswith(b"/") or text.startswith(b"/memfd:"):
+            return text
+        mount_ = self.holding(text)
+        told = None if mount_ is None else mount_.told(text)
+        if told is not None:
+            return told
+        return b"(unreachable)" + text if self._folder is not None and text != b"/" else text
+
+    def original(self, found: os.stat_result) -> bytes | None:
+        """Return the path of the program that a file in memory is a copy of (`Loaders`), None for any other file."""
+        return self.copied((found.st_dev, found.st_ino))
+
+    def holding(self, text: bytes) -> Mount | None:
+        """Return the innermost mount that holds what the kernel calls `text`; None for the host's own."""
+        found = [mount for mount in self.mounts if mount.told(text) is not None]
+        return max(found, key=lambda mount: len(mount.shown), default=None)
+
+    def together(self, one: int, other: int) -> bool:
+        """Whether two directories lie on one mount of the view, so that names can be moved between them."""
+        if not self.moves:
+            return True
+        first, second = (self.holding(os.readlink(b"/proc/self/fd/%d" % fd)) for fd in (one, other))
+        return first is second
+
+    def busy_errno(self, request: Request) -> int:
+        """Return what the kernel answers to who makes, moves or removes the name of a mount."""
+        call = self._calls.get(request.nr, "")
+        return EEXIST if call.startswith(("mk", "link", "symlink")) else EBUSY
 
     def dot_errno(self, request: Request, name: bytes) -> int:
         """Return what the kernel answers to who makes, moves or removes `.` or `..`."""
@@ -254,6 +361,7 @@ class View:
         self.origins.close()
         self.denials.close()
         self.table.close()
-        root, self.root = self.root, -1
-        if root >= 0:
-            os.close(root)
+        for root in (self.root, self.host_root):
+            if root >= 0:
+                os.close(root)
+        self.root = self.host_root = -1

@@ -50,7 +50,7 @@ class Command:
         self.arguments = tuple(arguments)
 
 
-class _ChangedError(Exception):
+class _ChangedError(NotifError):
     """Another program than the one that was judged."""
 
 
@@ -116,10 +116,29 @@ class ExecTable(HandlerTable):
         """End the tracer."""
         await self._tracer.close()
 
-    async def _exec(self, request: Request) -> Action:
-        services = self._services
-        assert services is not None  # noqa: S101  # attached before the first request
-        command = read_command(request, at=request.nr == self._execveat) if self._verify else None
+    def look_at(self, request: Request, added: Sequence[bytes]) -> Callable[[int], None]:
+        """Return the look at an image that another runs for the caller; to be called in the thread of its tracer.
+
+        Arguments:
+            request: the execve, which waits.
+            added: the words that stand in the place of the first one, for a script.
+
+        """
+        compare = None
+        if self._verify:
+            at = request.nr == self._execveat
+            words = read_words(request, request.args[2 if at else 1]) or [b""]
+            line = b"".join(word + b"\0" for word in ([*added, *words[1:]] if added else words))
+
+            def compare(image: Image) -> None:
+                if image.command_line() != line:
+                    raise _ChangedError
+
+        operations, more = self._wanted()
+        return lambda pid: self._look(pid, compare, operations, more)
+
+    def _wanted(self) -> tuple[dict[str, StubOperation], list[Callable[[Image], None]]]:
+        """Return what is to be changed in the next image, and looked at."""
         operations: dict[str, StubOperation] = {}
         more = []
         for change in self._changes:
@@ -127,6 +146,13 @@ class ExecTable(HandlerTable):
             prepare = change.prepare()
             if prepare is not None:
                 more.append(prepare)
+        return operations, more
+
+    async def _exec(self, request: Request) -> Action:
+        services = self._services
+        assert services is not None  # noqa: S101  # attached before the first request
+        command = read_command(request, at=request.nr == self._execveat) if self._verify else None
+        operations, more = self._wanted()
         tid, notification, listener, killable = request.tid, request.id, request.listener, self._killable
 
         def let_go() -> bool:

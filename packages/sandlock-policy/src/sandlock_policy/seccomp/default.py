@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["default_spec"]
 
+_UNSERVED = ("ioctl", "file_setattr")  # flags of inodes, which nothing but the kernel can change on an fd
+
 
 def default_spec(options: FilterOptions) -> FilterSpec:
     """Return the rules for `options`, most decisive first.
@@ -36,6 +38,8 @@ def _rules(options: FilterOptions) -> Iterator[Rule]:
     for name in options.extra_deny:
         yield from _denied(name)
     lifted = set(options.extra_allow)
+    if options.served_metadata:
+        yield from [rule for rule in _group_rules("metadata") if rule.syscall in _UNSERVED]
     for group_name in ("metadata", *ALWAYS) if options.deny_metadata else ALWAYS:
         if group_name not in lifted:
             yield from [rule for rule in _group_rules(group_name) if rule.syscall not in lifted]

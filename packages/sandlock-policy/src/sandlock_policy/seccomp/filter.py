@@ -35,6 +35,7 @@ class FilterOptions:
         unix_sockets: Unix sockets of every kind may be made.
         served_network: the supervisor decides about sockets, so whoever compiles the filter brings their rules.
         deny_metadata: mode, owner, times, attributes and flags of files stay as they are.
+        served_metadata: a supervisor decides about mode, owner, times and attributes; flags stay as they are.
         extra_deny: names of system calls and groups; they are denied whatever else is said.
         extra_allow: names of system calls and groups that are denied otherwise, and may be lifted.
 
@@ -45,6 +46,7 @@ class FilterOptions:
     unix_sockets: bool = False
     served_network: bool = False
     deny_metadata: bool = True
+    served_metadata: bool = False
     extra_deny: tuple[str, ...] = ()
     extra_allow: tuple[str, ...] = ()
 
@@ -75,7 +77,9 @@ def compile_filter(arch: Architecture | str, options: FilterOptions) -> bytes:
 
 
 def _precompiled(arch: str, options: FilterOptions) -> bytes | None:
-    if options.listen or options.unix_sockets or options.served_network or options.extra_deny or options.extra_allow:
+    if options.listen or options.unix_sockets or options.extra_deny or options.extra_allow:
+        return None
+    if options.served_network or options.served_metadata:
         return None
     text = FILTERS.get((arch, options.tcp, options.deny_metadata))
     return None if text is None else a2b_base64(text)

@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
-from errno import EACCES, EINVAL, ELOOP, ENOENT, ENOTDIR
+from errno import EACCES, EBUSY, EINVAL, ELOOP, ENOENT, ENOTDIR, EXDEV
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG
 from struct import unpack
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from sandlock_notif.action import Errno, InjectFd, Value
 from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.layers.layer import Layer
 from sandlock_notif.fs.location import Location
+from sandlock_notif.fs.marks import Refused
 from sandlock_sys import inode
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sandlock_cow.branch import Branch
     from sandlock_notif.action import Action
     from sandlock_notif.dispatch import Outcome
+    from sandlock_notif.fs.marks import Rule
     from sandlock_notif.fs.mount import Mount
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
@@ -67,6 +69,7 @@ class CowLayer(Layer):
     def __init__(self, branch: Branch) -> None:
         self.branch = branch
         self.files: Files | None = None
+        self.rules: dict[bytes, Rule] = {}  # what the view says about paths of the branch, whatever lies there
         # Where directories of the real tree went that an fd of a process may still lead to: the path that the kernel
         # tells of it -> O_PATH fd of the upper directory that took its place, None when it was removed.
         self._moved: dict[bytes, int | None] = {}
@@ -77,6 +80,16 @@ class CowLayer(Layer):
             if fd is not None:
                 os.close(fd)
         self._moved.clear()
+
+    def check(self, path: bytes) -> None:
+        """Refuse (EACCES) what is a denied path of the branch or below one."""
+        if not self.rules or not path:
+            return
+        names = path.split(b"/")
+        for count in range(1, len(names) + 1):
+            rule = self.rules.get(b"/".join(names[:count]))
+            if isinstance(rule, Refused):
+                raise Refusal(EACCES, rule.reason)
 
     def path_of(self, fd: int) -> bytes | None:
         """Return the branch's path of what `fd` pins; None outside. ENOENT (Refusal) for a directory that is gone."""
@@ -215,6 +228,12 @@ class CowLayer(Layer):
         """Ask the branch, and remember where directories went."""
         if flags & _WHITEOUT:
             return Errno(EINVAL)
+        for moved in (source, place):
+            if any(path.startswith(moved.path + b"/") for path in self.rules):
+                return Errno(EBUSY, "a path below it means something of its own")
+            if moved.is_directory and self.files is not None and self.files.view.denials:
+                # It would be copied, with what may be another name of something denied. Programs copy it themselves.
+                return Errno(EXDEV)
         outcome = self._do(self.branch.rename, source.path, place.path, flags)
         if outcome == Value(0) and source.path != place.path:
             if source.is_directory:

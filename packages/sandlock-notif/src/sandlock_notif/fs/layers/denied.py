@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DeniedLayer"]
 
-_IN_ROOT = 0x10  # RESOLVE_IN_ROOT, linux/openat2.h, 5.6
 _HOPS = 40  # MAXSYMLINKS, linux/namei.h
 
 
@@ -115,7 +114,12 @@ class DeniedLayer:
             for fd in denial.objects:
                 table.pin(os.dup(fd)).denied = denial.reason
             for fd, names in denial.names:
-                _refuse(table.pin(os.dup(fd)), names, denial.reason)
+                mount = self._view.mount_of(fd)
+                if mount is not None and mount.cow is not None:
+                    path = b"/".join([part for part in (mount.cow.path_of(fd), *names) if part])
+                    mount.cow.rules[path] = Refused(denial.reason)
+                else:
+                    _refuse(table.pin(os.dup(fd)), names, denial.reason)
             table.deny_all(denial.below)
 
     def _strip(self, denial: _Denial) -> None:
@@ -126,6 +130,9 @@ class DeniedLayer:
             if mark.denied == denial.reason:
                 mark.denied = ""
             mark.names = _without(mark.names, denial.reason)
+        for mount in self._view.mounts:
+            if mount.cow is not None:
+                mount.cow.rules = _without(mount.cow.rules, denial.reason)
 
     def _look(self, path: bytes) -> _Denial:
         denial = _Denial(path)
@@ -163,8 +170,7 @@ class DeniedLayer:
                 if error.errno != ENOENT:  # no symlink
                     raise
                 return
-            shown = os.readlink(b"/proc/self/fd/%d" % self._view.root)
-            above = os.readlink(b"/proc/self/fd/%d" % directory).removeprefix(shown if shown != b"/" else b"")
+            above = self._view.shown(os.readlink(b"/proc/self/fd/%d" % directory))
             path = os.path.normpath(os.path.join(above or b"/", text))
         raise NotifError(f"{denial.reason[:-10]}: too many symlinks")
 
@@ -172,8 +178,8 @@ class DeniedLayer:
         """Return an fd of the deepest directory along `names` that is there, and the names after it."""
         for depth in range(len(names), -1, -1):
             try:
-                path = b"/".join(names[:depth]) or b"."
-                return openat2(self._view.root, path, os.O_PATH | os.O_DIRECTORY, _IN_ROOT), names[depth:]
+                path = b"/" + b"/".join(names[:depth])
+                return self._view.find(path, os.O_DIRECTORY), names[depth:]
             except SyscallError as error:
                 if error.errno not in (ENOENT, ENOTDIR, EACCES, ELOOP):
                     raise

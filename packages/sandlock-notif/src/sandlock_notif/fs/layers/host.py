@@ -8,7 +8,7 @@ objects are fds of this process.
 from __future__ import annotations
 
 import os
-from errno import EACCES, EEXIST, EISDIR, ELOOP, ENOTDIR, EPERM
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENOTDIR, EPERM, EXDEV
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,8 @@ class HostLayer(Layer):
             if os.fstat(directory).st_dev != identity[0]:
                 raise Refusal(EACCES, "the folder of this link cannot be told")
             text = magic.text(request, directory, name)
+            if text is None and name == b"exe":
+                text = self._files.view.original(os.stat(name, dir_fd=directory))
         finally:
             if directory != place.directory:
                 os.close(directory)
@@ -102,9 +104,13 @@ class HostLayer(Layer):
         if flags & os.O_PATH:
             if flags & os.O_DIRECTORY and not S_ISDIR(place.mode):
                 return Errno(ENOTDIR)
-            # The kernel puts no O_PATH fd into another process, so it opens this one itself, reading the path again. It
-            # is a handle without rights: each use of it is looked at as an object (`Origins`), however it was come by.
-            return CONTINUE
+            if not self._files.view.moves:
+                # The kernel puts no O_PATH fd into another process, so it opens this one itself, reading the path
+                # again. It is a handle without rights: each use is looked at as an object, however it was come by.
+                return CONTINUE
+            if S_ISLNK(place.mode):
+                return Errno(ELOOP, "the kernel gives no handle of a link to another process")
+            flags = flags & (os.O_DIRECTORY | os.O_CLOEXEC) | os.O_NONBLOCK
         if flags & os.O_CREAT and S_ISDIR(place.mode):
             return Errno(EISDIR)
         flags &= ~_OBJECT_ONLY
@@ -154,6 +160,7 @@ class HostLayer(Layer):
     def link(self, request: Request, source: Location, place: Location) -> Outcome:
         """Give `source` another name."""
         self._no_way(place)
+        self._together(source, place)
         return self._files.post(
             request,
             "linkat",
@@ -174,6 +181,7 @@ class HostLayer(Layer):
         if flags & _WHITEOUT:
             return Errno(EPERM, "a whiteout is a device node")  # LL-18
         self._no_way(place)
+        self._together(source, place)
         return self._files.post(
             request,
             "renameat2",
@@ -184,6 +192,12 @@ class HostLayer(Layer):
             flags,
             places=(source, place),
         )
+
+    def _together(self, source: Location, place: Location) -> None:
+        """Refuse (EXDEV) to give what lies on one mount a name on another."""
+        held = source.directory if source.directory >= 0 else source.object
+        if not self._files.view.together(held, place.directory):
+            raise Refusal(EXDEV)
 
     def _no_way(self, place: Location) -> None:
         """Refuse to put anything but a new directory where the way to a denied path will be."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sandlock_notif.fs.marks import Awaited, Hidden, Place
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.openat2 import openat2
 
 if TYPE_CHECKING:
     from sandlock_notif.fs.marks import Mark, Rule
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Generate", "VirtualFile", "VirtualLayer"]
 
 Generate: TypeAlias = "Callable[[Process], bytes]"
-
-_IN_ROOT = 0x10  # RESOLVE_IN_ROOT, linux/openat2.h, 5.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +98,13 @@ class VirtualLayer:
         """
         for path, rule in self._rules.items():
             folder, name = _split(path)
-            mark = _mark(view, folder)
-            if mark is not None:
-                mark.names[name] = rule
-                mark.filtered = True
+            directory = _open(view, folder)
+            if directory >= 0:
+                view.say(directory, name, rule)
         if self._hides or self._in_process:
-            mark = _mark(view, b"/proc")
-            if mark is not None:
-                _ProcessFolders(view, self._in_process, self._hides).enter(mark)
+            directory = _open(view, b"/proc")
+            if directory >= 0:
+                _ProcessFolders(view, self._in_process, self._hides).enter(view.table.pin(directory))
 
 
 class _ProcessFolders:
@@ -167,12 +163,11 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
     return b"".join(b"/" + name for name in names[:-1]), names[-1]
 
 
-def _mark(view: View, folder: bytes) -> Mark | None:
-    """Return the mark of a directory of the view, None when it is not there."""
+def _open(view: View, folder: bytes) -> int:
+    """Return an O_PATH fd, the caller's, of a directory of the view, -1 when it is not there."""
     try:
-        found = openat2(view.root, folder[1:] or b".", os.O_PATH | os.O_DIRECTORY, _IN_ROOT)
+        return view.find(folder, os.O_DIRECTORY)
     except SyscallError as error:
         if error.errno in (ENOENT, ENOTDIR):
-            return None
+            return -1
         raise
-    return view.table.pin(found)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from errno import E2BIG, ENOENT, EOPNOTSUPP, ERANGE
+from fcntl import F_GETFL, fcntl
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.dispatch import Trap
 from sandlock_notif.errors import Refusal
+from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.origin import AT_FDCWD, open_of
 from sandlock_notif.memory import READ_MAX, read, read_string, write
 from sandlock_policy.seccomp.rules import one_of
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandlock_notif.dispatch import Outcome
-    from sandlock_notif.fs.location import Location
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
 
@@ -67,6 +68,7 @@ class ByFd:
             mount = self._files.view.mount_of(held)
             cow = None if mount is None else mount.cow
             if mount is None or cow is None:
+                self._check(held)
                 kept, held = held, -1
                 return self._files.post(request, call, kept, *arguments, fds=(kept,))
             shown = os.readlink(b"/proc/self/fd/%d" % held)
@@ -81,6 +83,13 @@ class ByFd:
             return act(place)
         finally:
             place.close()
+
+    def _check(self, held: int) -> None:
+        """Refuse (EPERM) to change what an fd shows outside of what may be written; an fd that writes was granted."""
+        if fcntl(held, F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+            return
+        found = os.fstat(held)
+        self._files.check_metadata(Location(-1, b"", held, (found.st_dev, found.st_ino), found.st_mode))
 
     def fchmod(self, request: Request) -> Outcome:
         """Serve fchmod: fd, mode."""
@@ -128,9 +137,11 @@ class ByFd:
                 if shown.endswith(b" (deleted)"):
                     raise Refusal(ENOENT)
                 path = mount.cow.path_of(here) or b""
-                shown = mount.at + (b"/" + path if path else b"")
+                shown = b"/".join([mount.at.rstrip(b"/"), path] if path else [mount.at])
             elif not os.fstat(here).st_nlink:
                 raise Refusal(ENOENT)
+            else:
+                shown = self._files.view.shown(shown)
         finally:
             os.close(here)
         if len(shown) + 1 > request.args[1]:

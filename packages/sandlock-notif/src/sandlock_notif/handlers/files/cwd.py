@@ -50,7 +50,7 @@ class WorkingDirectory:
         def act(place: Location) -> Outcome:
             if not S_ISDIR(place.mode):
                 return Errno(ENOTDIR)
-            if place.mount is not None and place.mount.cow is not None:
+            if self._files.view.moves or (place.mount is not None and place.mount.cow is not None):
                 return self._inside.chdir(request, place)
             return CONTINUE
 

@@ -1,33 +1,40 @@
-"""What only the child can do for itself inside a copy-on-write mount: chdir, and running programs of the branch."""
+"""What only the child can do for itself where the view differs from the kernel's: chdir, and running programs."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from errno import EACCES, ELOOP, ENOEXEC, EPERM, ESRCH
-from stat import S_ISDIR, S_ISREG
+from functools import partial
+from stat import S_ISREG
 from struct import pack
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Answered, Errno
-from sandlock_notif.errors import Refusal, VanishedError
+from sandlock_notif.errors import NotifError, Refusal, VanishedError
+from sandlock_notif.fs.how import UncachedError
+from sandlock_notif.fs.layers.host import object_path
+from sandlock_notif.fs.loader import Loaders, interpreter_of
 from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.fs.remote import ExecutedError, Remote, make_calls
 from sandlock_notif.fs.resolve import resolve
 from sandlock_notif.memory import read
 from sandlock_notif.tracing import Tracer
+from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sandlock_notif.action import Action
     from sandlock_notif.fs.location import Location
+    from sandlock_notif.fs.marks import Identity
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
 
 __all__ = ["Inside", "parse_script"]
 
-_EMPTY_PATH = 0x1000  # AT_EMPTY_PATH, linux/fcntl.h
+_EMPTY_PATH, _EACCESS = 0x1000, 0x200  # AT_*, linux/fcntl.h
 _HEAD = 256  # BINPRM_BUF_SIZE, linux/binfmts.h: what the kernel looks at
 _MAX_WORDS = 1 << 16
 _READ_WRITE, _PRIVATE_ANONYMOUS = 3, 0x22  # PROT_*, MAP_*, asm-generic/mman-common.h
@@ -35,12 +42,19 @@ _SCRIPTS = 5  # that run each other, fs/exec.c
 
 
 class Inside:
-    """Lets children of one sandbox enter directories and run programs of a branch."""
+    """Lets children of one sandbox enter directories and run programs that only the view leads to.
+
+    Attributes:
+        image_look: gives the look at the image of a request, with the words that a script adds; None for no look.
+
+    """
 
     def __init__(self, files: Files) -> None:
         self._files = files
         self._tracer = Tracer()
         self._letting: set[int] = set()
+        self._loaders = Loaders()
+        self.image_look: Callable[[Request, Sequence[bytes]], Callable[[int], None]] | None = None
 
     def lets(self, request: Request) -> bool:
         """Whether this exec is one that we had the thread make."""
@@ -48,61 +62,138 @@ class Inside:
 
     async def chdir(self, request: Request, place: Location) -> Action:
         """Make the directory the caller's working directory."""
-        cow = place.mount.cow if place.mount is not None else None
-        assert cow is not None  # noqa: S101  # the caller asked for it
         try:
+            held = self._files.unprivileged(lambda: self._open_folder(place))
+        except (OSError, SyscallError) as error:
+            return Errno(error.errno or EACCES, "a folder that may not be read cannot be entered here")
+        return await self._with_fd(request, held, lambda remote, fd: remote.call("fchdir", fd))
+
+    def _open_folder(self, place: Location) -> int:
+        cow = place.mount.cow if place.mount is not None else None
+        if cow is None:
+            inode.access(place.object, os.X_OK, _EACCESS)
+            found = os.dup(place.object)
+        else:
             cow.branch.access(place.path, os.X_OK)
             found = cow.branch.open(place.path, os.O_PATH | os.O_DIRECTORY)
-        except OSError as error:
-            return Errno(error.errno or EACCES)
         try:
             # The kernel gives no O_PATH fd to another process: one that may be read, or none.
-            held = os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            return Errno(error.errno or EACCES, "a folder that may not be read cannot be entered in a branch")
+            return os.open(object_path(found), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
             os.close(found)
-        return await self._with_fd(request, held, lambda remote, fd: remote.call("fchdir", fd), close_on_exec=True)
 
     async def execute(self, request: Request, place: Location, path: bytes, words: tuple[int, int]) -> Action:
         """Run the program at `place`; `words` are the addresses of the arguments and the environment."""
         interpreter = b""
         added: list[bytes] = []
         current, shown = place, path
-        for _ in range(_SCRIPTS):
-            held = self._open(current)
-            if isinstance(held, Errno):
-                return held
-            script = parse_script(os.pread(held, _HEAD, 0))
-            if script is None:
-                break
-            os.close(held)
-            interpreter, argument = script
-            added = [interpreter, *([argument] if argument else []), shown, *added[1:]]
-            current, shown = resolve(self._files.view, request, AT_FDCWD, interpreter), interpreter
-            if current.mount is None:
+        try:
+            for _ in range(_SCRIPTS):
+                held = self._files.unprivileged(partial(self._open, current))
+                if isinstance(held, Errno):
+                    return held
+                script = parse_script(os.pread(held, _HEAD, 0))
+                if script is None:
+                    held = await self._loadable(request, current, held)
+                    break
+                os.close(held)
+                interpreter, argument = script
+                added = [interpreter, *([argument] if argument else []), shown, *added[1:]]
+                found = await self._find(request, interpreter)
+                if current is not place:
+                    current.close()
+                current, shown = found, interpreter
+                if current.mount is None and not self._files.view.moves:
+                    held = -1
+                    break
+            else:
+                return Errno(ELOOP)
+        finally:
+            if current is not place:
                 current.close()
-                held = -1
-                break
-            current.close()
-        else:
-            return Errno(ELOOP)
-        pointers = self._pointers(request, words[0])
+        try:
+            pointers = self._pointers(request, words[0])
+            look = None if self.image_look is None else self.image_look(request, added)
+        except BaseException:
+            if held >= 0:
+                os.close(held)
+            raise
         call = self._exec_calls(held, interpreter, added, pointers, words)
         if held < 0:
             held = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        return await self._with_fd(request, held, call, close_on_exec=True)
+        return await self._with_fd(request, held, call, look)
+
+    async def _find(self, request: Request, path: bytes) -> Location:
+        """Return the place of an interpreter or loader; waiting for a file system is done in a thread."""
+        view = self._files.view
+        try:
+            return self._files.unprivileged(lambda: resolve(view, request, AT_FDCWD, path))
+        except UncachedError:
+            pass
+
+        def wait() -> Location:
+            return resolve(view, request, AT_FDCWD, path, wait=True)
+
+        return await asyncio.get_running_loop().run_in_executor(view.pool, wait)
+
+    async def _loadable(self, request: Request, place: Location, program: int) -> int:
+        """Return an fd of what runs as `program`, which is given away: itself, or a copy that names the view's loader.
+
+        Raises:
+            Refusal: the loader is not there, or is not to be run.
+
+        """
+        found = interpreter_of(program)
+        if found is None:
+            return program
+        try:
+            loader = await self._find(request, found[0])
+            try:
+                pinned = self._files.pin(loader)
+                if self._same_for_kernel(request, found[0], pinned):
+                    kept, program = program, -1
+                    return kept
+                named = self._name(place)
+                return self._loaders.copy(program, found[1], os.readlink(object_path(pinned)), named)
+            finally:
+                loader.close()
+        except OSError as error:
+            raise Refusal(error.errno or EACCES, "the program cannot be made ready to run") from error
+        finally:
+            if program >= 0:
+                os.close(program)
+
+    def _same_for_kernel(self, request: Request, path: bytes, pinned: int) -> bool:
+        """Whether the kernel, which knows no view, finds the same file by an absolute path."""
+        if not path.startswith(b"/"):
+            return False
+        try:
+            return os.path.samestat(os.stat(b"/proc/%d/root" % request.tid + path), os.fstat(pinned))
+        except OSError:
+            return False
+
+    def _name(self, place: Location) -> bytes:
+        """Return the path in the view of what is at a place."""
+        if place.mount is not None and place.mount.cow is not None:
+            return b"/".join([place.mount.at.rstrip(b"/"), place.path])
+        return self._files.view.shown(os.readlink(object_path(place.object)))
+
+    def name_of(self, copied: Identity) -> bytes | None:
+        """Return the path in the view of the program that a copy was made of; None for any other file."""
+        return self._loaders.name_of(copied)
 
     def _open(self, place: Location) -> int | Errno:
         """Return an fd of a program that the caller may run."""
         cow = place.mount.cow if place.mount is not None else None
-        assert cow is not None  # noqa: S101  # the caller asked for it
-        if S_ISDIR(place.mode) or not S_ISREG(place.mode):
+        if not S_ISREG(place.mode):
             return Errno(EACCES)
         try:
+            if cow is None:
+                inode.access(place.object, os.X_OK, _EACCESS)
+                return os.open(object_path(place.object), os.O_RDONLY | os.O_CLOEXEC)
             cow.branch.access(place.path, os.X_OK)
             return cow.branch.open(place.path, os.O_RDONLY)
-        except OSError as error:
+        except (OSError, SyscallError) as error:
             return Errno(error.errno or EACCES)
 
     def _pointers(self, request: Request, address: int) -> list[int]:
@@ -150,12 +241,16 @@ class Inside:
         return calls
 
     async def _with_fd(
-        self, request: Request, held: int, calls: Callable[[Remote, int], int], *, close_on_exec: bool
+        self,
+        request: Request,
+        held: int,
+        calls: Callable[[Remote, int], int],
+        at_exec: Callable[[int], None] | None = None,
     ) -> Action:
         """Give the caller an fd for the time of some calls; ours is closed."""
         listener, arch = request.listener, self._files.view.services.arch
         try:
-            number = listener.place(request.id, held, close_on_exec=close_on_exec)
+            number = listener.place(request.id, held, close_on_exec=True)
         except SyscallError as error:
             return Errno(error.errno or EPERM)
         finally:
@@ -174,9 +269,11 @@ class Inside:
             return listener.valid(request.id) and listener.answer(request.id, 0)
 
         try:
-            await self._tracer.run(lambda: make_calls(arch, request.tid, answer, all_calls))
-        except ExecutedError:
+            await self._tracer.run(lambda: make_calls(arch, request.tid, answer, all_calls, at_exec))
+        except (ExecutedError, ProcessLookupError):
             return Answered()
+        except NotifError:
+            return Errno(EPERM, "the new image is not what was judged: the process was killed")
         except SyscallError as error:
             if error.errno == ESRCH:
                 raise VanishedError from error
@@ -184,8 +281,9 @@ class Inside:
         return Answered()
 
     async def close(self) -> None:
-        """End the tracer."""
+        """End the tracer, and close what was kept."""
         await self._tracer.close()
+        self._loaders.close()
 
 
 def parse_script(head: bytes) -> tuple[bytes, bytes] | None:

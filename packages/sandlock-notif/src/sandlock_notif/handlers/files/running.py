@@ -63,15 +63,18 @@ class Running:
 
     def _exec(self, request: Request, at: int, argument: int, flags: int) -> Outcome:
         if self._inside.lets(request):
-            return CONTINUE
+            return CONTINUE  # seized by our tracer, who looks at what comes of it
         how = (NO_FOLLOW if flags & _SYMLINK_NOFOLLOW else 0) | (EMPTY if flags & _EMPTY_PATH else 0)
 
         def act(place: Location) -> Outcome:
             if place.file is not None:
                 return Errno(EACCES, "a generated file does not run")
-            if place.mount is not None and place.mount.cow is not None:
+            if self._files.view.moves or (place.mount is not None and place.mount.cow is not None):
                 words = request.args[argument + 1], request.args[argument + 2]
-                return self._inside.execute(request, place, path, words)
+                shown = path
+                if at != AT_FDCWD and not path.startswith(b"/"):
+                    shown = b"/dev/fd/%d" % at + (b"/" + path if path else b"")  # as the kernel calls it, fs/exec.c
+                return self._inside.execute(request, place, shown, words)
             return None
 
         path = read_path(request, argument)
@@ -108,7 +111,7 @@ class ImageCheck:
                 follow = 0 if path.endswith(b"/exe") else os.O_NOFOLLOW
                 found = os.open(path, os.O_PATH | os.O_CLOEXEC | follow)
                 try:
-                    view.origins.judge(view.root, found)
+                    view.origins.judge(view.host_root, found)
                 except Refusal as refusal:
                     raise DeniedImageError(refusal.reason) from refusal
                 finally:

@@ -7,7 +7,7 @@ import inspect
 import os
 from contextlib import suppress
 from errno import ENOENT, EPERM
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sandlock_notif.action import Answered, Errno, Value
 from sandlock_notif.errors import NotifError, Refusal
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ANSWERED", "Files"]
 
 ANSWERED = Answered()
+Result = TypeVar("Result")
 
 
 class Files:
@@ -135,6 +136,15 @@ class Files:
     def _give_up(self) -> int:
         """Give up what the host's root may do while this thread looks or acts for a child, which may not."""
         return set_effective(0) if self._privileged else 0
+
+    def unprivileged(self, look: Callable[[], Result]) -> Result:
+        """Return what `look` returns, called without what the host's root may do."""
+        had = self._give_up()
+        try:
+            return look()
+        finally:
+            if had:
+                set_effective(had)
 
     async def _at_later(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sandlock_notif.dispatch import Services, Trap
     from sandlock_notif.fs.view import View
+    from sandlock_notif.request import Request
 
 __all__ = ["FilesTable"]
 
@@ -42,19 +43,20 @@ class FilesTable(HandlerTable):
         self.view = view
         self.files = Files(view)
         self._inside = Inside(self.files)
+        view.copied = self._inside.name_of
         groups = (
             *(group(self.files) for group in (Opening, Looking, Naming, Attributes, Xattrs)),
             *(group(self.files, self._inside) for group in (WorkingDirectory, Running)),
         )
-        self._traps = [trap for group in groups for trap in group.traps()]
-        if view.has_cow:
-            self._traps += ByFd(self.files).traps()
+        self._groups = groups
         self._ordered = ordered
         self._listing = Listing(self.files, ordered=ordered)
 
     def traps(self) -> Sequence[Trap]:
         """Return every call by path, or none; and the listing of directories where names differ."""
-        calls = self._traps if self.view.needed else []
+        calls = [trap for group in self._groups for trap in group.traps()] if self.view.needed else []
+        if self.view.has_cow or self.view.moves:
+            calls += ByFd(self.files).traps()
         return [*calls, *self._listing.traps()] if self.view.filters or self._ordered else calls
 
     def attach(self, services: Services) -> None:
@@ -66,6 +68,10 @@ class FilesTable(HandlerTable):
         """
         self.view.attach(services)
         self.files.attach()
+
+    def look_at_images(self, look: Callable[[Request, Sequence[bytes]], Callable[[int], None]]) -> None:
+        """Let `look` (`ExecTable.look_at`) judge and change the programs that are run by the view."""
+        self._inside.image_look = look
 
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Let paths be denied while the program runs, and that be undone."""

@@ -32,6 +32,7 @@ def network_tables(
     *,
     intercept: Intercept | None = None,
     lookup: Lookup = look_up,
+    socket_files: bool = True,
 ) -> Sequence[HandlerTable]:
     """Return the tables that serve the network of `policy`.
 
@@ -40,6 +41,7 @@ def network_tables(
         resolved: the addresses of its names, from `resolve_names`.
         intercept: gets the other end of each connection to an intercepted port and where it was to go, such as
             `Proxy.adopt`; called in the loop's thread.
+        socket_files: Unix sockets may be reached and made by path, as a path means to the kernel what it means inside.
         lookup: how names that rules with wildcards speak of are resolved while the program runs.
 
     Raises:
@@ -47,7 +49,9 @@ def network_tables(
 
     """
     rules = NetworkRules.from_policy(policy, resolved or {})
-    table = NetworkTable(posture_of(policy), rules, policy.unix_allow, _interfaces(), intercept, lookup)
+    table = NetworkTable(
+        posture_of(policy), rules, policy.unix_allow, _interfaces(), intercept, lookup, socket_files=socket_files
+    )
     return (table,)
 
 

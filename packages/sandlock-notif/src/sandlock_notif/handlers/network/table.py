@@ -57,6 +57,7 @@ class NetworkTable(HandlerTable):
         interfaces: what is known of the machine's.
         intercept: gets the other end of each connection to a port of `posture.intercepts`, and where it was to go.
         lookup: how names are resolved while the program runs.
+        socket_files: a path means to the kernel what it means to the program.
 
     """
 
@@ -70,6 +71,8 @@ class NetworkTable(HandlerTable):
         interfaces: tuple[Interface, ...] = (),
         intercept: Intercept | None = None,
         lookup: Lookup = look_up,
+        *,
+        socket_files: bool = True,
     ) -> None:
         self._posture = posture
         self._inside = Inside()
@@ -81,6 +84,7 @@ class NetworkTable(HandlerTable):
         self._binder = Binder(self.gate, self._ports)
         self._binder.on_bound = self._tell_bound
         self._unix = UnixPeers(unix_allow, self._inside)
+        self._unix.by_path = socket_files
         self._unix_binder = UnixBinder(self._unix, self._inside)
         self._sender = Sender(self.gate, self._ports, self._unix)
         self._netlink = Netlink(interfaces)

@@ -81,6 +81,7 @@ class UnixPeers:
         inside: the sandbox's own sockets.
 
     Attributes:
+        by_path: socket files may be reached and made. Not where paths mean something else than to the kernel.
         workers: makes the calls that may wait a moment; set when the table is attached.
 
     """
@@ -89,6 +90,7 @@ class UnixPeers:
         self._allowed = [os.path.realpath(os.fsencode(path)) for path in allowed]
         self._inside = inside
         self._own: dict[tuple[int, int], int] = {}  # identity of a socket file -> fd that keeps it from being reused
+        self.by_path = True
         self.workers: Deputies | None = None
         self.arch: Architecture | None = None
 
@@ -120,6 +122,8 @@ class UnixPeers:
             self._judge_abstract(name, errno)
             yield raw
             return
+        if not self.by_path:
+            raise Refusal(errno, "socket files are not reached in a root, mounts or a branch that the supervisor shows")
         fd = await self._locate(request, name)
         try:
             self._judge(fd, errno)

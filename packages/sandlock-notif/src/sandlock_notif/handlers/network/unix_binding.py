@@ -65,6 +65,8 @@ class UnixBinder:
             if not error:
                 self._inside.note_abstract(pinned)
             return Errno(error) if error else Value(0)
+        if not self._peers.by_path:
+            raise Refusal(EACCES, "socket files are not made in a root, mounts or a branch that the supervisor shows")
         return Pending(self._bind(request, pinned, parse_unix(raw)), pinned)
 
     async def _bind(self, request: Request, pinned: Socket, path: bytes) -> Action:
