@@ -45,6 +45,7 @@ _SERVED = (
     "net_allow_bind",
     "net_deny",
     "net_deny_bind",
+    "net_refresh",
     "name",
     "num_cpus",
     "on_error",
