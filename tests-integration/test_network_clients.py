@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +17,12 @@ import pytest
 from command_lab import Command
 
 from sandlock import AuditLog, Policy, Result, Sandbox
+from sandlock_proxy import CertificateAuthority
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("seccomp", level=2)]
 
 SYSTEM = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "/etc/hosts", "-/etc/nsswitch.conf", "-/etc/ssl"]
-SYSTEM += ["/dev/null", "/dev/urandom"]
+SYSTEM += ["/dev/urandom"]
 
 
 class Site(http.server.SimpleHTTPRequestHandler):
@@ -45,11 +48,13 @@ class Site(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[tuple[int, list[str]]]:
+def site(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
     """Serve `folder` on loopback; gives the port, and the requests that arrived."""
     seen: list[str] = []
     handler = functools.partial(Site, directory=str(folder), seen=seen)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port, seen
         server.shutdown()
@@ -65,7 +70,7 @@ def pages(tmp_path: Path) -> Path:
 
 
 def inside(port: int, rules: list[str], *argv: str, **fields: Any) -> Result:
-    fields = {"fs_readable": SYSTEM, "http_allow": rules, "http_ports": [port], **fields}
+    fields = {"fs_readable": SYSTEM, "fs_writable": ["/dev/null"], "http_allow": rules, "http_ports": [port], **fields}
     return Sandbox(**fields).run(list(argv), timeout=60)
 
 
@@ -73,7 +78,8 @@ def inside(port: int, rules: list[str], *argv: str, **fields: Any) -> Result:
 def test_curl_is_let_through_by_method_host_and_path_and_each_decision_is_recorded(pages: Path, tmp_path: Path) -> None:
     with site(pages) as (port, seen):
         base = f"http://localhost:{port}"
-        policy = Policy(fs_readable=SYSTEM, http_allow=[f"GET localhost:{port}/ok/*"], http_ports=[port])
+        rules = [f"GET localhost:{port}/ok/*"]
+        policy = Policy(fs_readable=SYSTEM, fs_writable=["/dev/null"], http_allow=rules, http_ports=[port])
         script = f"""
         curl -sS {base}/ok/page; echo
         curl -sS -o /dev/null -w '%{{http_code}}\\n' -T /etc/hosts {base}/ok/page
@@ -112,3 +118,95 @@ def test_the_flag_that_a_denied_request_names_allows_it(pages: Path, tmp_path: P
         assert flag in denied.stderr
         done = sandlock("run", *line, "--http-allow", f"GET localhost:{port}/secret", *curl)
         assert (done.returncode, done.stdout) == (0, "not for you"), done.stderr
+
+
+PYTHON_CLIENT = """
+import http.client, os, socket, urllib.error, urllib.request
+port = {port}
+one = http.client.HTTPConnection("localhost", port)
+for method, path in (("GET", "/ok/page"), ("GET", "/secret"), ("PUT", "/ok/up")):  # on one connection
+    one.request(method, path, body=b"x" * 300000 if method == "PUT" else None)
+    answer = one.getresponse(); body = answer.read(); print(answer.status, answer.status < 400 and body.decode())
+try: urllib.request.urlopen(f"http://localhost:{{port}}/secret")
+except urllib.error.HTTPError as error: print(error.code)
+"""
+
+
+def test_python_speaks_on_a_kept_connection_and_each_request_is_judged(pages: Path) -> None:
+    with site(pages) as (port, seen):
+        rules = [f"GET localhost:{port}/ok/*", f"PUT localhost:{port}/ok/up"]
+        code = PYTHON_CLIENT.format(port=port)
+        result = inside(port, rules, "/usr/bin/python3", "-c", code)
+        lines = result.stdout.decode().splitlines()
+        assert lines[:3] == ["200 content", "403 False", "201 300000 300000"], result.stderr
+        assert lines[-1] == "403"
+        assert "GET /secret 200" not in seen
+
+
+@pytest.mark.needs("command:git")
+def test_git_clones_what_a_rule_allows(pages: Path, tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        line = ["git", "-c", "user.name=n", "-c", "user.email=e@a.org", *words]
+        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q", "source")
+    (tmp_path / "source/file").write_text("from the repository")
+    git("-C", "source", "add", "file")
+    git("-C", "source", "commit", "-q", "-m", "one")
+    for name in ("ok/allowed.git", "other.git"):
+        git("clone", "-q", "--bare", "source", str(pages / name))
+        git("-C", str(pages / name), "update-server-info")
+    work = tmp_path / "work"
+    work.mkdir()
+    with site(pages) as (port, _):
+        base = f"http://localhost:{port}"
+        script = f"git clone -q {base}/ok/allowed.git a && cat a/file; git clone -q {base}/other.git b"
+        fields = {
+            "fs_writable": [str(work), "/dev/null"],
+            "cwd": str(work),
+            "env": {"HOME": str(work), "GIT_TERMINAL_PROMPT": "0"},
+        }
+        result = inside(port, [f"GET localhost:{port}/ok/allowed.git/*"], "/bin/sh", "-c", script, **fields)
+    assert result.stdout == b"from the repository", result.stderr
+    assert b"403" in result.stderr
+    assert not (work / "b").exists()
+
+
+TLS_CLIENTS = """
+curl -sS --cacert {bundle} {base}/ok/page; echo
+curl -sS -o /dev/null -w '%{{http_code}}\n' --cacert {bundle} {base}/secret
+curl -sS -o /dev/null -w '%{{http_code}}\n' --cacert {bundle} --http2 {base}/ok/page
+curl -sS -o /dev/null --cacert {theirs} {base}/ok/page 2>/dev/null || echo $?
+printf 'GET /ok/page HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n' |
+    openssl s_client -quiet -verify_return_error -verify_hostname localhost -CAfile {bundle} \
+    -servername localhost -connect localhost:{port} 2>/dev/null | tail -n 1; echo
+SSL_CERT_FILE={bundle} python3 -c 'import urllib.request as r; print(r.urlopen("{base}/ok/page").read().decode())'
+"""
+
+
+@pytest.mark.needs("command:curl")
+@pytest.mark.needs("command:openssl")
+def test_tls_is_looked_into_for_curl_openssl_and_python(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's own CA is trusted by the host alone; inside, the bundle has the sandbox's."""
+    theirs, bundle, out = tmp_path / "theirs.pem", tmp_path / "bundle.pem", tmp_path / "out.pem"
+    upstream = CertificateAuthority.ephemeral()
+    theirs.write_bytes(upstream.pem)
+    bundle.write_text("")
+    monkeypatch.setenv("SSL_CERT_FILE", str(theirs))
+    with site(pages, upstream.context("localhost")) as (port, seen):
+        names = {"bundle": bundle, "theirs": theirs, "port": port, "base": f"https://localhost:{port}"}
+        result = inside(
+            port,
+            [f"GET localhost:{port}/ok/*"],
+            *("/bin/sh", "-c", TLS_CLIENTS.format(**names)),
+            fs_readable=[*SYSTEM, str(bundle), str(theirs)],
+            http_inject_ca=[str(bundle)],
+            http_ca_out=str(out),
+        )
+    lines = result.stdout.decode().split()
+    assert lines == ["content", "403", "200", "60", "content", "content"], result.stderr
+    assert seen == ["GET /ok/page 200"] * 4
+    assert out.read_text().startswith("-----BEGIN CERTIFICATE-----")
+    assert "PRIVATE" not in out.read_text()
