@@ -61,7 +61,7 @@ port = int(sys.argv[1])
 def ask(data):
     with socket.create_connection(("localhost", port), timeout=30) as s:
         s.sendall(data)
-        try: s.shutdown(socket.SHUT_WR)
+        try: (b"\\r\\n\\r\\n" in data) or s.shutdown(socket.SHUT_WR)
         except OSError: pass  # it has been closed already
         try: return s.recv(12).decode()
         except OSError: return ""

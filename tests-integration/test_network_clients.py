@@ -164,7 +164,7 @@ def test_git_clones_what_a_rule_allows(pages: Path, tmp_path: Path) -> None:
         fields = {
             "fs_writable": [str(work), "/dev/null"],
             "cwd": str(work),
-            "env": {"HOME": str(work), "GIT_TERMINAL_PROMPT": "0"},
+            "env": {"HOME": str(work), "GIT_CONFIG_NOSYSTEM": "1"},
         }
         result = inside(port, [f"GET localhost:{port}/ok/allowed.git/*"], "/bin/sh", "-c", script, **fields)
     assert result.stdout == b"from the repository", result.stderr

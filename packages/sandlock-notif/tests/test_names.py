@@ -66,9 +66,11 @@ def test_any_bytes_are_a_question_or_a_value_error(data: bytes) -> None:
 def test_hosts_lists_what_may_be_reached_and_refreshed_names_are_left_to_the_resolver() -> None:
     policy = Policy(net_allow=["tcp://a.example:443", "b.example"])
     resolved = {"a.example": ("192.0.2.1", "127.0.0.1"), "b.example": ("2001:db8::1",)}
-    local = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    local = b"127.0.0.1\tlocalhost\n::1\tlocalhost\n::1\tip6-localhost ip6-loopback\n"
     assert hosts_file(policy, resolved) == local + b"192.0.2.1\ta.example\n2001:db8::1\tb.example\n"
     assert not needs_resolver(policy)
+    narrow = hosts_file(Policy(net_allow=["localhost:1"]), {"localhost": ("127.0.0.1",)})
+    assert narrow == b"127.0.0.1\tlocalhost\n::1\tip6-localhost ip6-loopback\n"
     assert b"nameserver" not in resolver_file(policy)
     fresh = policy.replace(net_refresh=True)
     assert hosts_file(fresh, resolved) == local

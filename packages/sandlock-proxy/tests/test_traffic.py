@@ -342,6 +342,28 @@ def test_a_server_that_is_down_or_silent_is_said_so(world: World) -> None:
     assert (answer.status, b"did not answer" in answer.body) == (504, True)
 
 
+def test_another_address_of_the_name_is_tried_where_nobody_answers(world: World) -> None:
+    """Bare, a client goes on to the next address by itself; its connection to the first one was ours, and was made."""
+    server = world.server()
+    world.names["a.org"] = ["127.0.0.9", "127.0.0.8", "127.0.0.1"]
+    asked: list[str] = []
+
+    def may_connect(address: str, port: int) -> bool:
+        asked.append(address)
+        return address != "127.0.0.1" or port in allowed
+
+    allowed = {server.port}
+    for status in (200, 502):
+        proxy = world.proxy(server.port, may_connect=may_connect)
+        connection = world.intercept(proxy, server.port, "127.0.0.9")
+        for _ in range(2):
+            connection.sendall(request(server.port, f"GET /ok/x HTTP/1.1\r\n{HEAD}\r\n"))
+            assert read_answer(connection).status == status
+        allowed.clear()
+    assert (server.connections, len(server.requests)) == (1, 2)
+    assert "127.0.0.8" in asked
+
+
 def test_a_name_that_does_not_resolve_in_time_is_said_so(world: World) -> None:
     async def resolve(_name: str) -> list[str]:
         await asyncio.sleep(30)

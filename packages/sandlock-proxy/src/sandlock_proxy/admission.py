@@ -93,6 +93,14 @@ class Admission:
             raise Refusal(403, "port 443 without TLS", close=True)
         return authority, target
 
+    async def others(self, authority: Authority, address: str) -> tuple[str, ...]:
+        """Return where else a request for `authority` may go when nobody answers at `address`.
+
+        The program's connection seemed to be made, so it does not try the next address of the name itself.
+        """
+        found = await self._addresses(authority)
+        return tuple(one for one in found if one != address and self._may_connect(one, authority.port))
+
     async def _destination(self, authority: Authority) -> str:
         """Return the address to connect to: the one the program connected to, if the host leads there."""
         if self._origin.destination is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sandlock_policy.errors import SandlockError
 
-__all__ = ["CertificateError", "CredentialError", "ProxyError", "Refusal"]
+__all__ = ["CertificateError", "CredentialError", "ProxyError", "Refusal", "UnreachableError"]
 
 
 class ProxyError(SandlockError):
@@ -33,3 +33,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer to the client, not a f
         self.reason = reason
         self.rule = rule
         self.close = close
+
+
+class UnreachableError(Refusal):
+    """Nobody takes a connection at an address; another one of the same name may do."""

@@ -9,7 +9,7 @@ from sandlock_proxy.admission import Admission, Origin, Request
 from sandlock_proxy.answers import write_answer
 from sandlock_proxy.bodies import BodyError, chunk, chunked, sized
 from sandlock_proxy.credentials import Attached
-from sandlock_proxy.errors import Refusal
+from sandlock_proxy.errors import Refusal, UnreachableError
 from sandlock_proxy.events import Outcome
 from sandlock_proxy.heads import Head, check_bytes, parse_head
 from sandlock_proxy.masking import Mask
@@ -37,6 +37,7 @@ class Session:
         self._origin = origin
         self._admission = Admission(service, origin)
         self._upstream: Upstream | None = None
+        self._instead: dict[tuple[str, str], str] = {}  # (host, address where nobody answered) -> another one of its
 
     async def serve(self) -> None:
         """Serve until either side has enough; the connections are closed on return, whatever happened."""
@@ -124,10 +125,23 @@ class Session:
 
     async def _connect(self, request: Request) -> Upstream:
         secure = self._origin.tls_name is not None
-        key = (request.address, request.authority.port, request.authority.host if secure else "")
-        if self._upstream is None or not self._upstream.serves(key):
-            self._drop_upstream()
-            self._upstream = await Upstream.connect(key, self._limits, self._service.tls if secure else None)
+        host, port = request.authority.host, request.authority.port
+        address = self._instead.get((host, request.address), request.address)
+        if self._upstream is not None and self._upstream.serves((address, port, host if secure else "")):
+            return self._upstream
+        self._drop_upstream()
+        context = self._service.tls if secure else None
+        try:
+            self._upstream = await Upstream.connect((address, port, host if secure else ""), self._limits, context)
+        except UnreachableError as fault:
+            for other in await self._admission.others(request.authority, address):
+                with contextlib.suppress(UnreachableError):
+                    self._upstream = await Upstream.connect(
+                        (other, port, host if secure else ""), self._limits, context
+                    )
+                    self._instead[host, request.address] = other
+                    return self._upstream
+            raise fault from None
         return self._upstream
 
     async def _exchange(self, request: Request, upstream: Upstream, attached: Attached | None, asked: Asked) -> bool:

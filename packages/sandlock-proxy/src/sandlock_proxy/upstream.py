@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from sandlock_proxy.errors import Refusal
+from sandlock_proxy.errors import Refusal, UnreachableError
 from sandlock_proxy.limits import Limits
 from sandlock_proxy.stream import Stream
 
@@ -39,7 +39,7 @@ class Upstream:
         except ssl.SSLError as fault:
             raise Refusal(502, f"TLS with {name} at {where} failed: {fault.reason}") from None
         except OSError as fault:
-            raise Refusal(502, f"{where} cannot be reached: {fault.strerror or fault}") from None
+            raise UnreachableError(502, f"{where} cannot be reached: {fault.strerror or fault}") from None
         return cls(stream, key)
 
     def serves(self, key: tuple[str, int, str]) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RESOLVER_ADDRESS", "hosts_file", "needs_resolver", "resolver_file"]
 
-_LOCAL: Final = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_LOCAL: Final = ("127.0.0.1", "::1")
 
 RESOLVER_ADDRESS: Final = "127.53.53.53"
 """Where the sandbox's resolver seems to be. Nothing listens there: a connection to it is handed to the resolver."""
@@ -39,7 +39,9 @@ def hosts_file(policy: Policy, resolved: Mapping[str, Iterable[str]]) -> bytes:
         PolicyError: an allowed name has no address that may be used.
 
     """
-    lines = [_LOCAL]
+    # Where the machine calls only one of them localhost, a server will be at that one.
+    local = resolved.get("localhost") or _LOCAL
+    lines = [f"{one}\tlocalhost\n" for one in local] + ["::1\tip6-localhost ip6-loopback\n"]
     if not policy.net_refresh:
         dropped = set(NetworkRules.from_policy(policy, resolved).dropped)
         for name in names_to_resolve(policy):
