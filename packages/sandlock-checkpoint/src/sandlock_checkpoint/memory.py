@@ -88,7 +88,7 @@ class FileIdentity:
     Attributes:
         path: absolute, as the process's own root shows it.
         device: st_dev. It tells little after a reboot and is not compared where the inode's file system is another.
-        inode: st_ino.
+        inode: st_ino; 0 where it means nothing, since the file is a copy by now: then size and time tell.
         size: bytes.
         mtime_ns: last change of contents.
         mode: st_mode, type and permissions.

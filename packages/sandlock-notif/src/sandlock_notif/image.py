@@ -26,7 +26,14 @@ _ENTRY = Struct("=QQ")  # Elf64_auxv_t
 
 
 class ImageChange(Protocol):
-    """A domain that changes program images before they run."""
+    """A domain that changes program images before they run.
+
+    Attributes:
+        begins: `prepare` writes what a program finds when it begins; an image that is restored has it already.
+
+    """
+
+    begins: bool
 
     def stubs(self) -> Mapping[str, StubOperation]:
         """Return what entries of the vDSO shall do, by the name of the system call; asked in the loop's thread."""

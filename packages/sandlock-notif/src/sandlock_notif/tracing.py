@@ -29,15 +29,26 @@ from sandlock_sys.proc import read_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
-__all__ = ["ExecGate", "ExecOutcome", "HeldError", "Tracer", "follow_exec", "interrupted", "pass_through"]
+__all__ = [
+    "INTERRUPTED",
+    "ExecGate",
+    "ExecOutcome",
+    "HeldError",
+    "Tracer",
+    "follow_exec",
+    "interrupted",
+    "pass_through",
+]
 
 Result = TypeVar("Result")
+
+INTERRUPTED: set[int] = set()
+"""The threads that a tracer of this process has interrupted, and that have not stopped yet; tracers add to it."""
 
 _WORKERS = 32  # execs and settlings that wait for their stop at once; further ones queue
 _CLOSE_S = 2.0
 _HELD_S = 2.0  # so long a thread of ours may take from seizing a task to interrupting it
 _FREE_S = 0.01  # and so long one that has just let go may still have been there when it was tried
-_interrupted: set[int] = set()
 _EVERY = WaitOption.NOTHREAD | 0x4000_0000  # __WALL; only what this very thread traces
 
 
@@ -140,11 +151,11 @@ class ExecGate:
 def interrupted(tid: int) -> Iterator[None]:
     """Interrupt a task that this thread has seized, and let it be known until it has stopped, or ended."""
     _interrupt(tid)
-    _interrupted.add(tid)
+    INTERRUPTED.add(tid)
     try:
         yield
     finally:
-        _interrupted.discard(tid)
+        INTERRUPTED.discard(tid)
 
 
 def pass_through(tid: int) -> bool:
@@ -231,7 +242,7 @@ def _seize(tid: int, options: int) -> None:
         try:
             ptrace.seize(tid, options)
         except SyscallError as error:
-            if tid in _interrupted:
+            if tid in INTERRUPTED:
                 raise HeldError from error
             late = time.monotonic() - begin
             if error.errno != EPERM or late > (_HELD_S if _is_ours(tid) else _FREE_S):

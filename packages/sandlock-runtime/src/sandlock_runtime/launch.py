@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandlock_policy.plan import Context
     from sandlock_runtime.branching import RunBranch
     from sandlock_runtime.hooks import Hooks
+    from sandlock_runtime.instead import Instead
     from sandlock_runtime.prepare import Command, Parts
     from sandlock_runtime.served_view import ServedView
     from sandlock_runtime.service import Service
@@ -54,8 +55,11 @@ def launch(
     keep: Sequence[int] = (),
     park: bool = False,
     hooks: Hooks | None = None,
+    instead: Instead | None = None,
 ) -> tuple[Life, Plan]:
     """Start `command` under `policy`, with the caller's callback and handlers in `hooks`.
+
+    With `instead` a restore begins in the sandbox that `command` would get.
 
     Returns:
         The life, which the caller must finish, and the plan that is enforced.
@@ -77,17 +81,15 @@ def launch(
     features = host_features()
     hooked = hooks is not None and hooks.policy_fn is not None
     context, program, plan = prepare(policy, command, features, hooked=hooked)
+    if instead is not None:
+        program.candidates, keep = instead.candidates, instead.keep
     streams = Streams(stdin, stdout, stderr)
-    start = _Start(policy, context, program, streams, keep, park, hooks, started)
+    start = _Start(policy, context, program, streams, keep, park, hooks, started, instead)
     try:
         try:
             life = start.served(plan, features)
         except SpawnError as error:
-            # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
-            one_path = error.step == "mount" and error.detail
-            if one_path or error.step not in _NAMESPACE_STEPS or error.errno not in _NOT_HERE:
-                raise
-            if policy.namespaces == "require":
+            if not _lacks_namespaces(error) or policy.namespaces == "require":
                 raise
             # The host was not asked before: asking costs as much as a launch. Now it is known.
             features = namespace_refused()
@@ -105,6 +107,12 @@ def launch(
     return life, plan
 
 
+def _lacks_namespaces(error: SpawnError) -> bool:
+    # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
+    one_path = error.step == "mount" and error.detail
+    return not one_path and error.step in _NAMESPACE_STEPS and error.errno in _NOT_HERE
+
+
 class _Start:
     """One launch: what does not change when it is tried again with another plan."""
 
@@ -112,6 +120,7 @@ class _Start:
         "branch",
         "context",
         "hooks",
+        "instead",
         "keep",
         "names",
         "park",
@@ -133,6 +142,7 @@ class _Start:
         park: bool,
         hooks: Hooks | None,
         started: float,
+        instead: Instead | None,
     ) -> None:
         self.policy = policy
         self.context = context
@@ -142,6 +152,7 @@ class _Start:
         self.park = park
         self.hooks = hooks
         self.started = started
+        self.instead = instead
         self.branch: RunBranch | None = None
         self.shown: ServedView | None = None
         self.web: Web | None = None
@@ -149,6 +160,8 @@ class _Start:
 
     def served(self, plan: Plan, features: HostFeatures) -> Life:
         """Start the child, with a supervisor where something has to be served."""
+        if self.instead is not None:
+            plan = self.instead.adapt(plan)
         if not plan.needs_supervisor and (self.hooks is None or not self.hooks.served):
             return self.once(plan, features, None)
         from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
@@ -275,6 +288,8 @@ class _Start:
                 from sandlock_runtime.branching import RunBranch  # lazy: as above
 
                 self.branch = RunBranch(self.policy, plan, self.context)
+                if self.instead is not None:
+                    self.instead.fill(self.branch.branch)
                 self.branch.prepare(request)
         if plan.scoped & _SCOPE_SIGNAL and not request.pid_namespace:
             request.guard_ruleset = _guard_ruleset(plan)

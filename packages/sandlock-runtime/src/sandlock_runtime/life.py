@@ -93,6 +93,7 @@ class Life:
         program: what is executed.
         plan: what is enforced.
         branch: where its writes below `workdir` go, or None.
+        service: its supervisor, or None.
         at_end: called with the result, once; None for nobody.
 
     """
@@ -115,7 +116,7 @@ class Life:
         self.streams = streams
         self._spawned = spawned
         self._guard: Guard = spawned.guard
-        self._service = service
+        self.service = service
         self.branch = branch
         self.at_end: Callable[[Result], None] | None = None
         self._scratch = scratch
@@ -151,7 +152,7 @@ class Life:
 
     def ports(self) -> dict[int, int]:
         """Return the ports that the sandbox has bound, and the real one of each."""
-        return self._service.ports() if self._service is not None else {}
+        return self.service.ports() if self.service is not None else {}
 
     def kill(self, cause: str = Reason.KILLED) -> None:
         """Kill every process of the sandbox."""
@@ -275,7 +276,7 @@ class Life:
             SandboxError: it was killed, and some process of it does not die; nothing is freed.
 
         """
-        service = self._service
+        service = self.service
         if service is not None and self._result is None:
             # Outside the lock: the supervisor serves until the end, and its last act may be an order to kill.
             if not self.wait(_UNKILLABLE_S if self._cause else None):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sandlock_notif import Event
     from sandlock_policy import Plan, Policy
+    from sandlock_runtime.instead import Instead
     from sandlock_runtime.life import Life
     from sandlock_runtime.listed_ports import Ports
     from sandlock_runtime.prepare import Command
@@ -44,6 +45,7 @@ def launch_registered(
     keep: Sequence[int] = (),
     park: bool = False,
     hooks: Hooks | None = None,
+    instead: Instead | None = None,
 ) -> tuple[Life, Plan]:
     """Launch a policy that has a name, and list the run until it ends; arguments and errors are those of `launch`.
 
@@ -53,14 +55,18 @@ def launch_registered(
     context, _ = make_context(policy, command)
     desk = _Desk.open(policy, plan_for(policy, context, host_features()))
     if desk is None:
-        return launch(policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks)
+        return launch(
+            policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks,
+            instead=instead,
+        )  # fmt: skip
     hooks = Hooks() if hooks is None else hooks
     hooks = Hooks(hooks.policy_fn, hooks.handlers, (*hooks.audits, desk.hear))
     try:
         desk.log.start(command)
         life, plan = launch(
-            policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks
-        )
+            policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks,
+            instead=instead,
+        )  # fmt: skip
     except BaseException as error:
         desk.log.fail(error)
         raise

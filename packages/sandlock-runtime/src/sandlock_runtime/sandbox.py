@@ -11,6 +11,7 @@ from sandlock_runtime.errors import NotRunningError, SandboxBusyError
 from sandlock_runtime.launch import launch
 from sandlock_runtime.process import Process
 from sandlock_runtime.result import Reason
+from sandlock_runtime.saving import Saving
 from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE
 from sandlock_sys.spawn import SpawnError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sandlock_policy.inputs import PolicyInputs
     from sandlock_runtime.aio import AsyncProcess
     from sandlock_runtime.branching import RunBranch
+    from sandlock_runtime.instead import Instead
     from sandlock_runtime.life import Life
     from sandlock_runtime.pipeline import Stage
     from sandlock_runtime.prepare import Command
@@ -40,7 +42,7 @@ MAX_OUTPUT = 256 << 20
 _LATER = ("init_fn", "work_fn")
 
 
-class Sandbox(Deferred):
+class Sandbox(Deferred, Saving):
     """Confined programs under one policy. One lives at a time; use several objects for several at once.
 
     Arguments:
@@ -301,6 +303,7 @@ class Sandbox(Deferred):
         *,
         park: bool = False,
         env: Mapping[str, str] | None = None,
+        instead: Instead | None = None,
     ) -> Life:
         if not self._lock.acquire(blocking=False):
             raise SandboxBusyError("a program of this Sandbox is alive: wait for it, or use another Sandbox")
@@ -318,15 +321,14 @@ class Sandbox(Deferred):
             start = launch_registered
         try:
             life, plan = start(
-                policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks
-            )
+                policy, cmd, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=self._hooks,
+                instead=instead,
+            )  # fmt: skip
             self._life = life
             self._branch = life.branch
             self._protections = plan.protections
-            if plan.max_cpu is not None:
-                from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
-
-                throttle(life, plan.max_cpu)
+            if instead is None:
+                self._limit(life)
         except BaseException:
             if life is None:
                 self._lock.release()
@@ -335,6 +337,12 @@ class Sandbox(Deferred):
                 self._end(life)
             raise
         return life
+
+    def _limit(self, life: Life) -> None:
+        if life.plan.max_cpu is not None:
+            from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
+
+            throttle(life, life.plan.max_cpu)
 
     def _hold(self, life: Life) -> Process:
         self._process = Process(life, lambda: self._forget(life))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from _thread import allocate_lock
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from errno import EINVAL
 from fcntl import F_DUPFD_CLOEXEC, fcntl
@@ -126,6 +126,18 @@ class Service:
         else:
             # Calls that come before it is ready wait in the kernel. A failure ends the sandbox.
             self._later(self._begin_alone(listener, spawned))
+
+    def begin_restore(self) -> None:
+        """Let execs pass unseen until `end_restore`: the images that they make are empty."""
+        from sandlock_runtime.stillness import begin_restore  # lazy: as above
+
+        self._thread.call(begin_restore(self._tables))
+
+    def end_restore(self, pids: Iterable[int]) -> None:
+        """Look at the images of stopped processes as at every new one, and at every further exec."""
+        from sandlock_runtime.stillness import end_restore  # lazy: as above
+
+        end_restore(self._tables, pids)
 
     def watch(self, kill: Callable[[str], None]) -> None:
         """Call `kill` with a Reason, in the loop's thread, when the sandbox has to end."""

@@ -107,6 +107,12 @@ class Streams:
         fd, self.parent[number] = self.parent[number], -1
         return fd
 
+    def gave(self, number: int, status: os.stat_result) -> bool:
+        """Tell whether what a program has as `number` is what it was given: that null device, or a caller's file."""
+        if S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
+            return number <= 2 and self.child[number] == NULL_DEVICE
+        return any(status.st_dev == device and status.st_ino == inode for _, device, inode, _ in self._flags)
+
     def restore(self) -> None:
         """Put the flags of the caller's files back, which the program may have set to O_NONBLOCK."""
         for fd, device, inode, flags in self._flags:

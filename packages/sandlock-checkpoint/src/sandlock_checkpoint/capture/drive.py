@@ -43,6 +43,7 @@ def capture(
     allow: AbstractSet[str] = frozenset(),
     name: str = "",
     timeout_s: float = _STOP_TIMEOUT_S,
+    interrupted: set[int] | None = None,
 ) -> Checkpoint:
     """Stop a process, or a tree, and return what it is; it stays stopped until the checkpoint is closed.
 
@@ -56,6 +57,8 @@ def capture(
         allow: names or kinds (`Unsupported.name`, `.kind`) of what may be left out.
         name: put into the checkpoint.
         timeout_s: seconds that one thread may take to stop.
+        interrupted: has, at any time, the threads that are interrupted and have not stopped yet. One in a notified
+            system call stops only when it is answered, and whoever answers knows from this that it may send it back.
 
     Raises:
         CaptureError: it cannot be captured; `unsupported` lists all that stands against it. It runs on.
@@ -64,7 +67,7 @@ def capture(
     architecture = sandlock_arch.native()
     job = _Job(pid, architecture, allow)
     try:
-        job.stop(scope, timeout_s)
+        job.stop(scope, timeout_s, interrupted)
         return job.describe(scope, leave, name)
     except BaseException as error:
         job.release()
@@ -86,11 +89,12 @@ class _Job:
     shared: SharedObjects = field(default_factory=SharedObjects)
     unsupported: list[Unsupported] = field(default_factory=list)
 
-    def stop(self, scope: Scope, timeout_s: float) -> None:
+    def stop(self, scope: Scope, timeout_s: float, interrupted: set[int] | None) -> None:
         if scope is Scope.TREE:
-            stop_tree(self.pid, self.architecture, timeout_s, self.members)
+            stop_tree(self.pid, self.architecture, timeout_s, self.members, interrupted)
             return
-        self.members.append(Member(self.pid, -1, stop_process(self.pid, self.architecture, timeout_s)))
+        stopped = stop_process(self.pid, self.architecture, timeout_s, interrupted)
+        self.members.append(Member(self.pid, -1, stopped))
         for child in children_of(self.pid):
             self.unsupported.append(
                 Unsupported(f"child:{child}", "child", f"process {child} is a child of it: capture the tree")

@@ -37,6 +37,7 @@ class StoppedProcess:
         tids: its threads, the main thread first, then in increasing order.
         entry: where calls are made from in it.
         calls: of each thread, the system call that its stop interrupted, where that is known.
+        interrupted: threads that have been told to stop, and have not yet; others may look at it.
         group_signal: the signal that had stopped the process before (SIGSTOP, SIGTSTP, ...), 0 for none.
 
     """
@@ -44,6 +45,7 @@ class StoppedProcess:
     pid: int
     tids: list[int] = field(default_factory=list)
     entry: Entry = field(default=Entry(0))
+    interrupted: set[int] = field(default_factory=set)
     group_signal: int = 0
     calls: dict[int, int] = field(default_factory=dict)
 
@@ -63,6 +65,10 @@ class StoppedProcess:
             # Sent while all are still held: it acts before any of them runs an instruction.
             _signal(self.pid, signal.SIGSTOP)
         for tid in reversed(tids):  # the main thread last: it ends only after all others were waited for
+            if tid in self.interrupted:
+                with contextlib.suppress(TraceeGoneError, TraceeStuckError, SyscallError):
+                    wait_change(tid, _BURIAL_S)
+                self.interrupted.discard(tid)
             try:
                 ptrace.detach(tid)
             except SyscallError as error:
@@ -82,7 +88,9 @@ class StoppedProcess:
             wait_change(tid, _BURIAL_S)
 
 
-def stop_process(pid: int, architecture: Architecture, timeout_s: float) -> StoppedProcess:
+def stop_process(
+    pid: int, architecture: Architecture, timeout_s: float, interrupted: set[int] | None = None
+) -> StoppedProcess:
     """Stop every thread of the process; threads that are made meanwhile are found until none is new.
 
     Raises:
@@ -91,6 +99,8 @@ def stop_process(pid: int, architecture: Architecture, timeout_s: float) -> Stop
 
     """
     stopped = StoppedProcess(pid)
+    if interrupted is not None:
+        stopped.interrupted = interrupted
     try:
         _stop_threads(stopped, architecture, timeout_s)
     except BaseException as error:
@@ -113,12 +123,15 @@ def _stop_threads(stopped: StoppedProcess, architecture: Architecture, timeout_s
                 stopped.tids.append(tid)
                 seized.append(tid)
                 ptrace.interrupt(tid)
+                stopped.interrupted.add(tid)
         for tid in seized:
             try:
                 change, held[tid] = wait_event_stop(tid, timeout_s)
             except TraceeGoneError:
+                stopped.interrupted.discard(tid)
                 stopped.tids.remove(tid)  # a thread that was ending; the process goes on without it
                 continue
+            stopped.interrupted.discard(tid)
             if change.signal != signal.SIGTRAP:
                 stopped.group_signal = change.signal
     if pid not in stopped.tids:

@@ -27,7 +27,9 @@ class Member:
     stopped: StoppedProcess | None
 
 
-def stop_tree(pid: int, architecture: Architecture, timeout_s: float, into: list[Member]) -> None:
+def stop_tree(
+    pid: int, architecture: Architecture, timeout_s: float, into: list[Member], interrupted: set[int] | None = None
+) -> None:
     """Stop a process and all below it, parents before their children, and add each to `into` as soon as it is stopped.
 
     A stopped process makes no children. So below a parent that is stopped the list is final, but for those that end:
@@ -37,7 +39,7 @@ def stop_tree(pid: int, architecture: Architecture, timeout_s: float, into: list
         CaptureError: one cannot be stopped. What is in `into` is stopped, and the caller's to let go.
 
     """
-    into.append(Member(pid, -1, stop_process(pid, architecture, timeout_s)))
+    into.append(Member(pid, -1, stop_process(pid, architecture, timeout_s, interrupted)))
     known = {pid}
     at = 0
     while at < len(into):
@@ -48,7 +50,7 @@ def stop_tree(pid: int, architecture: Architecture, timeout_s: float, into: list
             stopped = None
             if not _ended(child):
                 try:
-                    stopped = stop_process(child, architecture, timeout_s)
+                    stopped = stop_process(child, architecture, timeout_s, interrupted)
                 except CaptureError:
                     if not _ended(child):
                         raise

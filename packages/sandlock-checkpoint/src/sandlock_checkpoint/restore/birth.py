@@ -188,10 +188,13 @@ def fork_child(parent: Target, pid: int, exit_signal: int, ids: Ids) -> Target:
         arguments = struct.pack("<11Q", 0, 0, 0, 0, exit_signal, 0, 0, 0, wanted, 1, 0)
         if not parent.errno("clone3", parent.put(arguments), len(arguments)):
             return _adopt(parent, before)
-        if ids is Ids.KEEP:
-            raise RestoreError("pid", f"the restored process cannot have its pid, {pid}, here")
     parent.call("clone", exit_signal, 0, 0, 0, 0)
-    return _adopt(parent, before)
+    child = _adopt(parent, before)
+    # In a fresh namespace the kernel counts from where the captured one may have counted.
+    if ids is Ids.KEEP and child.call("getpid") != pid:
+        child.kill()
+        raise RestoreError("pid", f"the restored process cannot have its pid, {pid}, here")
+    return child
 
 
 def drop_powers(target: Target) -> None:

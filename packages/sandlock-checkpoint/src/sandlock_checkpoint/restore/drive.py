@@ -89,6 +89,7 @@ def restore(
     descriptors: Mapping[int, int] | None = None,
     ids: Ids = Ids.PREFER,
     lazy: bool = False,
+    ready: Callable[[Sequence[int]], None] | None = None,
 ) -> Restored:
     """Make the processes of a checkpoint anew, and let them go.
 
@@ -106,6 +107,8 @@ def restore(
         lazy: map long pieces of memory from the image instead of copying them, so that the process runs before its
             pages are read. It lacks something then, which `allow` must name ("discard"); `restore.lazy` says what.
             A compressed image is copied.
+        ready: called with the ids of the processes when all is in its place and nothing of it has run; what it raises
+            ends the restore.
 
     Raises:
         RestoreError: it cannot be restored; `skipped` lists what would be lacking, if that is why.
@@ -122,7 +125,7 @@ def restore(
         raise RestoreError(step, f"the restored process would lack {words}", left)
     job = _Job(checkpoint, architecture, allow, ids, list(lacking), lazy=lazy)
     try:
-        return job.run(spawn, replacements)
+        return job.run(spawn, replacements, ready)
     except BaseException as error:
         job.kill()
         if isinstance(
@@ -171,7 +174,9 @@ class _Job:
             with contextlib.suppress(ChildProcessError, SyscallError):
                 os.waitpid(pid, 0x40000000)
 
-    def run(self, spawn: Spawn | None, replacements: Mapping[int, int]) -> Restored:
+    def run(
+        self, spawn: Spawn | None, replacements: Mapping[int, int], ready: Callable[[Sequence[int]], None] | None
+    ) -> Restored:
         own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         stub = open_stub(self.architecture)
         with own, theirs:
@@ -191,6 +196,9 @@ class _Job:
             self.child = birth.target.pid
             self.targets.append(birth.target)
             channel = self._populate(birth, channel, own, replacements)
+        if ready is not None:
+            self.step = "ready"
+            ready([target.pid for target in self.targets])
         for target in self.targets:
             for tid in reversed(target.tids):
                 ptrace.detach(tid)

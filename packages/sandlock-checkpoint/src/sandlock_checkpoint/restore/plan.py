@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 
 from sandlock_checkpoint.errors import RestoreError
@@ -118,7 +119,8 @@ def differs(known: FileIdentity, device: int, inode: int, size: int, mtime_ns: i
     """Return in which way a file is not the captured one, "" when it is.
 
     Arguments:
-        known: the captured one.
+        known: the captured one. Without an inode it was copied meanwhile, as every file of a branch is: then size and
+            time decide, and a directory's name does.
         device: st_dev; inode: st_ino; size: bytes; mtime_ns: st_mtime_ns of the one that has its name now.
         inode: number.
         size: bytes.
@@ -126,7 +128,11 @@ def differs(known: FileIdentity, device: int, inode: int, size: int, mtime_ns: i
         contents: the contents must be the same too, since a mapping shows them.
 
     """
-    if (known.device, known.inode) != (device, inode):
+    if not known.inode:
+        if stat.S_ISDIR(known.mode):
+            return ""
+        contents = True
+    elif (known.device, known.inode) != (device, inode):
         return "another file has its name now"
     if contents and (known.size, known.mtime_ns) != (size, mtime_ns):
         return "it was changed after the capture"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sandlock_arch.call_abi import ERESTARTNOINTR
 from sandlock_arch.errors import ArchError
 from sandlock_notif import memory
-from sandlock_notif.action import Action, Answered, Errno
+from sandlock_notif.action import CONTINUE, Action, Answered, Errno
 from sandlock_notif.dispatch import HandlerTable, Services, Trap
 from sandlock_notif.errors import NotifError, Refusal
 from sandlock_notif.events import Event
@@ -79,6 +79,7 @@ class ExecTable(HandlerTable):
 
     Attributes:
         gate: through which every exec goes; shut while the tree is frozen.
+        passing: execs are not followed: another holds the tasks, who makes their images and shows them to `adopt`.
 
     """
 
@@ -94,6 +95,7 @@ class ExecTable(HandlerTable):
     ) -> None:
         self._killable = killable
         self.gate = ExecGate()
+        self.passing = False
         self._changes = changes
         self._verify = verify
         self._tracer = tracer if tracer is not None else Tracer()
@@ -116,6 +118,18 @@ class ExecTable(HandlerTable):
         """End the tracer."""
         await self._tracer.close()
 
+    def adopt(self, pid: int) -> None:
+        """Look at the image of a process that the caller has stopped, and change it as a new one.
+
+        What a program finds in its memory when it begins (`ImageChange.prepare`) is not written: this one began before.
+
+        Raises:
+            NotifError: it may not run.
+
+        """
+        operations, looks = self._wanted(anew=False)
+        self._look(pid, None, operations, looks)
+
     def look_at(self, request: Request, added: Sequence[bytes]) -> Callable[[int], None]:
         """Return the look at an image that another runs for the caller; to be called in the thread of its tracer.
 
@@ -137,13 +151,13 @@ class ExecTable(HandlerTable):
         operations, more = self._wanted()
         return lambda pid: self._look(pid, compare, operations, more)
 
-    def _wanted(self) -> tuple[dict[str, StubOperation], list[Callable[[Image], None]]]:
-        """Return what is to be changed in the next image, and looked at."""
+    def _wanted(self, *, anew: bool = True) -> tuple[dict[str, StubOperation], list[Callable[[Image], None]]]:
+        """Return what is to be changed in the next image, which begins `anew`, and looked at."""
         operations: dict[str, StubOperation] = {}
         more = []
         for change in self._changes:
             operations.update(change.stubs())
-            prepare = change.prepare()
+            prepare = change.prepare() if anew or not change.begins else None
             if prepare is not None:
                 more.append(prepare)
         return operations, more
@@ -151,6 +165,8 @@ class ExecTable(HandlerTable):
     async def _exec(self, request: Request) -> Action:
         services = self._services
         assert services is not None  # noqa: S101  # attached before the first request
+        if self.passing:
+            return CONTINUE
         command = read_command(request, at=request.nr == self._execveat) if self._verify else None
         operations, more = self._wanted()
         tid, notification, listener, killable = request.tid, request.id, request.listener, self._killable

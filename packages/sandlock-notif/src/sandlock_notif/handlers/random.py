@@ -104,6 +104,7 @@ class RandomTable(HandlerTable):
     """
 
     name = "random"
+    begins = True
 
     def __init__(self, seed: int) -> None:
         self._key = key_of(seed)

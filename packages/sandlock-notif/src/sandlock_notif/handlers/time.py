@@ -52,6 +52,7 @@ class TimeTable(HandlerTable):
     """
 
     name = "time"
+    begins = False
 
     def __init__(self, start_ns: int) -> None:
         self._start_ns = start_ns

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sandlock_policy.data.network_rules import INET_REFUSED, INET_TCP_ONLY, LISTEN_REFUSED, UNIX_ALLOWED, UNIX_REFUSED
 from sandlock_policy.data.syscall_groups import ALWAYS, GROUPS
-from sandlock_policy.seccomp.rules import DENY, FilterSpec, Rule
+from sandlock_policy.seccomp.opcodes import RET_ALLOW
+from sandlock_policy.seccomp.rules import DENY, FilterSpec, Rule, one_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["default_spec"]
 
 _UNSERVED = ("ioctl", "file_setattr")  # flags of inodes, which nothing but the kernel can change on an fd
+
+# Before the denials where a process is restored. It cannot forge /proc/self/exe: that takes a capability.
+_OWN_LAYOUT = Rule(
+    "prctl",
+    (one_of(0, 35), one_of(1, 14, wide=True)),  # PR_SET_MM, linux/prctl.h, 3.3; PR_SET_MM_MAP, 3.18
+    RET_ALLOW,
+    "PR_SET_MM_MAP: where heap, stack and arguments are, which a restored process must say",
+)
 
 
 def default_spec(options: FilterOptions) -> FilterSpec:
@@ -37,6 +46,8 @@ def default_spec(options: FilterOptions) -> FilterSpec:
 def _rules(options: FilterOptions) -> Iterator[Rule]:
     for name in options.extra_deny:
         yield from _denied(name)
+    if options.own_layout:
+        yield _OWN_LAYOUT
     lifted = set(options.extra_allow)
     if options.served_metadata:
         yield from [rule for rule in _group_rules("metadata") if rule.syscall in _UNSERVED]

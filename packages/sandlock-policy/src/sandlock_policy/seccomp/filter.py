@@ -38,6 +38,7 @@ class FilterOptions:
         served_metadata: a supervisor decides about mode, owner, times and attributes; flags stay as they are.
         extra_deny: names of system calls and groups; they are denied whatever else is said.
         extra_allow: names of system calls and groups that are denied otherwise, and may be lifted.
+        own_layout: a process may say where its heap, stack and arguments are, as one that is restored must.
 
     """
 
@@ -49,6 +50,7 @@ class FilterOptions:
     served_metadata: bool = False
     extra_deny: tuple[str, ...] = ()
     extra_allow: tuple[str, ...] = ()
+    own_layout: bool = False
 
 
 def compile_filter(arch: Architecture | str, options: FilterOptions) -> bytes:
@@ -80,6 +82,8 @@ def _precompiled(arch: str, options: FilterOptions) -> bytes | None:
     if options.listen or options.unix_sockets or options.extra_deny or options.extra_allow:
         return None
     if options.served_network or options.served_metadata:
+        return None
+    if options.own_layout:
         return None
     text = FILTERS.get((arch, options.tcp, options.deny_metadata))
     return None if text is None else a2b_base64(text)

@@ -84,6 +84,8 @@ class Running:
 class ImageCheck:
     """Looks at program images before they run, for `ExecTable`: an `ImageChange` that changes nothing."""
 
+    begins = False
+
     def __init__(self, view: View) -> None:
         self._view = view
 
