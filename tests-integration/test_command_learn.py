@@ -25,7 +25,7 @@ print(pathlib.Path("in/data").read_text())
 os.makedirs("out", exist_ok=True)
 pathlib.Path("out/new").write_text("x")
 os.rename("out/new", "out/result")
-with tempfile.NamedTemporaryFile() as file: print(file.name.count("sandlock-"))
+with tempfile.NamedTemporaryFile() as file: print(pathlib.Path(file.name).parent.name.count("sandlock-"))
 print(subprocess.run(["sh", "-c", "echo shell; cat < /proc/self/comm"], capture_output=True).stdout.decode())
 """
 

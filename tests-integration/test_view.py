@@ -120,7 +120,7 @@ nproc
 grep -c '^processor' /proc/cpuinfo
 grep -c '^cpu[0-9]' /proc/stat
 cat /sys/devices/system/cpu/online
-python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
+/usr/bin/python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
 """
     grants = [*SYSTEM, "/proc", "/sys/devices/system/cpu"]
     if "processor" not in Path("/proc/cpuinfo").read_text():
