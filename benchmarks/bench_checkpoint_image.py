@@ -52,10 +52,6 @@ class Repeated:
         """Nowhere."""
         return None
 
-    def mappable(self, area: Area) -> Sequence[Run]:
-        """Nothing."""
-        return ()
-
     def close(self) -> None:
         """Let go."""
         self._on_close()

@@ -77,9 +77,6 @@ class MadeMemory:
     def locate(self, area: Area, run: Run) -> Location | None:
         return None
 
-    def mappable(self, area: Area) -> Sequence[Run]:
-        return ()
-
     def close(self) -> None:
         self.closed += 1
 

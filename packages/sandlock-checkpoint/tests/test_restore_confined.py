@@ -118,9 +118,6 @@ class DeadlySource:
     def locate(self, area: Area, run: Run) -> Location | None:
         return None
 
-    def mappable(self, area: Area) -> Sequence[Run]:
-        return ()
-
     def close(self) -> None:
         return
 

@@ -10,9 +10,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["Area", "FileIdentity", "Location", "Mapping", "MappingKind", "MemorySource", "Run", "SharedMemory"]
+__all__ = [
+    "Area",
+    "FileIdentity",
+    "Location",
+    "MappableSource",
+    "Mapping",
+    "MappingKind",
+    "MemorySource",
+    "Run",
+    "SharedMemory",
+]
 
 
 class Area(NamedTuple):
@@ -60,14 +70,19 @@ class MemorySource(Protocol):
     def locate(self, area: Area, run: Run) -> Location | None:
         """Return where the whole run may be mapped from instead, or None: live, compressed, or not contiguous."""
 
-    def mappable(self, area: Area) -> Sequence[Run]:
-        """Return the parts of the area's runs that `locate` has an answer for, each in one piece, ascending."""
-
     def close(self) -> None:
         """Give everything back: a live source lets the process go (see `Leave`), a loaded one closes its files.
 
         Once is enough, twice does no harm.
         """
+
+
+@runtime_checkable
+class MappableSource(MemorySource, Protocol):
+    """A source that can tell beforehand what may be mapped; from one that cannot, everything is copied."""
+
+    def mappable(self, area: Area) -> Sequence[Run]:
+        """Return the parts of the area's runs that `locate` has an answer for, each in one piece, ascending."""
 
 
 class MappingKind(enum.Enum):

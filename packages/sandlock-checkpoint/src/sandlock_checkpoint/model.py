@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -338,6 +339,7 @@ class Checkpoint:
         app_state: bytes of the caller, or None.
         cow: directory that holds a snapshot of the copy-on-write branch, or None.
         source: reads the contents of memory.
+        spare: of live processes: makes the next `close` let them run on, whatever `leave` says; None for an image.
 
     """
 
@@ -360,6 +362,7 @@ class Checkpoint:
     app_state: bytes | None = None
     cow: str | None = None
     source: MemorySource = field(compare=False, repr=False, kw_only=True)
+    spare: Callable[[], object] | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the image to directory `path`, atomically, and close this checkpoint; see `image.save.save`."""
@@ -372,10 +375,17 @@ class Checkpoint:
         """Let the processes go, as `leave` says, or close the image's files."""
         self.source.close()
 
+    def abandon(self) -> None:
+        """Close it, and let its processes run on: they have not been saved."""
+        if self.spare is not None:
+            self.spare()
+        self.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # What failed in the meantime may be a save: who has no image yet is not killed for it.
+        self.close() if kind is None else self.abandon()

@@ -53,7 +53,7 @@ def capture(
     Arguments:
         pid: a process that the caller may trace (ptrace(2)).
         scope: it alone with all its threads, or everything below it too.
-        leave: what becomes of it when the checkpoint is closed.
+        leave: what becomes of it when the checkpoint is closed; after a save that fails, it runs on.
         allow: names or kinds (`Unsupported.name`, `.kind`) of what may be left out.
         name: put into the checkpoint.
         timeout_s: seconds that one thread may take to stop.
@@ -126,6 +126,7 @@ class _Job:
         processes, shared = self._ask(subjects, descriptors, now_ns)
         system = os.uname()
         stopped = [member.stopped for member in self.members if member.stopped is not None]
+        source = LiveSource(stopped, pids, processes, self.shared, leave)
         return Checkpoint(
             name=name,
             architecture=self.architecture.name,
@@ -142,7 +143,8 @@ class _Job:
             sockets=tuple(joints.sockets),
             vdso_digest=own_vdso_digest(),
             unsupported=tuple(self.unsupported),
-            source=LiveSource(stopped, pids, processes, self.shared, leave),
+            source=source,
+            spare=source.spare,
         )
 
     def _examine(self) -> list[Subject]:

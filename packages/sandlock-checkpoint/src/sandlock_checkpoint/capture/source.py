@@ -54,9 +54,9 @@ class LiveSource:
         """Return None: memory that is alive has no file."""
         return None
 
-    def mappable(self, area: Area) -> Sequence[Run]:
-        """Return nothing, for the same reason."""
-        return ()
+    def spare(self) -> None:
+        """Let them run on, whatever else was wanted, when this is closed."""
+        self.leave = Leave.RUNNING
 
     def close(self) -> None:
         """Let the processes go."""

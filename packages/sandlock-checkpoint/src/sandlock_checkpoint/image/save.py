@@ -39,6 +39,7 @@ from sandlock_checkpoint.image.publish import NewImage
 from sandlock_checkpoint.image.schema import encode
 from sandlock_checkpoint.image.strict_json import Json, canonical
 from sandlock_checkpoint.memory import Area, Run
+from sandlock_checkpoint.model import Leave
 
 if TYPE_CHECKING:
     from sandlock_checkpoint.model import Checkpoint
@@ -59,8 +60,9 @@ def save(
     """Write `checkpoint` to the directory `path`, and close it.
 
     The image is written under another name beside `path`, is on the disk when it takes its place, and takes it in one
-    step: whatever happens, `path` is the image that was there, or the new one. The checkpoint is closed (its processes
-    let go) as soon as their memory has been read, and also when this fails.
+    step: whatever happens, `path` is the image that was there, or the new one. The checkpoint is closed as soon as the
+    memory of its processes has been read: they run on while the rest is done. Those that are to be killed or stopped
+    wait until the image stands in its place, and when this fails they run on too.
 
     Arguments:
         checkpoint: from `capture` or `load`; in the thread that captured.
@@ -86,7 +88,7 @@ def save(
 
     target = os.path.abspath(os.fspath(path))
     if compression not in (RAW, ZSTD):
-        checkpoint.close()
+        checkpoint.abandon()
         raise ImageError(target, "compression", f"{compression!r} is neither {RAW!r} nor {ZSTD!r}")
     old: Parent | None = None
     try:
@@ -99,10 +101,11 @@ def save(
             writer = _Writer(image, checkpoint, compression, threads or _threads())
             digest = writer.write(pages, old.ancestors if old else (), progress)
             image.publish()
+        checkpoint.close()
     except OSError as error:
         raise ImageError(target, "", f"could not be written: {error.strerror or error}") from error
     finally:
-        checkpoint.close()
+        checkpoint.abandon()  # nothing, where it is closed
         if old is not None:
             old.source.close()
     return digest
@@ -160,7 +163,9 @@ class _Writer:
                 process, index = area
                 name = data_name(index, shared=process < 0)
                 writer.write(area, runs, f"{process_folder(max(process, 0))}/{name}")
-            self._checkpoint.close()
+            # An image that is read may be the one that is replaced: it is not held on to.
+            if self._checkpoint.leave is Leave.RUNNING or self._checkpoint.spare is None:
+                self._checkpoint.close()
             contents, entries = writer.finish()
         self._entries += entries
         return contents

@@ -95,7 +95,7 @@ class ImageSource:
         return None
 
     def mappable(self, area: Area) -> Sequence[Run]:
-        """Return what `locate` has an answer for; see `MemorySource.mappable`."""
+        """Return what `locate` has an answer for; see `MappableSource`."""
         return sorted(run for part in self.parts.get(area, ()) if not part.file.compressed for run in part.runs)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.image.layout import intersect, subtract
-from sandlock_checkpoint.memory import Area, Mapping, MappingKind, MemorySource, Run
+from sandlock_checkpoint.memory import Area, MappableSource, Mapping, MappingKind, MemorySource, Run
 from sandlock_checkpoint.model import Unsupported
 from sandlock_checkpoint.restore.channel import Channel
 from sandlock_checkpoint.restore.plan import first_prot, map_flags
@@ -61,6 +61,8 @@ class LazyMapper:
 
     def map(self, area: Area, mapping: Mapping) -> tuple[Run, ...]:
         """Map the long pieces of a mapping's contents; return the runs that are left to be copied."""
+        if not isinstance(self.source, MappableSource):
+            return mapping.runs
         plain = mapping.kind is MappingKind.ANONYMOUS and not mapping.prot & _EXECUTE
         if not plain or not _COPIED.isdisjoint(mapping.flags) or len(self._files) >= _MOST_FILES:
             return mapping.runs
