@@ -115,6 +115,9 @@ def contents(**fields: object) -> Callable[[Any], None]:
         (MAP, mapping(start=0xFFFF800000000000, end=0xFFFF800000010000), "mappings[0].mapping.start"),
         (MAP, mapping(start=0x55550000001), "mappings[0].mapping.start"),
         (MAP, mapping(prot=15), "mappings[0].mapping.prot"),
+        # CK-07: a file that is opened again is neither made nor emptied
+        ("process/fds.json", lambda found: found["files"][0].update(flags=os.O_RDWR | os.O_TRUNC), "files[0].flags"),
+        ("process/fds.json", lambda found: found["files"][0].update(flags=os.O_RDWR | os.O_CREAT), "files[0].flags"),
         # CK-04: names
         (MAP, contents(file="../../../etc/passwd"), "contents.file"),
         (MAP, contents(file="/etc/passwd"), "contents.file"),

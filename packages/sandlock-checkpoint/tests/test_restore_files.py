@@ -15,7 +15,7 @@ from sandlock_checkpoint import CaptureError, RestoreError, capture
 pytestmark = pytest.mark.needs("ptrace")
 
 FILES = """
-import fcntl, os, select, signal, socket, struct, sys, time
+import fcntl, os, select, signal, socket, struct, sys, tempfile, time
 folder, flag = sys.argv[1:]
 path = os.path.join(folder, "text")
 with open(path, "w") as file:
@@ -29,6 +29,10 @@ os.dup2(reader, 100)
 locked = os.open(path, os.O_RDWR)
 fcntl.flock(locked, fcntl.LOCK_EX)
 fcntl.lockf(apart, fcntl.LOCK_EX, 10, 5)
+temporary = tempfile.TemporaryFile(); temporary.write(b"unnamed"); temporary.flush()
+unfollowed = os.open(os.path.join(folder, "un"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+os.write(unfollowed, b"unfollowed"); os.unlink(os.path.join(folder, "un"))
+places = [os.open(name, os.O_PATH | os.O_NOFOLLOW) for name in ("/usr", "/etc/passwd")]
 gone = os.open(os.path.join(folder, "gone"), os.O_RDWR | os.O_CREAT)
 os.write(gone, b"no name"); os.unlink(os.path.join(folder, "gone")); os.lseek(gone, 3, 0)
 memory = os.memfd_create("m"); os.write(memory, b"in memory"); os.lseek(memory, 3, 0)
@@ -62,6 +66,9 @@ if not child:
     except OSError:
         os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
+temporary.seek(0)
+assert temporary.read() == b"unnamed" and os.pread(unfollowed, 20, 0) == b"unfollowed"
+assert os.stat("bin", dir_fd=places[0]) == os.stat("/usr/bin") and os.fstat(places[1]) == os.stat("/etc/passwd")
 assert os.read(gone, 9) == b"name" and os.fstat(gone).st_size == 7
 assert os.read(memory, 9) == b"memory"
 assert not os.get_blocking(source) and os.read(source, 9000) == b"x" * 5000

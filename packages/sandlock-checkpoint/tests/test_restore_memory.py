@@ -78,6 +78,40 @@ def test_a_mapping_of_a_device_is_refused_by_name(lab: Lab) -> None:
     assert running.lines()[-1] == "b'AAA'"
 
 
+def test_a_context_of_asynchronous_io_is_refused_by_name(lab: Lab) -> None:
+    """CK-11: its pages could be copied, the kernel's side of it not; it was made a plain memfd once."""
+    running = lab.python(
+        "import ctypes, platform, time\n"
+        "setup, destroy = (206, 207) if platform.machine() == 'x86_64' else (0, 1)\n"
+        "libc, context = ctypes.CDLL(None), ctypes.c_ulong()\n"
+        "assert libc.syscall(setup, 8, ctypes.byref(context)) == 0; print('ready'); time.sleep(1)\n"
+        "print(libc.syscall(destroy, context))"
+    )
+    running.wait_for("ready")
+    with pytest.raises(CaptureError) as caught:
+        capture(running.pid)
+    assert [one.kind for one in caught.value.unsupported] == ["aio"]
+    assert running.process.wait(20) == 0
+    assert running.lines()[-1] == "0"
+
+
+def test_registrations_for_barriers_are_there(lab: Lab) -> None:
+    """membarrier(2) fails with EPERM in a process that has not registered; the registered one goes on calling it."""
+    flag = lab.folder / "flag"
+    running = lab.python(
+        "import ctypes, os, platform, sys, time\n"
+        "number, libc = 324 if platform.machine() == 'x86_64' else 283, ctypes.CDLL(None)\n"
+        "assert libc.syscall(number, 8, 0, 0) == -1 and libc.syscall(number, 16, 0, 0) == 0; print('ready')\n"
+        "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+        "os._exit(libc.syscall(number, 8, 0, 0))",
+        str(flag),
+    )
+    running.wait_for("ready")
+    restored = lab.cycle(running)
+    flag.touch()
+    assert lab.finish(restored) == 0
+
+
 def test_memory_that_an_outsider_shares_is_named(lab: Lab) -> None:
     """CK-11: each would have its own after a restore, and none would know. A file of its own is no such memory."""
     memory = os.memfd_create("common", 0)

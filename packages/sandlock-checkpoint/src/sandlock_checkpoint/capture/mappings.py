@@ -86,6 +86,8 @@ def refuse_mapping(use: MappingUse, prefix: str) -> Unsupported | None:
             return Unsupported(name, kind, f"{_words(line)}: {reason}")
     if line.name.startswith(b"anon_inode:"):
         return Unsupported(name, "device", f"{_words(line)}: the kernel's own memory")
+    if line.name in {b"/[aio]", b"/[aio] (deleted)"}:
+        return Unsupported(name, "aio", f"{_words(line)}: a context of io_setup(2)")
     if line.deleted and line.name.startswith(b"/SYSV"):
         return Unsupported(name, "sysv_shm", f"{_words(line)}: System V shared memory has a life of its own")
     return None

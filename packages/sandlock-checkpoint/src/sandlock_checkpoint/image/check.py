@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 from sandlock_checkpoint.errors import ImageError
@@ -20,6 +21,7 @@ _MOST_TID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
 _SIGNALS = 64
 _SIGINFO = 128  # sizeof(siginfo_t), every architecture
 _RLIMITS = 16  # RLIM_NLIMITS, asm-generic/resource.h
+_OF_OPENING = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
@@ -195,6 +197,8 @@ def _check_files(checkpoint: Checkpoint) -> None:
         field = f"files[{index}].target"
         target = file.target
         check.below(f"files[{index}].signal", file.signal, _SIGNALS + 1)
+        # An open file never has them; to open a file again with them would make it, or empty it.
+        check.demand(f"files[{index}].flags", "has O_CREAT, O_EXCL or O_TRUNC", fact=not file.flags & _OF_OPENING)
         if isinstance(target, NamedFile | MemoryFile):
             for place, lock in enumerate(target.locks):
                 check.below(f"{field}.locks[{place}].process", lock.process, processes, -1)

@@ -60,9 +60,8 @@ def save(
     """Write `checkpoint` to the directory `path`, and close it.
 
     The image is written under another name beside `path`, is on the disk when it takes its place, and takes it in one
-    step: whatever happens, `path` is the image that was there, or the new one. The checkpoint is closed as soon as the
-    memory of its processes has been read: they run on while the rest is done. Those that are to be killed or stopped
-    wait until the image stands in its place, and when this fails they run on too.
+    step: `path` is the image that was there, or the new one. The checkpoint is closed as soon as its memory has been
+    read; processes that are to be killed or stopped wait for the image to be in its place, and run on if this fails.
 
     Arguments:
         checkpoint: from `capture` or `load`; in the thread that captured.
@@ -87,11 +86,10 @@ def save(
     from sandlock_checkpoint.image.load import load_parent  # only an incremental save reads an image
 
     target = os.path.abspath(os.fspath(path))
-    if compression not in (RAW, ZSTD):
-        checkpoint.abandon()
-        raise ImageError(target, "compression", f"{compression!r} is neither {RAW!r} nor {ZSTD!r}")
     old: Parent | None = None
     try:
+        if compression not in (RAW, ZSTD):
+            raise ImageError(target, "compression", f"{compression!r} is neither {RAW!r} nor {ZSTD!r}")
         check_checkpoint(checkpoint)
         with NewImage(target) as image:
             if parent is not None:
@@ -105,7 +103,7 @@ def save(
     except OSError as error:
         raise ImageError(target, "", f"could not be written: {error.strerror or error}") from error
     finally:
-        checkpoint.abandon()  # nothing, where it is closed
+        checkpoint.abandon()  # does nothing to one that is closed
         if old is not None:
             old.source.close()
     return digest

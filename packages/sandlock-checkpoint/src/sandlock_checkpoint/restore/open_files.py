@@ -40,6 +40,8 @@ _WORD = (1 << 64) - 1
 _SECOND = 1_000_000_000
 _DUP, _SET_FLAGS, _SET_PIPE_SIZE, _SET_LOCK, _SET_OFD_LOCK = 0, 4, 1031, 6, 37  # F_*, linux/fcntl.h
 _SETTABLE = os.O_APPEND | os.O_NONBLOCK | os.O_NOATIME | 0o40000  # O_DIRECT, what F_SETFL can change
+# What an open file keeps of how its name was looked up; O_TMPFILE is how tempfile.TemporaryFile asks for one without.
+_OF_NAMES = os.O_NOFOLLOW | os.O_TMPFILE
 _SET_TICKS = 0x40085400  # TFD_IOC_SET_TICKS, linux/timerfd.h, 3.17
 _CLOSE_ON_EXEC = os.O_CLOEXEC
 _EMPTY_PATH_LOCK = {True: fcntl.LOCK_EX, False: fcntl.LOCK_SH}
@@ -142,7 +144,7 @@ class FileMaker:
     def _memory(self, file: OpenFile, memory: MemoryFile) -> int:
         # A new open file each time: descriptors that share one are one file in the checkpoint.
         path = b"/proc/self/fd/%d" % self.objects[memory.memory]
-        fd = self.target.open(path, file.flags)
+        fd = self.target.open(path, file.flags & ~_OF_NAMES)
         if memory.position:
             self.target.call("lseek", fd, memory.position, os.SEEK_SET)
         fd = self.lift(fd)
