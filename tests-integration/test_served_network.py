@@ -158,6 +158,36 @@ c = socket.create_connection(("127.0.0.1", 18080)); a, _ = s.accept(); c.sendall
         assert out.strip() == b"self"
 
 
+OPTIONS = """
+import socket
+keep = bytes([7, 7, 4, 0, 0, 0, 0, 0])  # record route: an option that any program may set
+tried = {
+    "SO_BINDTODEVICE": (socket.AF_INET, 1, 25, b"lo\\0"), "SO_MARK": (socket.AF_INET, 1, 36, 7),
+    "SO_ATTACH_FILTER": (socket.AF_INET, 1, 26, bytes(16)), "SO_ATTACH_BPF": (socket.AF_INET, 1, 50, 0),
+    "IP_OPTIONS": (socket.AF_INET, 0, 4, keep), "IP_FREEBIND": (socket.AF_INET, 0, 15, 1),
+    "IP_TRANSPARENT": (socket.AF_INET, 0, 19, 1), "IPV6_RTHDR": (socket.AF_INET6, 41, 57, b""),
+    "TCP_REPAIR": (socket.AF_INET, 6, 19, 1), "TCP_ULP": (socket.AF_INET, 6, 31, b"tls"),
+    "TCP_FASTOPEN_CONNECT": (socket.AF_INET, 6, 30, 1), "TCP_NODELAY": (socket.AF_INET, 6, 1, 1),
+}
+for name, (family, level, option, value) in tried.items():
+    with socket.socket(family) as s:
+        try: s.setsockopt(level, option, value); print(name, "done")
+        except OSError as error: print(name, error.errno)
+"""
+OFTEN_FREE = {"SO_BINDTODEVICE", "IP_OPTIONS", "IP_FREEBIND", "TCP_FASTOPEN_CONNECT", "IPV6_RTHDR"}
+
+
+def test_net_10_options_that_choose_another_way_out_are_refused() -> None:
+    """The control: bare, most of those that need no capability are granted by the kernel, or fail in another way."""
+    bare = subprocess.run(["/usr/bin/python3", "-c", OPTIONS], capture_output=True, text=True, check=True).stdout
+    granted = {line.split()[0] for line in bare.splitlines() if line.endswith(" done")}
+    assert len(granted & OFTEN_FREE) >= 2
+    told = dict(line.split() for line in python(OPTIONS, net_allow=["*"]).stdout.decode().splitlines())
+    assert told.pop("TCP_NODELAY") == "done"
+    assert len(told) == 11
+    assert set(told.values()) == {"1"}
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 

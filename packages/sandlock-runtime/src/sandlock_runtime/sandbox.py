@@ -253,8 +253,8 @@ class Sandbox(Deferred, Saving):
     def ports(self) -> dict[int, int]:
         """Return the ports that the program has bound now -> the real ones, which differ where `port_remap` moved them.
 
-        UDP ports that are bound, and TCP ports where somebody listens, or that were moved. The kernel alone does not
-        tell: under a policy that needs no supervisor there are none.
+        UDP ports that are bound, and TCP ports where somebody listens. The kernel alone does not tell: under a policy
+        that needs no supervisor there are none.
         """
         life = self._life
         return life.ports() if life is not None else {}

@@ -143,14 +143,17 @@ class Binder:
             return Errno(error)
         real = bind_target(pinned.domain, sockets.name_of(pinned.fd)).port
         self._ports.add(protocol, asked, real, pinned.cookie)
-        self.on_bound(protocol, asked.port, real, pinned.fd)
+        if protocol == "udp":
+            self._note(protocol, pinned)
         return Value(0)
 
     def _note(self, protocol: Protocol, pinned: Socket) -> None:
-        """Remember a port under its own number, for who asks from outside."""
+        """Tell who asks from outside of a port at which the program is reached from now on."""
         name = bind_target(pinned.domain, sockets.name_of(pinned.fd))
-        if self._ports.add_plain(protocol, name, pinned.cookie):
-            self.on_bound(protocol, name.port, name.port, pinned.fd)
+        inside = self._ports.asked_port(protocol, name.port, pinned.cookie)
+        if inside == name.port:
+            self._ports.add_plain(protocol, name, pinned.cookie)
+        self.on_bound(protocol, inside, name.port, pinned.fd)
 
 
 def _in_use(place: Inet) -> bool:

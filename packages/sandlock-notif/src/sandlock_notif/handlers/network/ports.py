@@ -50,17 +50,13 @@ class PortMap:
         self._by_virtual[protocol, asked.port] = entry
         self._by_real[protocol, real] = entry
 
-    def add_plain(self, protocol: str, name: Inet, cookie: int) -> bool:
-        """Remember that the socket `cookie` is reached at its own name; False where it has another number inside."""
-        remapped = self._by_real.get((protocol, name.port))
-        if remapped is not None and remapped.cookie == cookie:
-            return False
+    def add_plain(self, protocol: str, name: Inet, cookie: int) -> None:
+        """Remember that the socket `cookie` is reached at its own `name`."""
         key = (protocol, name.port)
         self._plain.pop(key, None)
         self._plain[key] = _Entry(protocol, name.port, name.port, cookie, name)
         if len(self._plain) > _PLAIN_MAX:
             del self._plain[next(iter(self._plain))]
-        return True
 
     def real_target(self, protocol: str, target: Inet) -> Inet:
         """Return where a destination on loopback really is."""
@@ -98,12 +94,12 @@ class PortMap:
         return entry is not None and self._lives(entry)
 
     def bound(self) -> tuple[BoundPort, ...]:
-        """Return the ports that are bound now, and by which real ones they are reached."""
+        """Return the ports at which somebody is reached now, and by which real ones."""
         for key, entry in list(self._plain.items()):
             if not self._is_reached(entry):
                 del self._plain[key]
-        living = [entry for entry in list(self._by_virtual.values()) if self._lives(entry)]
-        return tuple(BoundPort(one.protocol, one.virtual, one.real) for one in (*self._plain.values(), *living))
+        moved = [entry for entry in self._by_virtual.values() if self._is_reached(entry)]
+        return tuple(BoundPort(one.protocol, one.virtual, one.real) for one in (*self._plain.values(), *moved))
 
     def _is_reached(self, entry: _Entry) -> bool:
         """Tell whether the socket of an entry is still who gets what is sent to its name."""
