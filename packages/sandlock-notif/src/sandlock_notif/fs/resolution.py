@@ -211,12 +211,14 @@ class Resolution:
             return self._end(walked)
         self._here = self._here if started else found
         self._rest, self._judged = self._rest[0 if started else end :].lstrip(b"/"), True
-        while self._rest.startswith(b"./"):
+        while self._rest.startswith(b"./") and not (self._flags & PARENT and not self._rest[2:].strip(b"/")):
             self._rest = self._rest[2:].lstrip(b"/")
         if mark is None or self._rest in (b"", b"."):
             return None
         name, slash_, tail = self._rest.partition(b"/")
         if name == b"..":
+            if self._flags & PARENT and not tail.strip(b"/"):
+                return Location(self._take(self._here), name + slash_ + tail)  # the kernel refuses to act on it
             if mount is not None and mount not in self._plain:
                 self._splice(mount.above, slash_ + tail, self._view.root)
             return None
@@ -249,11 +251,11 @@ class Resolution:
 
     def _enter(self, mount: Mount, tail: bytes) -> Location | None:
         """Step to what appears under a name; whoever would make, move or remove the name itself is refused."""
+        found = os.fstat(mount.root)
         if not tail.strip(b"/") and self._flags & PARENT:
-            raise Refusal(self._view.busy_errno(self._request))
+            raise Refusal(self._view.busy_errno(self._request, folder=S_ISDIR(found.st_mode)))
         if self._limits is not None and self._limits.no_cross:
             raise Refusal(EXDEV)
-        found = os.fstat(mount.root)
         if S_ISDIR(found.st_mode):
             self._plain = [passed for passed in self._plain if passed is not mount]
             self._here, self._rest, self._judged = mount.root, tail.lstrip(b"/"), False

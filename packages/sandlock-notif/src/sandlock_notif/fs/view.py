@@ -326,9 +326,12 @@ class View:
         first, second = (self.holding(os.readlink(b"/proc/self/fd/%d" % fd)) for fd in (one, other))
         return first is second
 
-    def busy_errno(self, request: Request) -> int:
-        """Return what the kernel answers to who makes, moves or removes the name of a mount."""
+    def busy_errno(self, request: Request, *, folder: bool) -> int:
+        """Return what the kernel answers to who makes, moves or removes the name of a mounted `folder` or file."""
         call = self._calls.get(request.nr, "")
+        removes_folder = call == "rmdir" or (call == "unlinkat" and bool(request.args[2] & _REMOVEDIR))
+        if call in ("unlink", "unlinkat", "rmdir") and removes_folder != folder:
+            return EISDIR if folder else ENOTDIR
         return EEXIST if call.startswith(("mk", "link", "symlink")) else EBUSY
 
     def dot_errno(self, request: Request, name: bytes) -> int:

@@ -160,7 +160,8 @@ class HostLayer(Layer):
     def link(self, request: Request, source: Location, place: Location) -> Outcome:
         """Give `source` another name."""
         self._no_way(place)
-        self._together(source, place)
+        if not place.exists and place.name.rstrip(b"/") not in (b"", b".", b".."):  # which answer EEXIST
+            self._together(source, place)
         return self._files.post(
             request,
             "linkat",

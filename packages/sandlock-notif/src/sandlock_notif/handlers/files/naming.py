@@ -99,7 +99,10 @@ class Naming:
             if source.file is not None:
                 return Errno(EXDEV)
             if source.is_directory and not place.exists and place.name.rstrip(b"/") not in (b"", b".", b".."):
-                return Errno(EPERM)
+                if place.name.endswith(b"/"):
+                    return Errno(ENOENT)
+                one_mount = place.mount is not None or self._files.view.together(source.object, place.directory)
+                return Errno(EPERM if one_mount else EXDEV)
             return self._files.layer(place).link(request, source, place)
 
         return self._two(request, old, how, new, act)
@@ -147,6 +150,11 @@ class Naming:
         target = read_path(request, new[1])
 
         def then(source: Location) -> Outcome:
-            return self._files.at_path(request, new[0], target, PARENT, lambda place: act(source, place))
+            try:
+                return self._files.at_path(request, new[0], target, PARENT, lambda place: act(source, place))
+            except Refusal as refusal:
+                if refusal.errno == EBUSY and not source.exists:
+                    raise Refusal(ENOENT) from refusal  # what is to be moved is looked for first
+                raise
 
         return self._files.at(request, *old, how, then)
