@@ -153,7 +153,8 @@ class Naming:
             try:
                 return self._files.at_path(request, new[0], target, PARENT, lambda place: act(source, place))
             except Refusal as refusal:
-                if refusal.errno == EBUSY and not source.exists:
+                named = source.name.rstrip(b"/") not in (b"", b".", b"..")
+                if refusal.errno == EBUSY and named and not source.exists:
                     raise Refusal(ENOENT) from refusal  # what is to be moved is looked for first
                 raise
 
