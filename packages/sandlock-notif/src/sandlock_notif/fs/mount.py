@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sandlock_notif.fs.layers.cow import CowLayer
 
-__all__ = ["Bind", "Mount", "longest"]
+__all__ = ["MOUNTED", "Bind", "Mount", "longest"]
+
+MOUNTED = "something is mounted there"  # the reason of the refusal
 
 
 @dataclass(frozen=True, slots=True)

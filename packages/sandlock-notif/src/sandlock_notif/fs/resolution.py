@@ -18,6 +18,7 @@ from sandlock_notif.fs.how import CREATE, NO_FOLLOW, PARENT, Limits, UncachedErr
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.magic import link_text, mount_id
 from sandlock_notif.fs.marks import Awaited, Hidden, Mounted, Place, Refused
+from sandlock_notif.fs.mount import MOUNTED
 from sandlock_sys.walk import Flag, Marks, Outcome, Walker, climb
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class Resolution:
         """Step to what appears under a name; whoever would make, move or remove the name itself is refused."""
         found = os.fstat(mount.root)
         if not tail.strip(b"/") and self._flags & PARENT:
-            raise Refusal(self._view.busy_errno(self._request, folder=S_ISDIR(found.st_mode)))
+            raise Refusal(self._view.busy_errno(self._request, folder=S_ISDIR(found.st_mode)), MOUNTED)
         if self._limits is not None and self._limits.no_cross:
             raise Refusal(EXDEV)
         if S_ISDIR(found.st_mode):

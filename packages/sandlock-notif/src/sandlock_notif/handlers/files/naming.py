@@ -10,6 +10,7 @@ from sandlock_notif.action import Errno
 from sandlock_notif.dispatch import Trap
 from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.how import EMPTY, NO_FOLLOW, PARENT
+from sandlock_notif.fs.mount import MOUNTED
 from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.memory import read_path
 
@@ -154,7 +155,7 @@ class Naming:
                 return self._files.at_path(request, new[0], target, PARENT, lambda place: act(source, place))
             except Refusal as refusal:
                 named = source.name.rstrip(b"/") not in (b"", b".", b"..")
-                if refusal.errno == EBUSY and named and not source.exists:
+                if refusal.reason == MOUNTED and named and not source.exists:
                     raise Refusal(ENOENT) from refusal  # what is to be moved is looked for first
                 raise
 
