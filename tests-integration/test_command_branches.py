@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -272,3 +273,97 @@ def test_progress_is_drawn_on_a_terminal_and_never_into_a_pipe(sandlock: Command
     assert b"of the changes" in drawn
     name = deferred(sandlock, "rm f*")
     assert sandlock("commit", name).stderr == ""
+
+
+def test_a_killed_run_leaves_its_branch_for_a_decision(sandlock: Command) -> None:
+    before = sandlock.tree()
+    running = sandlock.start(
+        "run", "--preset", "default", "--workdir", ".", "-e", "echo x > new; rm gone; echo up; sleep 60"
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "up\n"
+    running.kill()
+    running.communicate()
+    deadline = time.monotonic() + 30
+    while not sandlock.told("branches")["branches"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (branch,) = sandlock.told("branches")["branches"]
+    assert branch["state"] == "left"
+    assert sandlock.tree() == before
+    assert sandlock("diff", branch["name"]).stdout == "D 100644 gone\nA 100644 new\n"
+    assert sandlock("commit", branch["name"]).returncode == 0
+    after = sandlock.tree()
+    assert after["new"].endswith("x\n")
+    assert "gone" not in after
+
+
+# The command, killed at its Nth call that changes a file system. sandlock-cow's own tests try every single one.
+KILLED = """
+import os, signal, sys
+from sandlock_cli import commit, main
+from sandlock_cow import committing
+sys.argv[0] = "sandlock"
+count, at = 0, int(sys.argv[1])
+def counted(function):
+    def call(*arguments, **named):
+        global count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+    return call
+for name in "rename unlink rmdir mkdir link symlink mknod chmod chown utime fsync write".split():
+    setattr(os, name, counted(getattr(os, name)))
+committing.exchange = counted(committing.exchange)
+committing.rename_new = counted(committing.rename_new)
+status = main.dispatch(["commit", sys.argv[2]])
+sys.stderr.write(f"steps {count}")
+sys.stderr.flush()
+os._exit(status)
+"""
+
+
+def test_a_commit_that_is_killed_is_finished_or_undone_by_the_next_command(sandlock: Command) -> None:
+    script = "echo new > grown; rm gone; mkdir d; mv moved d/moved2; ln d/moved2 d/again; ln -s d l; chmod 600 mode"
+
+    def killed(at: int, name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", KILLED, str(at), name], cwd=sandlock.work, env=sandlock.env, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def reset() -> None:
+        subprocess.run(["rm", "-rf", *[str(path) for path in sandlock.work.iterdir()]], check=True)
+        subprocess.run(["cp", "-a", f"{kept}/.", str(sandlock.work)], check=True)
+
+    kept = sandlock.work.parent / "kept"
+    subprocess.run(["cp", "-a", str(sandlock.work), str(kept)], check=True)
+    old = sandlock.tree()
+    whole = killed(0, deferred(sandlock, script))
+    assert whole.returncode == 0, whole.stderr
+    steps = int(whole.stderr.rpartition("steps ")[2])
+    new = sandlock.tree()
+    assert steps > 20
+    assert new != old
+    undone = finished = 0
+    for at in range(1, steps + 1, 6):
+        reset()
+        name = deferred(sandlock, script)
+        assert killed(at, name).returncode == -9
+        found = sandlock.tree()
+        temporary = found.keys() - old.keys() - new.keys()
+        for path in old.keys() & new.keys():
+            assert found[path] in (old[path], new[path]), (at, path)
+        listed = sandlock.told("branches")["branches"]
+        if listed:
+            assert listed[0]["state"] in ("kept", "committing")
+            shown = sandlock("diff", name)
+            assert shown.returncode == 0, shown.stderr
+            undone += bool(shown.stdout)
+            finished += not shown.stdout
+            assert sandlock.tree() == (old if shown.stdout else new), (at, temporary)
+            assert sandlock("commit", name).returncode == 0
+        assert sandlock.tree() == new, at
+        assert sandlock.told("branches")["branches"] == []
+    assert undone > 1
+    assert finished > 1
