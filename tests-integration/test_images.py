@@ -107,6 +107,22 @@ def test_programs_of_the_image_stay_confined(image: str) -> None:
     assert result.exit_code != 0
 
 
+def test_without_namespaces_the_supervisor_shows_it(image: str, tmp_path: Path) -> None:
+    script = (
+        "cat /file; ls /; echo x > /dev/null; busybox head -c 3 /dev/zero | busybox wc -c; echo new > /file; cat /file; "
+        "echo y > /tmp/y; rm -r /upper; ls /upper 2>/dev/null; pwd"
+    )
+    result = Sandbox(image=image, namespaces="off").run(["sh", "-c", script], timeout=60)
+    assert result.stderr == b"", result
+    lines = result.stdout.decode().split()
+    assert lines[:3] == ["from", "the", "image"]
+    assert lines[3:14] == "bin dev etc file proc root run srv sys tmp upper".split()
+    assert lines[14:] == ["3", "new", "/srv/app"]
+    assert {("M", "file"), ("A", "tmp/y")} <= {(change.kind, change.path) for change in result.changes}
+    assert run(image, "cat /file", namespaces="off") == "from the image\n"
+    assert os.listdir(tmp_path / "state/sandlock/branches") == []
+
+
 def test_a_program_that_is_not_in_the_image_is_not_found(image: str) -> None:
     with pytest.raises(FileNotFoundError):
         Sandbox(image=image).run(["/usr/bin/python3", "-c", ""])
@@ -149,7 +165,6 @@ def test_many_runs_leave_nothing(image: str, tmp_path: Path) -> None:
         ({"workdir": "/tmp"}, "fs_mount"),
         ({"on_exit": "keep"}, "discarded"),
         ({"on_error": "commit"}, "discarded"),
-        ({"namespaces": "off"}, "namespaces"),
     ],
 )
 def test_what_an_image_cannot_be_with_is_refused_by_name(image: str, fields: dict[str, Any], text: str) -> None:

@@ -11,7 +11,7 @@ from errno import ENOENT, ENOTDIR
 from typing import TYPE_CHECKING
 
 from sandlock_notif.fs.mount import Bind
-from sandlock_policy.data.landlock import FS_WRITE_FILE, NEVER, READ
+from sandlock_policy.data.landlock import FS_IOCTL_DEV, FS_READ_FILE, FS_TRUNCATE, FS_WRITE_FILE, NEVER, READ
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_runtime.branching import RunBranch, writable_folders
 from sandlock_runtime.failure import missing_path
@@ -33,6 +33,7 @@ _INSIDE = 0x10 | 0x02  # RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, linux/openat2.
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 _INNER_TMP = "/tmp"  # noqa: S108  # where a private temporary directory is shown in another root
 _PROC = "/proc"
+_DEVICE = FS_READ_FILE | FS_WRITE_FILE | FS_TRUNCATE | FS_IOCTL_DEV  # a shell's `>` truncates
 
 
 class ServedView:
@@ -64,8 +65,11 @@ class ServedView:
         _check(policy, plan)
         self.shows_proc = view.pid_namespace and self.root is not None and os.path.isdir(self.root + _PROC)
         own = device_nodes(self.root) if self.root is not None else []
-        own += [_PROC] if self.shows_proc else []
+        # Where all of the root is a branch everything may be written, and of a device no copy is made.
+        devices = own if view.branch == view.root else []
+        own = [*own, _PROC] if self.shows_proc else own
         self._rules = [*view.rules, *_inherited(own, view.rules)]
+        self._rules += [(path, _DEVICE & plan.handled_fs, False) for path in devices]
         binds = [*[(path, path, True) for path in own], *view.binds]
         self.binds = [Bind(os.fsencode(inside), os.fsencode(host)) for host, inside, _ in binds]
         self.writable = [os.fsencode(path) for path, access, _ in view.rules if access & FS_WRITE_FILE]
