@@ -109,7 +109,8 @@ def test_programs_of_the_image_stay_confined(image: str) -> None:
 
 def test_without_namespaces_the_supervisor_shows_it(image: str, tmp_path: Path) -> None:
     script = (
-        "cat /file; ls /; echo x > /dev/null; busybox head -c 3 /dev/zero | busybox wc -c; echo new > /file; cat /file; "
+        "cat /file; ls /; echo x > /dev/null; busybox head -c 3 /dev/zero | busybox wc -c; "
+        "echo new > /file; cat /file; "
         "echo y > /tmp/y; rm -r /upper; ls /upper 2>/dev/null; pwd"
     )
     result = Sandbox(image=image, namespaces="off").run(["sh", "-c", script], timeout=60)
