@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from sandlock_policy import Plan, Policy
     from sandlock_runtime import Result
     from sandlock_runtime.life import Life
+    from sandlock_runtime.streams import Stream
 
 __all__ = ["launch_audited"]
 
 
 def launch_audited(
-    path: str, policy: Policy, command: list[str], *, stdout: int | None, stderr: int | None
+    path: str, policy: Policy, command: list[str], *, stdin: Stream = None, stdout: Stream, stderr: Stream
 ) -> tuple[Life, Plan]:
     """Open the record, start `command`, and let the record be closed with the run; errors are those of `launch`.
 
@@ -39,7 +40,7 @@ def launch_audited(
         start = launch_registered
     try:
         log.start(command)
-        life, plan = start(policy, command, stdout=stdout, stderr=stderr, hooks=Hooks(audits=(log,)))
+        life, plan = start(policy, command, stdin=stdin, stdout=stdout, stderr=stderr, hooks=Hooks(audits=(log,)))
     except BaseException as error:
         log.fail(error)
         raise

@@ -99,6 +99,8 @@ _OWN_OPTIONS = (
            "none"),
     Option("shell", ("-e", "--shell"), "COMMAND", "run COMMAND with /bin/sh; further words are its $1, $2, ...",
            "none"),
+    Option("interactive", ("-i", "--interactive"), "", "give the program a terminal of its own, with job control",
+           "off"),
     Option("json", ("--json",), "", "capture the program's output and print one JSON object with it and the result",
            "off"),
     Option("status_fd", ("--status-fd",), "FD", "write the result there as one line of JSON; output is left alone",

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from sandlock_policy import Plan, Policy
     from sandlock_runtime import Result
     from sandlock_runtime.life import Life
+    from sandlock_runtime.streams import Stream
 
 __all__ = ["main", "make_policy", "run_status"]
 
 _TIMED_OUT = 124
 _NOT_SET_UP = 125
 _PIPE = -1  # subprocess.PIPE, and sandlock_runtime.PIPE
+_OWN = ("preset", "profile", "profile_file", "shell", "json", "status_fd", "explain", "dry_run", "audit", "quiet",
+        "interactive")  # fmt: skip
 # What --json keeps of each stream; the rest is counted, and dropped: the program must not fill the caller's memory.
 _CAPTURED = 64 << 20
 _KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
@@ -35,8 +38,7 @@ def main(words: list[str]) -> int:
         from sandlock_cli.help import print_verb  # lazy: the text is long
 
         return print_verb("run")
-    own = {name: values.pop(name, None) for name in ("preset", "profile", "profile_file", "shell", "json", "status_fd",
-                                                     "explain", "dry_run", "audit", "quiet")}  # fmt: skip
+    own = {name: values.pop(name, None) for name in _OWN}
     if own["shell"] is not None:
         command = ["/bin/sh", "-c", own["shell"], *(["sh", *command] if command else ())]
     if own["explain"]:
@@ -45,10 +47,13 @@ def main(words: list[str]) -> int:
         return explain(make_policy(own, values), command, as_json=bool(own["json"]))
     if not command and "image" not in values:
         raise UsageError("run needs a command: sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]", "run")
+    if own["interactive"] and own["json"]:
+        raise UsageError("--interactive shows the output, and --json captures it: choose one", "run")
+    interactive = bool(own["interactive"])
     status_fd = _open_fd(own["status_fd"])
     if status_fd is None and not own["json"]:
         policy = make_policy(own, values)
-        result, plan = _run(policy, command, own["audit"], capture=False)
+        result, plan = _run(policy, command, own["audit"], capture=False, interactive=interactive)
         status = run_status(result)
         if status or result.branch or own["dry_run"]:
             from sandlock_cli.outcome import tell_outcome  # lazy: a good run has nothing to tell
@@ -59,7 +64,7 @@ def main(words: list[str]) -> int:
 
     try:
         policy = make_policy(own, values)
-        result, plan = _run(policy, command, own["audit"], capture=bool(own["json"]))
+        result, plan = _run(policy, command, own["audit"], capture=bool(own["json"]), interactive=interactive)
     except Exception as error:
         report_failure(error, status_fd, to_stdout=bool(own["json"]))
         raise
@@ -122,12 +127,18 @@ def _add_mapping(name: str, items: list[str], given: dict[str, Any], fields: dic
         fields[field] = [*[pair for pair in old.items() if pair[0] not in keys], *added]
 
 
-def _run(policy: Policy, command: list[str], audit: str | None, *, capture: bool) -> tuple[Result, Plan]:
+def _run(
+    policy: Policy, command: list[str], audit: str | None, *, capture: bool, interactive: bool
+) -> tuple[Result, Plan]:
     """Run `command` to its end; with `capture` its output is in the result."""
+    if interactive:
+        from sandlock_cli.interactive import run_at_terminal  # lazy: `signal` takes longer than a launch
+
+        return run_at_terminal(policy, command, audit, _start)
     relay = Relay(policy.timeout, policy.grace)
     try:
         stream = _PIPE if capture else None
-        life, plan = _start(policy, command, audit, stream)
+        life, plan = _start(policy, command, audit, None, stream)
         try:
             if plan.max_cpu is not None:
                 from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
@@ -147,7 +158,7 @@ def _run(policy: Policy, command: list[str], audit: str | None, *, capture: bool
         relay.close()
 
 
-def _start(policy: Policy, command: list[str], audit: str | None, stream: int | None) -> tuple[Life, Plan]:
+def _start(policy: Policy, command: list[str], audit: str | None, stdin: Stream, stream: Stream) -> tuple[Life, Plan]:
     """Launch `command`, with a record where one is wanted, and listed where it has a name."""
     if policy.image is not None:
         from sandlock_cli.images import unpack  # lazy: as below
@@ -156,12 +167,12 @@ def _start(policy: Policy, command: list[str], audit: str | None, stream: int | 
     if audit is not None:
         from sandlock_cli.auditing import launch_audited  # lazy: json takes longer than a launch
 
-        return launch_audited(audit, policy, command, stdout=stream, stderr=stream)
+        return launch_audited(audit, policy, command, stdin=stdin, stdout=stream, stderr=stream)
     if policy.name is not None:
         from sandlock_runtime.registration import launch_registered  # lazy: as above
 
-        return launch_registered(policy, command, stdout=stream, stderr=stream)
-    return launch(policy, command, stdout=stream, stderr=stream)
+        return launch_registered(policy, command, stdin=stdin, stdout=stream, stderr=stream)
+    return launch(policy, command, stdin=stdin, stdout=stream, stderr=stream)
 
 
 def run_status(result: Result) -> int:

@@ -16,7 +16,7 @@ from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch,
 from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, SpawnError, SpawnRequest, spawn
+from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, TERMINAL, SpawnError, SpawnRequest, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ class _Start:
         request.stdio = self.streams.child
         request.keep = self.keep
         request.park = self.park
+        request.flags |= TERMINAL if self.streams.terminal else 0
         if service is not None:
             service.prepare(request)
         scratch = name_scratch(self.context.env.get("TMPDIR") or "/tmp") if plan.private_tmp else ""  # noqa: S108  # the name is random, the mode 0700

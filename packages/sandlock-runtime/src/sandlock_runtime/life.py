@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         def act(self) -> bool: ...
 
 
-__all__ = ["Life", "Patience"]
+__all__ = ["Deadline", "Life", "Patience"]
 
 # The same numbers on every architecture here; `signal` itself takes 6 ms to import.
 _SIGTERM, _SIGCONT, _SIGSTOP = 15, 18, 19
@@ -237,7 +237,7 @@ class Life:
             grace_s: seconds from then until SIGKILL.
 
         """
-        self.exchange(_Deadline(self, deadline_s, grace_s))
+        self.exchange(Deadline(self, deadline_s, grace_s))
         return self.finish()
 
     def exchange(self, clock: Clock) -> bool:
@@ -343,7 +343,7 @@ class Patience:
         return self._at is not None and time.monotonic() >= self._at
 
 
-class _Deadline:
+class Deadline:
     """The end by time: SIGTERM to everyone, then SIGKILL, then giving up on the unkillable."""
 
     def __init__(self, life: Life, seconds: float | None, grace_s: float) -> None:

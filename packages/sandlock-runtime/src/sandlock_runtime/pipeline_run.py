@@ -148,11 +148,14 @@ class PipelineRun:
                 os.close(fd)
 
     def _start(self, stage: Stage, stdin: Stream, stdout: Stream, inputs: dict[str, int], feed: bytes | None) -> None:
-        env = {VARIABLE: ",".join(f"{name}={fd}" for name, fd in inputs.items())} if inputs else None
+        policy = stage.sandbox.policy
+        if inputs:
+            told = ",".join(f"{name}={fd}" for name, fd in inputs.items())
+            policy = policy.replace(env={**policy.env, VARIABLE: told})
         with self._lock:
             if self._ended:
                 raise InterruptedError("the pipeline was ended before all its stages had started")
-            life = stage.launch(stage.command, stdin, stdout, PIPE, tuple(inputs.values()), env=env)
+            life = stage.launch(stage.command, stdin, stdout, PIPE, tuple(inputs.values()), policy=policy)
             self._lives.append((stage, life))
         life.attach(feed or b"", self._bound)
 

@@ -17,7 +17,7 @@ from sandlock_sys.spawn import SpawnError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Any, Self, Unpack
 
@@ -154,6 +154,24 @@ class Sandbox(Deferred, Saving):
         Raises as `run` does. The policy's `timeout` bounds `run` and `wait`, not a process that the caller holds.
         """
         return self._hold(self._launch(cmd, stdin, stdout, stderr, pass_fds))
+
+    def run_interactive(self, cmd: Command) -> int:
+        """Run `cmd` at a terminal of its own, with job control, and return its exit code, or 128 + its signal.
+
+        The caller's terminal passes keys, output and its size on meanwhile, and gets its modes back afterwards.
+        """
+        from sandlock_runtime.tty import Terminal, with_terminal  # lazy: for those who use it
+
+        with Terminal() as terminal:
+            life = self._launch(cmd, terminal, terminal, terminal, (), policy=with_terminal(self.policy))
+            try:
+                result = terminal.run(life, self.policy)
+            except BaseException:
+                life.kill()
+                raise
+            finally:
+                self._end(life)
+        return result.exit_code if result.signal is None else 128 + result.signal
 
     async def arun(
         self,
@@ -302,7 +320,7 @@ class Sandbox(Deferred, Saving):
         keep: Sequence[int],
         *,
         park: bool = False,
-        env: Mapping[str, str] | None = None,
+        policy: Policy | None = None,
         instead: Instead | None = None,
     ) -> Life:
         if not self._lock.acquire(blocking=False):
@@ -313,7 +331,7 @@ class Sandbox(Deferred, Saving):
             self._lock.release()
             raise SandboxBusyError("a branch is pending: commit() or abort() it first")
         self._branch = None
-        policy = self.policy if env is None else self.policy.replace(env={**self.policy.env, **env})
+        policy = self.policy if policy is None else policy
         start = launch
         if policy.name is not None:
             from sandlock_runtime.registration import launch_registered  # lazy: few runs have a name

@@ -51,16 +51,18 @@ class Streams:
     Attributes:
         child: fds for the child: in place, or above 2, or NULL_DEVICE. They live until `close_child`.
         parent: the caller's end of each stream that is a pipe, or -1. Given away to whoever takes them from here.
+        terminal: stdin is a terminal that the program's session shall have (`sandlock_runtime.tty`).
 
     """
 
-    __slots__ = ("_absent", "_flags", "_opened", "child", "parent")
+    __slots__ = ("_absent", "_flags", "_opened", "child", "parent", "terminal")
 
     def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
         self._opened: list[int] = []
         self._flags: list[tuple[int, int, int, int]] = []
         self.parent = [-1, -1, -1]
         self.child = (0, 1, 2)
+        self.terminal = getattr(stdin, "for_session", False)
         if STDOUT in (stdin, stdout):
             raise ValueError("STDOUT is for stderr only: it means the place where stdout goes")
         # Asked before anything is opened here, for that may get the number of a stream that the caller does not have.

@@ -28,6 +28,7 @@ __all__ = [
     "NO_THP",
     "NULL_DEVICE",
     "OWN_MEMORY",
+    "TERMINAL",
     "SpawnError",
     "SpawnRequest",
     "Spawned",
@@ -39,6 +40,7 @@ NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 OWN_MEMORY = 1 << 1  # the child gets a copy of the memory instead of sharing it until it executes
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
+TERMINAL = 1 << 8  # stdin is a terminal that no session has: it becomes the child's, with job control
 _PARK, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 2, 1 << 3, 1 << 6
 _PARKED = 1  # SL_PHASE_PARKED
 _GO, _END = 1, 2  # SL_VERDICT_*
@@ -126,7 +128,7 @@ class SpawnRequest:
         rules: `(path inside, Landlock rights)` added to `ruleset` when all this is done, for what only then is what it
             will be: a rule of the host's for /proc, or for a file that an overlay covers, does not reach it.
         id_map: None, or (uid, gid) to map onto themselves in a user namespace, where making the mounts needs one.
-        flags: NO_ASLR, NO_THP.
+        flags: NO_ASLR, NO_THP, TERMINAL.
         park: stop, confined, before exec, until `Spawned.go()`.
 
     """

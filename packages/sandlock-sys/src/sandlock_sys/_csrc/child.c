@@ -40,6 +40,7 @@ enum {
     ERR_EPERM = 1, ERR_ENOENT = 2, ERR_EACCES = 13, ERR_ENOTDIR = 20, ERR_EINVAL = 22, ERR_ESRCH = 3,
     FLAG_ADDR_NO_RANDOMIZE = 0x0040000, /* personality(2) */
     SET_FD_FLAGS = 2,           /* F_SETFD */
+    TAKE_TERMINAL = 0x540E,     /* TIOCSCTTY, asm-generic/ioctls.h: the same on every architecture here */
     FLAG_NEW_LISTENER = 1 << 3, /* SECCOMP_FILTER_FLAG_NEW_LISTENER, 5.0 */
 };
 
@@ -106,6 +107,12 @@ static int attach_stdio(struct sl_spawn *spawn)
             sl_fail(spawn, SL_STEP_KEEP, result, index);
             return -1;
         }
+    }
+    /* Never stolen (third argument 0): where another session has it, the launch fails. */
+    long result = spawn->flags & SL_SPAWN_TERMINAL ? RAW(__NR_ioctl, 0, TAKE_TERMINAL, 0) : 0;
+    if (result < 0) {
+        sl_fail(spawn, SL_STEP_SESSION, result, 0);
+        return -1;
     }
     return 0;
 }

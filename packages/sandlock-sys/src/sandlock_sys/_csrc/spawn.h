@@ -90,6 +90,7 @@ enum {
     SL_SPAWN_NO_THP = 1 << 5,       /* needs SL_SPAWN_OWN_MEMORY: the flag belongs to the memory, not to the task */
     SL_SPAWN_UNSCOPED = 1 << 6,     /* no signal scope: the guard finds its tree by walking /proc */
     SL_SPAWN_PID_NS = 1 << 7,       /* needs SL_SPAWN_MOUNT_NS: /proc is the namespace's own */
+    SL_SPAWN_TERMINAL = 1 << 8,     /* stdin is a terminal nobody else has: it becomes the one of the child's session */
 };
 
 enum { SL_SPAWN_NULL_DEVICE = -1 }; /* in stdio */
