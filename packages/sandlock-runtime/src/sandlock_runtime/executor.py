@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import sys
 import threading
 import weakref
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from sandlock_policy.presets import preset
+from sandlock_runtime.code_paths import with_code
 from sandlock_runtime.task_host import TaskHost
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class SandboxExecutor(Executor):
         base = preset("python") if policy is None else policy
         base = base.replace(**fields) if fields else base
         if grant_code:
-            base = base.replace(fs_readable=(*base.fs_readable, *_code_folders()))
+            base = with_code(base)
         begin = None if initializer is None else pickle.dumps((initializer, initargs, {}))
         self._pool = _Pool(workers, base, begin, max_tasks_per_child, results, max_result)
         # Also at the end of the interpreter, where what was submitted is waited for, as in the standard library.
@@ -223,12 +223,3 @@ class _Pool:
         with self._lock:
             self._hosts.discard(host)
         host.close()
-
-
-def _code_folders() -> list[str]:
-    """Return read grants for what tasks are imported from: the interpreter's folders, `sys.path`, the main script."""
-    home = os.path.realpath(os.path.expanduser("~"))
-    folders = dict.fromkeys(os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, *sys.path))
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    granted = [path for path in folders if path != "/" and not f"{home}/".startswith(f"{path}/")]
-    return [f"-{path}" for path in (*granted, *([os.path.realpath(script)] if script else ()))]

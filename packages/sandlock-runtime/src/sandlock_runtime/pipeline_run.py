@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.result import Result
     from sandlock_runtime.streams import Stream
 
-__all__ = ["PipelineResult", "PipelineRun", "begin", "join"]
+__all__ = ["PipelineResult", "PipelineRun", "begin", "join", "pipe_above"]
 
 
 @record(frozen=True, slots=True)
@@ -133,12 +133,12 @@ class PipelineRun:
         held: list[int] = []
         try:
             for gathered in whole.gathered:
-                inputs[gathered.name], sink = _pipe(held)
+                inputs[gathered.name], sink = pipe_above(held)
                 self._lay(gathered, sink, None)
                 _close(held, sink)
             for stage in whole.stages:
                 last = stage is whole.stages[-1]
-                reader, sink = (-1, -1) if last else _pipe(held)
+                reader, sink = (-1, -1) if last else pipe_above(held)
                 self._start(stage, source, stdout if last else sink, inputs, feed)
                 for fd in (*inputs.values(), *((source,) if isinstance(source, int) else ()), sink):
                     _close(held, fd)
@@ -173,7 +173,7 @@ class PipelineRun:
             self.end()
 
 
-def _pipe(held: list[int]) -> tuple[int, int]:
+def pipe_above(held: list[int]) -> tuple[int, int]:
     """Return a pipe whose ends are in `held`, above the standard streams."""
     ends = list(os.pipe())
     for index, fd in enumerate(ends):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.model import Policy
 from sandlock_runtime.deferred import Deferred
 from sandlock_runtime.errors import NotRunningError, SandboxBusyError
+from sandlock_runtime.forking import Forking
 from sandlock_runtime.launch import launch
 from sandlock_runtime.process import Process
 from sandlock_runtime.result import Reason
@@ -39,10 +39,9 @@ __all__ = ["Sandbox"]
 
 _SIGSTOP, _SIGCONT = 19, 18  # the same numbers on every architecture here
 MAX_OUTPUT = 256 << 20
-_LATER = ("init_fn", "work_fn")
 
 
-class Sandbox(Deferred, Saving):
+class Sandbox(Deferred, Forking, Saving):
     """Confined programs under one policy. One lives at a time; use several objects for several at once.
 
     Arguments:
@@ -70,11 +69,10 @@ class Sandbox(Deferred, Saving):
         policy_fn: PolicyFunction | None = None,
         handlers: Sequence[tuple[str | int, UserHandler]] = (),
         audit: Callable[[Event], None] | None = None,
+        init_fn: Callable[[], object] | None = None,
+        work_fn: Callable[[int], object] | None = None,
         **fields: Unpack[PolicyInputs],
     ) -> None:
-        later = [name for name in _LATER if fields.pop(name, None)]  # type: ignore[misc]  # not fields of a policy
-        if later:
-            raise PolicyError([Problem(name, "", f"{name} is not served yet", "leave it out") for name in later])
         base = policy if policy is not None else Policy()
         self.policy = base.replace(**fields) if fields else base
         self._hooks = None
@@ -82,6 +80,7 @@ class Sandbox(Deferred, Saving):
             from sandlock_runtime.hooks import Hooks  # lazy: most sandboxes have none
 
             self._hooks = Hooks(policy_fn, tuple(handlers), (audit,) if audit is not None else ())
+        self._init_fn, self._work_fn = init_fn, work_fn
         self._branch: RunBranch | None = None
         self._lock = allocate_lock()
         self._life: Life | None = None

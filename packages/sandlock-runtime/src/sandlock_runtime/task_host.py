@@ -14,6 +14,7 @@ import time
 from select import POLLIN, POLLOUT, poll
 from typing import TYPE_CHECKING
 
+from sandlock_runtime.code_paths import import_paths, main_script
 from sandlock_runtime.errors import ChildError, TaskError
 from sandlock_runtime.plain import PlainError, decode
 from sandlock_runtime.sandbox import Sandbox
@@ -67,9 +68,9 @@ class TaskHost:
         self._over = False
         tasks, self._tasks = os.pipe()
         self._answers, answers = os.pipe()
-        script = _main_script()
+        script = main_script()
         command = [
-            sys.executable, "-P", "-c", _START, str(tasks), str(answers), script, results, _json([*_paths()]),
+            sys.executable, "-P", "-c", _START, str(tasks), str(answers), script, results, import_paths(),
         ]  # fmt: skip
         try:
             self._process = self._sandbox.popen(command, DEVNULL, pass_fds=(tasks, answers))
@@ -204,19 +205,3 @@ def _exception(described: Any) -> Exception:
     error.__cause__ = inside
     error.add_note(f"in the sandbox:\n{trace}")
     return error
-
-
-def _main_script() -> str:
-    """Return the path of the host's main script, or "" where it has none."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.abspath(path) if path and os.path.isfile(path) else ""
-
-
-def _paths() -> list[str]:
-    return [os.path.abspath(path) for path in sys.path]
-
-
-def _json(value: list[str]) -> str:
-    import json  # lazy: as late as the rest of this
-
-    return json.dumps(value)

@@ -14,9 +14,9 @@ from sandlock_runtime.plain import PlainError, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
-__all__ = ["PICKLED", "RAISED", "RETURNED", "main"]
+__all__ = ["PICKLED", "RAISED", "RETURNED", "load", "main"]
 
 RETURNED, RAISED, PICKLED = b"r", b"x", b"p"
 _DEPTH = 50  # lines of a traceback's frames
@@ -49,13 +49,18 @@ def _receive(tasks: BinaryIO) -> bytes:
 
 def _do(task: bytes, main_path: str, *, as_pickle: bool) -> bytes:
     try:
-        if main_path and b"__main__" in task and "__mp_main__" not in sys.modules:
-            _load_main(main_path)
-        function, arguments, named = pickle.loads(task)  # noqa: S301  # the host's own
+        function, arguments, named = load(task, main_path)
         result = function(*arguments, **named)
         return PICKLED + pickle.dumps(result) if as_pickle else RETURNED + encode(result)
     except BaseException as error:  # noqa: BLE001  # whatever it is, the host is told
         return RAISED + _described(error)
+
+
+def load(pickled: bytes, main_path: str) -> Any:
+    """Return what the host pickled, whose main script is loaded for it where it is needed."""
+    if main_path and b"__main__" in pickled and "__mp_main__" not in sys.modules:
+        _load_main(main_path)
+    return pickle.loads(pickled)  # noqa: S301  # the host's own
 
 
 def _described(error: BaseException) -> bytes:

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
         save_profile,
     )
     from sandlock_policy.rules.ports import parse_ports
+    from sandlock_runtime.aio import AsyncProcess
     from sandlock_runtime.audit import AuditLog
+    from sandlock_runtime.clones import CloneResult, Clones
     from sandlock_runtime.confine import confine
     from sandlock_runtime.errors import (
         ChildError,
@@ -89,6 +91,7 @@ __all__ = [
     "PIPE",
     "PRESET_NAMES",
     "STDOUT",
+    "AsyncProcess",
     "AuditLog",
     "Branch",
     "BranchAction",
@@ -104,6 +107,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ChildError",
+    "CloneResult",
+    "Clones",
     "CommandNotFoundError",
     "CommandNotRunnableError",
     "ConfinementError",
@@ -198,7 +203,9 @@ _SOURCES = {
         "ProfileError delete_profile list_profiles load_profile load_profile_file save_profile"
     ),
     "sandlock_policy.rules.ports": "parse_ports",
+    "sandlock_runtime.aio": "AsyncProcess",
     "sandlock_runtime.audit": "AuditLog",
+    "sandlock_runtime.clones": "CloneResult Clones",
     "sandlock_runtime.confine": "confine",
     "sandlock_runtime.errors": (
         "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError ForkError "
