@@ -51,6 +51,8 @@ class Sandbox(Deferred, Forking, Saving):
         handlers: `(system call name or number, handler)`: asked after the built-in ones, in order.
         audit: told every event of the supervisor and of the HTTP proxy (`sandlock_notif.Event`), in their threads and
             one at a time, so it must not wait. A run that the kernel alone confines has none.
+        init_fn: called once by `fork`, in the template.
+        work_fn: called by `fork` in each clone, with its number.
         fields: fields of `Policy`, instead of the policy's own. They can be read as attributes.
 
     Raises:
