@@ -118,10 +118,17 @@ def render() -> str:
         if verb == "run":
             rows = "".join(f"\n| {status} | {when} |" for status, when in STATUSES)
             parts += [REPORTS, f"### Exit status\n\n| status | |\n|---|---|{rows}\n"]
-        for title, options in sections(options_of(verb)):
-            if len(sections(options_of(verb))) > 1:
+        tables = sections(options_of(verb))
+        if verb == "mcp":  # the rest are those of run
+            tables = tables[:1]
+        for title, options in tables:
+            if len(tables) > 1:
                 parts.append(f"### {title}\n")
             parts.append(_table(options))
+        if verb == "mcp":
+            parts.append(
+                "And the options of [`run`](#sandlock-run) about files, network, HTTP, limits and the program.\n"
+            )
     return "\n".join(parts)
 
 

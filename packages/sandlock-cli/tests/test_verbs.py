@@ -115,6 +115,12 @@ def test_bash_completes_verbs_options_values_and_commands(tmp_path: Path) -> Non
     assert completed("sandlock", "profile", "sh", folder=tmp_path) == ["show"]
     assert completed("sandlock", "profile", "show", "oth", folder=tmp_path) == ["other"]
     assert completed("sandlock", "completion", "", folder=tmp_path)[:3] == list(SHELLS)
+    for verb in ("logs", "kill", "diff", "commit", "inspect"):
+        assert completed("sandlock", verb, "mi", folder=tmp_path) == ["mine"], verb
+    assert completed("sandlock", "learn", "--mer", folder=tmp_path) == ["--merge"]
+    assert completed("sandlock", "learn", "-o", "some-f", folder=tmp_path) == ["some-file"]
+    assert completed("sandlock", "learn", "--", "some-p", folder=tmp_path) == ["some-program"]
+    assert completed("sandlock", "mcp", "--max-ou", folder=tmp_path) == ["--max-output"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)

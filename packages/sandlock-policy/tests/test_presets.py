@@ -72,7 +72,7 @@ def test_the_build_preset_writes_below_the_current_directory() -> None:
     assert rules["/usr"] == landlock.READ
 
 
-@pytest.mark.parametrize("name", ["default", "python", "node", "build", "rust", "git", "agent"])
+@pytest.mark.parametrize("name", ["default", "python", "node", "build", "rust"])
 def test_programs_and_what_they_need_of_etc_are_readable(name: str) -> None:
     rules = {path: (access, required) for path, access, required in resolve(preset(name), NEW, HERE).fs_rules}
     assert rules["/usr"] == (landlock.READ, True)

@@ -16,6 +16,12 @@ __all__ = ["main", "script"]
 _PATHS = ("PATH", "DIR", "FILE")
 _COMMANDS = ("run", "learn")  # verbs whose options another command follows
 _PROFILES = "$(sandlock profile list 2>/dev/null)"
+# What the verbs are about, asked when it is needed: the first words of the lines that these print.
+_ASKED = {
+    **dict.fromkeys(("inspect", "logs", "kill"), "sandlock ps 2>/dev/null | cut -d ' ' -f 1"),
+    **dict.fromkeys(("diff", "commit", "discard"), "sandlock branches 2>/dev/null | cut -d ' ' -f 1"),
+    "profile": "sandlock profile list 2>/dev/null",
+}
 # The words that follow a verb by themselves.
 _WORDS = {**{verb: tuple(words) for verb, words in ACTIONS.items()}, "completion": SHELLS, "help": tuple(VERBS)}
 
@@ -54,7 +60,8 @@ def _flags(option: Option) -> tuple[str, ...]:
     return (*option.flags, option.off_flag) if option.off_flag else option.flags
 
 
-def _bash() -> str:
+def _bash_values() -> tuple[dict[str, str], list[str]]:
+    """Return what completes the value of each option of `run` and `learn`, and the options that have one."""
     values: dict[str, str] = {}
     taking: list[str] = []
     for option in (*options_of("run"), *options_of("learn")):
@@ -70,12 +77,22 @@ def _bash() -> str:
             values[pattern] = f'COMPREPLY=( $(compgen -W "{" ".join(_choices(option))}" -- "$cur") )'
         else:
             values[pattern] = "COMPREPLY=()"
+    return values, taking
+
+
+def _bash() -> str:
+    values, taking = _bash_values()
     cases = "\n".join(f"            {pattern}) {action}; return ;;" for pattern, action in values.items())
     words = {
         verb: [*_WORDS.get(verb, ()), *[flag for option in options_of(verb) for flag in _flags(option)]]
         for verb in VERBS
     }
     verbs = "\n".join(f"        {verb}) words='{' '.join(words[verb])}' ;;" for verb in VERBS)
+    # The words of a verb that has actions come behind one of them.
+    asked = "\n".join(
+        f'        {verb}) [ "$COMP_CWORD" -le {1 + (verb in ACTIONS)} ] || words="$words $({ask})" ;;'
+        for verb, ask in _ASKED.items()
+    )
     return f"""# bash completion of sandlock, made by `sandlock completion bash`
 _sandlock() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} verb=${{COMP_WORDS[1]}} words at
@@ -109,7 +126,9 @@ _sandlock() {{
     case $verb in
 {verbs}
     esac
-    if [ "$verb" = profile ] && [ "$COMP_CWORD" -gt 2 ]; then words="$words {_PROFILES}"; fi
+    case $verb in
+{asked}
+    esac
     COMPREPLY=( $(compgen -W "$words" -- "$cur") )
 }}
 complete -F _sandlock sandlock
@@ -124,6 +143,10 @@ def _zsh() -> str:
             specs += ["'(-)1: :_command_names -e'", "'*::argument: _normal'"]
         elif verb in _WORDS:
             specs.append(f"'*:what:({' '.join(_WORDS[verb])})'")
+        elif verb in _ASKED:
+            specs.append(
+                f"'*:what:{{compadd -- ${{(f)\"$({_ASKED[verb]})\"}}}}'".replace("cut -d ' ' -f 1", 'cut -d " " -f 1')
+            )
         lines = " \\\n            ".join(specs)
         cases.append(f"    {verb})\n        _arguments -S -s \\\n            {lines} ;;")
     verbs = "\n".join(f"        '{verb}:{_quoted(summary)}'" for verb, summary in VERBS.items())
@@ -175,6 +198,9 @@ def _fish() -> str:
         for option in options_of(verb):
             spellings = [option.flags, (option.off_flag,)] if option.off_flag else [option.flags]
             lines += [f"complete -c sandlock {condition} {_fish_spec(flags, option)}" for flags in spellings]
+        if verb in _ASKED:
+            ask = _ASKED[verb].replace("' '", '" "')
+            lines.append(f"complete -c sandlock {condition} -a '({ask})'")
         if verb in _WORDS:
             lines.append(f"complete -c sandlock {condition} -a '{' '.join(_WORDS[verb])}'")
     lines += [

@@ -15,7 +15,7 @@ from sandlock_policy.validate import closest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["NOTES", "STATUSES", "default_of", "main", "print_verb", "sections", "verb_text"]
+__all__ = ["NOTES", "STATUSES", "TOP", "default_of", "main", "print_verb", "sections", "verb_text"]
 
 STATUSES = (
     ("the program's own", "when it ended by itself"),
@@ -59,6 +59,13 @@ NOTES = {
             "profile's comments. One run shows one way through a program: other arguments may need more (--merge)."
         ),
     ),
+    "mcp": (
+        (
+            "A client of the Model Context Protocol starts this and gets two tools, run_command and run_python. Each "
+            "call runs in a fresh sandbox under the policy that the options here describe, which no call changes. "
+            "Without a --timeout a call has 60 seconds. What still runs when the client goes is killed."
+        ),
+    ),
     "branches": (
         "A branch is what a run with --workdir left to decide about (--on-exit or --on-error keep or defer).",
     ),
@@ -83,7 +90,7 @@ NOTES = {
     ),
     "kill": ("Everything that the run has started ends with SIGKILL, daemons included.",),
 }
-_TOP = "Runs programs with nothing but what they are given, by means of the kernel (Landlock, seccomp), without root."
+TOP = "Runs programs with nothing but what they are given, by means of the kernel (Landlock, seccomp), without root."
 
 
 def main(words: list[str]) -> int:
@@ -164,7 +171,7 @@ def _overview() -> str:
     width = max(map(len, VERBS)) + 2
     verbs = "\n".join(f"  {verb:<{width}}{summary}" for verb, summary in VERBS.items())
     return (
-        f"Usage: sandlock VERB [OPTION...]\n\n{_TOP}\n\n"
+        f"Usage: sandlock VERB [OPTION...]\n\n{TOP}\n\n"
         f"Verbs:\n{verbs}\n\n"
         "  -h, --help       explain the command\n"
         "  -V, --version    print the versions\n\n"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_cli.failure import printable
 from sandlock_cli.help import print_verb
+from sandlock_cli.logs import print_log
 from sandlock_cli.options import UsageError, parse, table
 from sandlock_cli.runs import find_run, port_words, run_record
 from sandlock_cli.verbs import options_of
@@ -30,6 +31,8 @@ def main(words: list[str]) -> int:
     run = find_run(rest[0])
     if run is None:
         return 1
+    if values.get("html"):
+        return print_log(run.log, run.name, {"html": True})
     if values.get("toml"):
         sys.stdout.write(run.policy)
     elif values.get("json"):

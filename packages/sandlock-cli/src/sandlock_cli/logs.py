@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -17,7 +18,7 @@ from sandlock_runtime.registry import ended_logs, list_runs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["main"]
+__all__ = ["main", "print_log"]
 
 _LOOK_S = 0.2  # how often a log that is followed is looked at
 
@@ -27,8 +28,13 @@ def main(words: list[str]) -> int:
     values, rest = parse(words, table(options_of("logs")), "logs")
     if values.get("help"):
         return print_verb("logs")
-    if len(rest) != 1:
-        raise UsageError("logs needs the name of one run", "logs")
+    if values.get("follow") and values.get("html"):
+        raise UsageError("a page is of what has happened: give either --follow or --html", "logs")
+    file = values.get("file")
+    if len(rest) != (0 if file else 1):
+        raise UsageError("logs needs the name of one run, or --file FILE", "logs")
+    if file is not None:
+        return print_log(file, os.path.basename(file), values)
     logs = [run.log for run in list_runs(rest[0])] or list(ended_logs(rest[0])[-1:])
     if not logs:
         warn(f"there is no log of a run named {rest[0]}")
@@ -37,10 +43,33 @@ def main(words: list[str]) -> int:
         pids = ", ".join(str(run.pid) for run in list_runs(rest[0]))
         warn(f"{len(logs)} runs are named {rest[0]}; name one by its pid: {pids}")
         return 1
-    for line in _lines(logs[0], follow=bool(values.get("follow"))):
-        sys.stdout.write(line if values.get("json") else _text(json.loads(line)))
-        sys.stdout.flush()
+    return print_log(logs[0], rest[0], values)
+
+
+def print_log(path: str, name: str, values: dict[str, Any]) -> int:
+    """Print the record in the file `path`, as the options want it; 1 where it is none, which is told."""
+    try:
+        if values.get("html"):
+            from sandlock_cli.run_page import page  # lazy: few look at pages
+
+            sys.stdout.write(page(name, [_event(line) for line in _lines(path, follow=False)]))
+            return 0
+        for line in _lines(path, follow=bool(values.get("follow"))):
+            event = _event(line)
+            sys.stdout.write(line if values.get("json") else _text(event))
+            sys.stdout.flush()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        warn(f"{path} is no record of a run: --audit writes one")
+        return 1
     return 0
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return what a line of a record says; ValueError where it is none."""
+    event = json.loads(line)
+    if not isinstance(event, dict) or event.get("schema") != 1 or not isinstance(event.get("event"), str):
+        raise ValueError(f"{line[:80]!r} is no event")
+    return event
 
 
 def _lines(path: str, *, follow: bool) -> Iterator[str]:

@@ -39,6 +39,7 @@ VERBS: dict[str, str] = {
     "checkpoint": "save a running process as an image; it runs on",
     "image": "show or verify the images of saved processes",
     "images": "list or remove the file systems that --image has unpacked",
+    "mcp": "serve a model's tools, each call in a sandbox, on stdin and stdout",
     "completion": "print the completion script of a shell",
     "version": "print the versions of sandlock and of what it runs on",
     "help": "explain the command or one of its verbs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandlock_cli.options import HELP, Option, run_options
+from sandlock_policy.fields import FIELD_BY_NAME
 
 __all__ = ["ACTIONS", "IMAGES_ACTIONS", "IMAGE_ACTIONS", "PROFILE_ACTIONS", "SHELLS", "USAGES", "options_of"]
 
@@ -38,12 +39,13 @@ USAGES = {
     "commit": "sandlock commit [--storage DIR] [--late PATH]... [--json] BRANCH [PATH...]",
     "discard": "sandlock discard [--storage DIR] BRANCH...",
     "ps": "sandlock ps [--json]",
-    "inspect": "sandlock inspect [--toml | --json] NAME|PID",
-    "logs": "sandlock logs [--follow] [--json] NAME|PID",
+    "inspect": "sandlock inspect [--toml | --html | --json] NAME|PID",
+    "logs": "sandlock logs [--follow] [--json | --html] NAME|PID | --file FILE",
     "kill": "sandlock kill [--all] NAME|PID...",
     "checkpoint": "sandlock checkpoint --pid PID [OPTION...] DIR",
     "image": "sandlock image show DIR... | verify DIR... [--json]",
     "images": "sandlock images list [--json] | remove [--all] [DIGEST...]",
+    "mcp": "sandlock mcp [OPTION...]",
     "completion": f"sandlock completion {' | '.join(SHELLS)}",
     "version": "sandlock version [--json]",
     "help": "sandlock help [VERB]",
@@ -59,6 +61,8 @@ _LATE = Option("late", ("--late",), "PATH", "apply PATH though it runs later out
 _LATE.many = True
 _TOML = Option("toml", ("--toml",), "", "print the policy alone, as a profile", "off")
 _FOLLOW = Option("follow", ("-f", "--follow"), "", "go on printing until the run ends", "off")
+_HTML = Option("html", ("--html",), "", "print a page for a browser, which needs nothing else", "off")
+_AUDIT_FILE = Option("file", ("--file",), "FILE", "of the run that --audit FILE recorded", "none")
 _ALL = Option("all", ("-a", "--all"), "", "end all of them where several have the name", "off")
 _EVERY = Option("all", ("-a", "--all"), "", "with remove: every image that no run uses", "off")
 
@@ -82,6 +86,10 @@ _TIMEOUT = Option("timeout", ("-t", "--timeout"), "SECONDS", "seconds until the 
 _ENV = Option("env", ("--env",), "NAME[=VALUE]", "a variable to set, or to pass on, here and in the profile", "none")
 _ENV.many = True
 
+_MAX_OUTPUT = Option(
+    "max_output", ("--max-output",), "SIZE", "of stdout and of stderr, what a call returns; 16M at most", "64K"
+)
+
 _OPTIONS = {
     "learn": (_NAME, _OUTPUT, _MERGE, _REPLACE, _EXACT, _VERIFY, _TIMEOUT, _ENV, HELP),
     "check": (_JSON, HELP),
@@ -91,8 +99,8 @@ _OPTIONS = {
     "commit": (_STORAGE, _LATE, _JSON, HELP),
     "discard": (_STORAGE, HELP),
     "ps": (_JSON, HELP),
-    "inspect": (_TOML, _JSON, HELP),
-    "logs": (_FOLLOW, _JSON, HELP),
+    "inspect": (_TOML, _HTML, _JSON, HELP),
+    "logs": (_FOLLOW, _AUDIT_FILE, _HTML, _JSON, HELP),
     "kill": (_ALL, HELP),
     "checkpoint": (_PID, _TREE, _LEAVE, _ALLOW, _PARENT, _ZSTD, _JSON, HELP),
     "image": (_JSON, HELP),
@@ -105,4 +113,10 @@ _OPTIONS = {
 
 def options_of(verb: str) -> list[Option]:
     """Return the options of `verb`."""
-    return run_options() if verb == "run" else list(_OPTIONS[verb])
+    if verb == "run":
+        return run_options()
+    if verb == "mcp":
+        named = ("preset", "profile", "profile_file", "help")
+        policy = [option for option in run_options() if option.dest in named or option.dest in FIELD_BY_NAME]
+        return [_MAX_OUTPUT, *policy]
+    return list(_OPTIONS[verb])

@@ -76,7 +76,7 @@ class Protections:
         """Return all rows in the order of the table; raise LayerMissingError where one is missing."""
         if self._missing:
             names = [name for _, name, _ in self._missing]
-            reason = "; ".join([reason for _, _, reason in self._missing])
+            reason = "; ".join(dict.fromkeys([reason for _, _, reason in self._missing]))
             remedy = f"to run without, name {', '.join(names)} in allow_degraded (--allow-degraded {','.join(names)})"
             raise LayerMissingError(self._missing[0][0], names, reason, remedy)
         return tuple([self._rows[name] for name in PROTECTIONS])

@@ -41,7 +41,8 @@ def check_fields(given: Mapping[str, object]) -> dict[str, Any]:
             problems.append(_unknown(name))
         elif value is not None:
             values[name] = _check_value(field, value, problems)
-    if not _RELATED.isdisjoint(values):
+    placed = "env" in values and any(value and value[0] == "$" for value in values["env"].values())
+    if placed or not _RELATED.isdisjoint(values):
         from sandlock_policy.contradictions import find_contradictions  # lazy: few policies can contradict themselves
 
         problems += find_contradictions(values)

@@ -80,19 +80,52 @@ def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxErr
         where = "" if "/" in name else f" in PATH={plan.env.get('PATH', '')}"
         return CommandNotFoundError(name, f"there is no such program{where}")
     if error.errno in (ENOENT, ENOTDIR):
-        return CommandNotRunnableError(error.errno, path, "its interpreter (first line, or loader) does not exist")
+        return CommandNotRunnableError(error.errno, path, _missing_interpreter(path))
     if error.errno == ENOEXEC:
-        return CommandNotRunnableError(error.errno, path, "it is neither a program nor a script with a #! line")
+        return CommandNotRunnableError(
+            error.errno,
+            path,
+            "it is neither a program of this machine nor a script with a #! "
+            "line; write one (#!/bin/sh), or name the interpreter before it",
+        )
     if error.errno in (EACCES, EPERM) and not _is_granted(path, plan):
         folder = os.path.dirname(os.path.realpath(path))
         return CommandNotRunnableError(
-            error.errno, path, f"the policy does not grant it: add fs_readable={folder!r} (--fs-read {folder})"
+            error.errno,
+            path,
+            f"the policy does not grant it: add fs_readable={folder!r} (--fs-read {folder}), "
+            "or start from --preset default, which grants programs and their libraries",
         )
+    hidden = [file for file in _interpreters(path) if not _is_granted(file, plan)]
+    if error.errno == EACCES and hidden:
+        reason = (
+            f"what runs it, {hidden[0]}, is outside every grant: add fs_readable={hidden[0]!r} (--fs-read {hidden[0]})"
+        )
+        return CommandNotRunnableError(error.errno, path, reason)
     return CommandNotRunnableError(
         error.errno, path,
         "the kernel refused it; its interpreter or its loader may be outside every grant (--fs-read)"
         if error.errno == EACCES else os.strerror(error.errno),
     )  # fmt: skip
+
+
+def _interpreters(path: str) -> tuple[str, ...]:
+    from sandlock_runtime.interpreters import interpreters_of  # lazy: most failures are others
+
+    return interpreters_of(path)
+
+
+def _missing_interpreter(path: str) -> str:
+    """Say which file that runs `path` is not there, and what to do."""
+    for file in _interpreters(path):
+        if file.endswith("\r"):
+            return (
+                "its first line ends in a carriage return, which the kernel takes for a part of the interpreter's "
+                "name: convert it (sed -i 's/\\r$//')"
+            )
+        if not os.path.exists(file):
+            return f"its interpreter {file} does not exist; install it, or correct the first line of the script"
+    return "its interpreter (first line, or loader) does not exist inside"
 
 
 def _is_granted(path: str, plan: Plan) -> bool:
