@@ -60,7 +60,7 @@ SYSTEM = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "/etc/hosts"
           "-/etc/nsswitch.conf", "-/etc/host.conf", "-/etc/gai.conf"]
 class Asker:
     def __init__(self, **fields):
-        self.box = Sandbox(fs_readable=SYSTEM, **fields)
+        self.box = Sandbox(fs_readable=SYSTEM, namespaces={namespaces!r}, **fields)
         self.process = self.box.popen(["/usr/bin/python3", "-c", PROGRAM], stdin=-1, stdout=-1)
     def __call__(self, host):
         self.process.stdin.write(host.encode() + b"\\n"); self.process.stdin.flush()
@@ -94,10 +94,10 @@ print(done.stdout.split("\\n"), done.stderr)
 """
 
 
-def in_a_world(code: str, folder: Path) -> list[str]:
+def in_a_world(code: str, folder: Path, namespaces: str = "auto") -> list[str]:
     """Run `code` where DNS is ours, and return what it prints."""
     path = [one for one in sys.path if one]
-    code = (WORLD + code).format(path=path, old=OLD, new=NEW, folder=str(folder))
+    code = (WORLD + code).format(path=path, old=OLD, new=NEW, folder=str(folder), namespaces=namespaces)
     argv = ["unshare", *(["-r"] if os.geteuid() else []), "-n", "-m", sys.executable, "-c", code]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     if "unshare failed" in done.stderr or "Operation not permitted" in done.stderr:
@@ -106,8 +106,11 @@ def in_a_world(code: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_net_02_net_03_a_wildcard_allows_what_the_program_was_told_and_nothing_else(tmp_path: Path) -> None:
-    assert in_a_world(WILDCARD, tmp_path) == [
+@pytest.mark.parametrize("namespaces", ["auto", "off"])
+def test_net_02_net_03_a_wildcard_allows_what_the_program_was_told_and_nothing_else(
+    tmp_path: Path, namespaces: str
+) -> None:
+    assert in_a_world(WILDCARD, tmp_path, namespaces) == [
         str(["ECONNREFUSED", OLD, OLD]),
         f"{['no such name', 'no such name']} False",
         str(["ECONNREFUSED", NEW, NEW]),

@@ -186,8 +186,9 @@ SSL_CERT_FILE={bundle} python3 -c 'import urllib.request as r; print(r.urlopen("
 
 @pytest.mark.needs("command:curl")
 @pytest.mark.needs("command:openssl")
+@pytest.mark.parametrize("namespaces", ["auto", "off"])
 def test_tls_is_looked_into_for_curl_openssl_and_python(
-    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, namespaces: str
 ) -> None:
     """The server's own CA is trusted by the host alone; inside, the bundle has the sandbox's."""
     theirs, bundle, out = tmp_path / "theirs.pem", tmp_path / "bundle.pem", tmp_path / "out.pem"
@@ -204,6 +205,7 @@ def test_tls_is_looked_into_for_curl_openssl_and_python(
             fs_readable=[*SYSTEM, str(bundle), str(theirs)],
             http_inject_ca=[str(bundle)],
             http_ca_out=str(out),
+            namespaces=namespaces,
         )
     lines = result.stdout.decode().split()
     assert lines == ["content", "403", "200", "60", "content", "content"], result.stderr

@@ -277,6 +277,7 @@ except urllib.error.HTTPError as error: print(error.code, error.read()[:9].decod
     ("fields", "text"),
     [
         ({"http_ca": "/no/such/ca", "http_key": "/no/such/key", "http_allow": ["GET localhost/*"]}, "/no/such"),
+        ({"http_inject_ca": ["/no/such/bundle"], "http_allow": ["GET localhost/*"]}, "/no/such/bundle"),
         ({"credentials": ["T=env:NOT_SET"], "http_auth": ["GET localhost/* bearer T"]}, "NOT_SET"),
     ],
 )

@@ -15,7 +15,7 @@ from sandlock_policy.view import HOSTNAME, PROCESSOR_FILES
 from sandlock_runtime.processors import processor_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sandlock_notif import Process
     from sandlock_policy import Context, Plan, Policy
@@ -27,18 +27,25 @@ _KERNEL_NAME = "/proc/sys/kernel/hostname"
 
 
 def file_table(
-    policy: Policy, context: Context, plan: Plan, shown: ServedView | None = None, *, live: bool
+    policy: Policy,
+    context: Context,
+    plan: Plan,
+    shown: ServedView | None,
+    texts: Mapping[str, bytes],
+    *,
+    live: bool,
 ) -> FilesTable | None:
     """Return the table of file calls, or None where no file call has to be served.
 
     Where namespaces show a run's own name, processors and processes, nothing is served for these. `shown` has the root,
-    the mounts and the branch that are served; `live` says that paths may be denied while the program runs.
+    the mounts and the branch that are served; `texts` are further files; `live` says that paths may be denied while the
+    program runs.
 
     Raises:
         PolicyError: a denied path cannot be told.
 
     """
-    virtual = _generated(policy, plan, shown) if plan.view is None else None
+    virtual = _generated(policy, plan, shown, texts) if plan.view is None else None
     if not (policy.fs_denied or policy.deterministic_dirs or live or virtual or shown):
         return None
     denied = []
@@ -57,13 +64,15 @@ def file_table(
     return FilesTable(view, ordered=policy.deterministic_dirs)
 
 
-def _generated(policy: Policy, plan: Plan, shown: ServedView | None) -> VirtualLayer:
+def _generated(policy: Policy, plan: Plan, shown: ServedView | None, texts: Mapping[str, bytes]) -> VirtualLayer:
     """Return what the kernel has no namespaces for here: the same files, made when they are opened."""
     layer = VirtualLayer()
     if policy.name is not None:
         name = os.fsencode(policy.name) + b"\n"
         for path in (HOSTNAME, _KERNEL_NAME):
             layer.add(os.fsencode(path), lambda _: name)
+    for path, text in texts.items():
+        layer.add(os.fsencode(path), _always(text))
     if policy.num_cpus is not None:
         for path in PROCESSOR_FILES:
             if os.path.exists(path):
@@ -73,6 +82,10 @@ def _generated(policy: Policy, plan: Plan, shown: ServedView | None) -> VirtualL
     ):
         layer.hide_processes()
     return layer
+
+
+def _always(text: bytes) -> Callable[[Process], bytes]:
+    return lambda _: text
 
 
 def _processors(path: str, count: int) -> Callable[[Process], bytes]:

@@ -34,6 +34,10 @@ class Generated:
         self._names = names
         self._web = web
 
+    def is_shown(self, path: str) -> bool:
+        """Tell whether the file at `path`, inside, is there, or has to be."""
+        return path in self._policy.http_inject_ca or os.path.exists((self._view.root or "") + path)
+
     def content(self, path: str) -> bytes:
         """Return what the file at `path`, inside, says.
 

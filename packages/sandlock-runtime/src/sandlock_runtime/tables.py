@@ -104,15 +104,20 @@ def _exec(
 
 
 def _files(
-    policy: Policy, context: Context, plan: Plan, hooks: Hooks | None, shown: ServedView | None
+    policy: Policy,
+    context: Context,
+    plan: Plan,
+    hooks: Hooks | None,
+    shown: ServedView | None,
+    texts: Mapping[str, bytes],
 ) -> FilesTable | None:
     live = hooks is not None and hooks.policy_fn is not None
     bare = plan.view is None and (policy.name or policy.num_cpus or any(rule[0] in _SHOWS for rule in plan.fs_rules))
-    if not (policy.fs_denied or policy.deterministic_dirs or live or bare or shown):
+    if not (policy.fs_denied or policy.deterministic_dirs or live or bare or shown or texts):
         return None
     from sandlock_runtime.file_tables import file_table
 
-    return file_table(policy, context, plan, shown, live=live)
+    return file_table(policy, context, plan, shown, texts, live=live)
 
 
 def tables_for(
@@ -143,12 +148,16 @@ def tables_for(
         callback = CallbackTable(hooks.policy_fn, policy.policy_timeout_s)
         tables.append(callback)
     tables += _limits(policy, plan)
+    texts: dict[str, bytes] = {}
     if plan.filter.served_network:
         from sandlock_notif.handlers.network import network_tables
 
         intercept = web.intercept if web is not None else None
         tables += network_tables(policy, names, intercept=intercept, socket_files=shown is None)
-    files = _files(policy, context, plan, hooks, shown)
+        from sandlock_runtime.network_files import network_files
+
+        texts = network_files(policy, plan, names, web, shown.root if shown is not None else None)
+    files = _files(policy, context, plan, hooks, shown, texts)
     changes, execs = _exec(policy, hooks, files, killable=killable)
     if files is not None and execs is not None:
         files.look_at_images(execs.look_at)

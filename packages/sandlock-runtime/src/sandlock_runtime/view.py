@@ -52,7 +52,7 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
     request.hostname = os.fsencode(view.hostname) if view.hostname is not None else None
     # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen.
     request.pid_namespace = view.pid_namespace and os.path.isdir((root or "") + "/proc")
-    shown = [path for path in view.files if os.path.exists((root or "") + path)]
+    shown = [path for path in view.files if files.is_shown(path)]
     request.overlays = [(os.fsencode(path), files.content(path)) for path in shown]
     if plan.handled_fs:
         request.rules = [
