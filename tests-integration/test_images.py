@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,26 @@ def test_the_command_runs_lists_and_removes_images(sandlock: Command, oci: OciLa
     assert sandlock("images", "remove", digits).returncode == 0
     assert sandlock("images", "list").stdout == ""
     assert sandlock("images", "remove", "--all").returncode == 0
+
+
+def test_what_a_killed_run_leaves_never_reaches_the_image(sandlock: Command, oci: OciLayout) -> None:
+    words = ["run", "--image", f"oci:{oci.path}"]
+    running = sandlock.start(*words, "-e", "echo evil > /file; echo up; sleep 60")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "up\n"
+    running.kill()
+    running.communicate()
+    deadline = time.monotonic() + 30
+    while not sandlock.told("branches")["branches"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (branch,) = sandlock.told("branches")["branches"]
+    assert "M 100644 file" in sandlock("diff", branch["name"]).stdout
+    done = sandlock("commit", branch["name"])
+    assert done.returncode == 1
+    assert "covers an unpacked image" in done.stderr
+    assert sandlock(*words, "--", "cat", "/file").stdout == "from the image\n"
+    assert sandlock("discard", branch["name"]).returncode == 0
+    assert sandlock("branches").stdout == ""
 
 
 def test_unpacking_is_drawn_on_a_terminal_only(sandlock: Command, oci: OciLayout) -> None:

@@ -22,7 +22,9 @@ PYTHON = list(dict.fromkeys([sys.prefix, sys.base_prefix, str(Path(sysconfig.get
 ENV = {
     "GIT_CONFIG_NOSYSTEM": "1", "GIT_TEMPLATE_DIR": "", "GIT_AUTHOR_DATE": "1600000000 +0000", "TZ": "UTC",
     "GIT_COMMITTER_DATE": "1600000000 +0000", "GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "a@b",
-    "GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "a@b", "LC_ALL": "C", "PATH": os.environ["PATH"],
+    "GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "a@b",
+    "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "pack.threads", "GIT_CONFIG_VALUE_0": "1",
+    "LC_ALL": "C", "PATH": os.environ["PATH"],
 }  # fmt: skip
 
 GIT = """

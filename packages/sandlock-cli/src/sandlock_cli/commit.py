@@ -13,6 +13,7 @@ from sandlock_cli.options import UsageError, parse, table
 from sandlock_cli.progress import bar
 from sandlock_cli.verbs import options_of
 from sandlock_cow import Branch, BranchConflictError, BranchError, BranchLateExecutionError
+from sandlock_runtime.images import is_image_root
 
 __all__ = ["main"]
 
@@ -28,6 +29,7 @@ def main(words: list[str]) -> int:
     if branch is None:
         return 1
     try:
+        _refuse_image(branch)
         named = [_inside(path, branch) for path in rest[1:]]
         paths = None if not named or "." in named else named
         late = [_inside(path, branch) for path in values.get("late", ())]
@@ -65,6 +67,12 @@ def _inside(path: str, branch: Branch) -> str:
     if inside is None:
         raise BranchError(f"{path} is not below {branch.lower}")
     return os.fsdecode(inside) or "."
+
+
+def _refuse_image(branch: Branch) -> None:
+    """Refuse what a killed run left over an image: that is there for all later runs, as its digest says."""
+    if is_image_root(branch.lower):
+        raise BranchError("it covers an unpacked image, which stays as it is: discard it")
 
 
 def _check_named(branch: Branch, paths: list[str]) -> None:

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_runtime.images.cache import CachedImage, list_images, remove_image, unpack_image
     from sandlock_runtime.images.errors import OciImageError
-    from sandlock_runtime.images.hold import cache_folder, hold_root
+    from sandlock_runtime.images.hold import cache_folder, hold_root, is_image_root
     from sandlock_runtime.images.running import image_path, in_image
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "hold_root",
     "image_path",
     "in_image",
+    "is_image_root",
     "list_images",
     "remove_image",
     "unpack_image",
@@ -27,7 +28,7 @@ __all__ = [
 _SOURCES = {
     "cache": "CachedImage list_images remove_image unpack_image",
     "errors": "OciImageError",
-    "hold": "cache_folder hold_root",
+    "hold": "cache_folder hold_root is_image_root",
     "running": "image_path in_image",
 }
 
