@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sandlock_notif.handlers.ready import CallRecord, deny_calls, log_calls
 from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
 from sandlock_policy import PolicyError
 from sandlock_runtime import Sandbox
@@ -269,3 +270,28 @@ print("done")
         [*PYTHON, code], timeout=60
     )
     assert result.stdout == b"done\n"
+
+
+def test_calls_are_written_down_and_go_on() -> None:
+    seen: list[CallRecord] = []
+    assert output_of(UNAME, handlers=log_calls("uname", "openat", to=seen.append)) == "Linux"
+    assert {record.syscall for record in seen} == {"uname", "openat"}
+    paths = {record.path for record in seen if record.syscall == "openat"}
+    assert any(path and path.startswith("/") for path in paths)
+    assert all(record.path is None and record.pid > 0 for record in seen if record.syscall == "uname")
+
+
+def test_a_log_that_fails_refuses() -> None:
+    def full(_: CallRecord) -> None:
+        raise OSError(28, "the disk is full")
+
+    assert output_of(UNAME, handlers=log_calls("uname", to=full)) == str(errno.EPERM)
+
+
+def test_calls_are_refused_with_an_errno_and_told() -> None:
+    assert output_of(UNAME, handlers=deny_calls("uname", errno=errno.ENOSYS)) == str(errno.ENOSYS)
+    result = Sandbox(fs_readable=SYSTEM, handlers=deny_calls("uname")).run(UNAME, timeout=20)
+    assert result.stdout == b"%d\n" % errno.EPERM
+    assert [denial.syscall for denial in result.denials] == ["uname"]
+    with pytest.raises(ValueError, match="errno"):
+        deny_calls("uname", errno=0)

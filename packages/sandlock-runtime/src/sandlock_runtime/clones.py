@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import threading
 from select import POLLIN, poll
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from sandlock_policy.record import record
 from sandlock_runtime.code_paths import import_paths, main_script, with_code
 from sandlock_runtime.errors import ForkError
+from sandlock_runtime.pickling import pickled
 from sandlock_runtime.pipeline_run import pipe_above
 from sandlock_runtime.streams import DEVNULL, PIPE
 
@@ -213,7 +213,7 @@ def fork(
         job = os.memfd_create("sandlock-job")
         held.append(job)
         with os.fdopen(os.dup(job), "wb") as file:
-            pickle.dump(functions, file)
+            file.write(pickled(functions))
         os.lseek(job, 0, os.SEEK_SET)
         pairs = [pipe_above(held) for _ in range(count + 1)]
         outputs = [write for _, write in pairs]

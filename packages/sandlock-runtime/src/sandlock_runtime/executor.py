@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import threading
 import weakref
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandlock_policy.presets import preset
 from sandlock_runtime.code_paths import with_code
+from sandlock_runtime.pickling import pickled
 from sandlock_runtime.task_host import TaskHost
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class SandboxExecutor(Executor):
         base = base.replace(**fields) if fields else base
         if grant_code:
             base = with_code(base)
-        begin = None if initializer is None else pickle.dumps((initializer, initargs, {}))
+        begin = None if initializer is None else pickled((initializer, initargs, {}))
         self._pool = _Pool(workers, base, begin, max_tasks_per_child, results, max_result)
         # Also at the end of the interpreter, where what was submitted is waited for, as in the standard library.
         self._finalizer = weakref.finalize(self, self._pool.close, wait=True)
@@ -194,7 +194,7 @@ class _Pool:
     ) -> tuple[TaskHost | None, int]:
         """Do one task and settle its future; return the worker and how many tasks it has done."""
         try:
-            task = pickle.dumps((function, args, named))
+            task = pickled((function, args, named))
             if host is None:
                 host = self._new_host()
             result = host.call(task)

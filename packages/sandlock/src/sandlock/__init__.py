@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from sandlock_notif.context import PolicyContext
     from sandlock_notif.events import Event
+    from sandlock_notif.handlers.ready import CallRecord, deny_calls, log_calls
     from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
     from sandlock_notif.syscall_event import SyscallEvent
     from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, SandlockError
@@ -102,6 +103,7 @@ __all__ = [
     "BranchQuotaError",
     "BranchStorageError",
     "CachedImage",
+    "CallRecord",
     "CaptureError",
     "Change",
     "Checkpoint",
@@ -158,6 +160,7 @@ __all__ = [
     "capture",
     "confine",
     "delete_profile",
+    "deny_calls",
     "inputs",
     "landlock_abi_version",
     "list_images",
@@ -166,6 +169,7 @@ __all__ = [
     "load",
     "load_profile",
     "load_profile_file",
+    "log_calls",
     "min_landlock_abi",
     "parse_ports",
     "preset",
@@ -192,6 +196,7 @@ _SOURCES = {
     ),
     "sandlock_notif.context": "PolicyContext",
     "sandlock_notif.events": "Event",
+    "sandlock_notif.handlers.ready": "CallRecord deny_calls log_calls",
     "sandlock_notif.handlers.user": "ExceptionPolicy Handler HandlerCtx NotifAction",
     "sandlock_notif.syscall_event": "SyscallEvent",
     "sandlock_policy.errors": "LayerMissingError PolicyError Problem SandlockError",

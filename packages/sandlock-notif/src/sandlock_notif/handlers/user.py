@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandlock_notif.request import Request
     from sandlock_policy.seccomp.filter import FilterOptions
 
-__all__ = ["ExceptionPolicy", "Handler", "HandlerCtx", "NotifAction", "UserHandler", "UserTable"]
+__all__ = ["ExceptionPolicy", "Handler", "HandlerCtx", "NotifAction", "UserHandler", "UserTable", "has_path"]
 
 
 # Calls that take a directory before the path.
@@ -36,6 +36,16 @@ _PATH_SECOND = frozenset(
     "renameat2 linkat fchmodat fchmodat2 fchownat utimensat futimesat name_to_handle_at inotify_add_watch "
     "setxattrat getxattrat listxattrat removexattrat fanotify_mark".split()
 )
+# Those whose first argument is a path.
+_PATH_FIRST = frozenset(
+    "open creat stat lstat access readlink unlink mkdir mknod rmdir rename link symlink chmod chown lchown truncate "
+    "execve chdir statfs utime utimes chroot setxattr getxattr listxattr removexattr".split()
+)
+
+
+def has_path(call: str) -> bool:
+    """Tell whether `HandlerCtx.read_path` finds a path among the arguments of this system call."""
+    return call in _PATH_SECOND or call in _PATH_FIRST
 
 
 class ExceptionPolicy(enum.Enum):
