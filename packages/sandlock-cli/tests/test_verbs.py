@@ -103,7 +103,7 @@ def test_bash_completes_verbs_options_values_and_commands(tmp_path: Path) -> Non
     for name, text in (("some-program", ""), ("sandlock", "echo mine other\n")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
         (tmp_path / name).chmod(0o755)
-    assert completed("sandlock", "r", folder=tmp_path) == ["run"]
+    assert completed("sandlock", "ru", folder=tmp_path) == ["run"]
     assert completed("sandlock", "run", "--fs-r", folder=tmp_path) == ["--fs-read"]
     assert completed("sandlock", "run", "--no-private", folder=tmp_path) == ["--no-private-tmp"]
     assert completed("sandlock", "run", "--preset", "py", folder=tmp_path) == ["python"]

@@ -88,6 +88,19 @@ NOTES = {
             "removed. One that a run uses is not removed."
         ),
     ),
+    "checkpoint": (
+        (
+            "A run is saved whole, its copy-on-write branch with it, by the process that launched it; its standard "
+            "streams are left to whoever restores it. Any other process is saved alone, or with --tree all below it."
+        ),
+    ),
+    "restore": (
+        (
+            "What is restored is confined before its first instruction, by the policy that these options describe, as "
+            "with run. It must not be wider than the one in the image: --allow policy takes that on. An image may be "
+            "restored as often as wanted, at the same time too; the exit status is that of `sandlock run`."
+        ),
+    ),
     "kill": ("Everything that the run has started ends with SIGKILL, daemons included.",),
 }
 TOP = "Runs programs with nothing but what they are given, by means of the kernel (Landlock, seccomp), without root."

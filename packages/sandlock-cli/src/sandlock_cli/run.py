@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.life import Life
     from sandlock_runtime.streams import Stream
 
-__all__ = ["main", "make_policy", "run_status"]
+__all__ = ["add_fields", "main", "make_policy", "run_status"]
 
 _TIMED_OUT = 124
 _NOT_SET_UP = 125
@@ -97,6 +97,11 @@ def _described(own: dict[str, Any], values: dict[str, Any]) -> Policy:
             policy = profile if policy is None else policy.merge(profile)
     if policy is None:
         policy = preset("default")
+    return add_fields(policy, values)
+
+
+def add_fields(policy: Policy, values: dict[str, Any]) -> Policy:
+    """Return `policy` with the fields of the command line: added to lists and mappings, in the place of all else."""
     if not values:
         return policy
     given = policy.given()

@@ -42,7 +42,8 @@ USAGES = {
     "inspect": "sandlock inspect [--toml | --html | --json] NAME|PID",
     "logs": "sandlock logs [--follow] [--json | --html] NAME|PID | --file FILE",
     "kill": "sandlock kill [--all] NAME|PID...",
-    "checkpoint": "sandlock checkpoint --pid PID [OPTION...] DIR",
+    "checkpoint": "sandlock checkpoint [OPTION...] NAME DIR | --pid PID [OPTION...] DIR",
+    "restore": "sandlock restore [OPTION...] DIR",
     "image": "sandlock image show DIR... | verify DIR... [--json]",
     "images": "sandlock images list [--json] | remove [--all] [DIGEST...]",
     "mcp": "sandlock mcp [OPTION...]",
@@ -66,10 +67,12 @@ _AUDIT_FILE = Option("file", ("--file",), "FILE", "of the run that --audit FILE 
 _ALL = Option("all", ("-a", "--all"), "", "end all of them where several have the name", "off")
 _EVERY = Option("all", ("-a", "--all"), "", "with remove: every image that no run uses", "off")
 
-_PID = Option("pid", ("--pid",), "PID", "the process, which the caller may trace (ptrace)", "none: it must be given")
-_TREE = Option("tree", ("--tree",), "", "and every process below it", "off")
+_PID = Option("pid", ("--pid",), "PID", "any process that the caller may trace (ptrace), instead of a run", "none")
+_TREE = Option("tree", ("--tree",), "", "and every process below it; of a run always all are saved", "off")
 _LEAVE = Option("leave", ("--leave",), "STATE", "what becomes of it: running, stopped or killed", "running")
-_ALLOW = Option("allow", ("--allow",), "NAME", "go on without what cannot be saved, by its name or its kind", "none")
+_ALLOW = Option(
+    "allow", ("--allow",), "NAME", "go on without what cannot be saved or restored, by its name or its kind", "none"
+)
 _ALLOW.many = True
 _PARENT = Option(
     "parent", ("--parent",), "DIR", "an image beside DIR: only pages that differ from it are written", "none"
@@ -89,6 +92,10 @@ _ENV.many = True
 _MAX_OUTPUT = Option(
     "max_output", ("--max-output",), "SIZE", "of stdout and of stderr, what a call returns; 16M at most", "64K"
 )
+_SAVED = Option("saved_policy", ("--saved-policy",), "",
+                "start from the policy in the image, which is to be trusted like a profile", "off")  # fmt: skip
+# Options of `run` that say what is run, or how it is told.
+_NOT_RESTORED = ("shell", "json", "status_fd", "explain", "dry_run", "audit", "quiet", "image")
 
 _OPTIONS = {
     "learn": (_NAME, _OUTPUT, _MERGE, _REPLACE, _EXACT, _VERIFY, _TIMEOUT, _ENV, HELP),
@@ -119,4 +126,6 @@ def options_of(verb: str) -> list[Option]:
         named = ("preset", "profile", "profile_file", "help")
         policy = [option for option in run_options() if option.dest in named or option.dest in FIELD_BY_NAME]
         return [_MAX_OUTPUT, *policy]
+    if verb == "restore":
+        return [_ALLOW, _SAVED, *[option for option in run_options() if option.dest not in _NOT_RESTORED]]
     return list(_OPTIONS[verb])

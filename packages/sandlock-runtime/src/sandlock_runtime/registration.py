@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from _thread import allocate_lock
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sandlock_runtime.audit import AuditLog, written_below
+from sandlock_runtime.control import Control, socket_of
 from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.features import host_features
 from sandlock_runtime.hooks import Hooks
@@ -92,6 +94,7 @@ class _Desk:
         self._listing: Callable[[], None] | None = None
         self._due = False
         self._lock = allocate_lock()
+        self._control: Control | None = None
 
     @classmethod
     def open(cls, policy: Policy, plan: Plan) -> _Desk | None:
@@ -124,6 +127,8 @@ class _Desk:
             ports = [[*inside, *outside] for inside, outside in list(self._ports.items())]
             new_entry(self._file, self._policy.name or "", life.pid, life.guard_pid, {**known, "ports": ports})
 
+        with suppress(OSError):  # a run that nobody can have checkpointed from outside is better than none
+            self._control = Control(socket_of(self._file), life, self._policy)
         with self._lock:
             self._listing = write
             write()
@@ -149,3 +154,5 @@ class _Desk:
         with self._lock:
             self._listing = None
             remove(self._file)
+        if self._control is not None:
+            self._control.close()

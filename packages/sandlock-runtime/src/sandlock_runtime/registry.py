@@ -1,6 +1,6 @@
 """The runs of this user that have a name: one file each, in a folder of the user's own, for as long as the run lasts.
 
-Nothing listens anywhere: a run is ended by a signal to its first process, whose end makes the guard kill the rest. A
+A run is ended by a signal to its first process, whose end makes the guard kill the rest; nobody is asked for it. A
 pid alone is never trusted. What an entry says is compared with the start times of the processes, and the signal goes
 through a pidfd that was opened before they were read.
 """
@@ -227,7 +227,8 @@ def sweep(folder: str) -> None:
     logs = []
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if name.startswith(_NEW) and time.time() - _changed(path) > _LITTER_S:
+        left = name.startswith(_NEW) or (name.endswith(".sock") and f"{path[:-5]}.jsonl" not in live)
+        if left and time.time() - _changed(path) > _LITTER_S:
             remove(path)
         elif name.endswith(".jsonl") and path not in live:
             logs.append(path)
