@@ -277,3 +277,22 @@ def test_what_is_thrown_away_is_not_read(tree: Path, end: str) -> None:
     [small] = run(tree, "echo x > small", on_exit="abort").changes
     assert small.after is not None
     assert small.after.digest
+
+
+def test_what_is_denied_stays_denied_in_a_branch(tree: Path) -> None:
+    """Neither another name of it, nor a copy of the folder that it is in, nor what is made in its place."""
+    (tree / "sub/key").write_text("secret\n")
+    (tree / "plain").write_text("secret\n")
+    os.link(tree / "plain", tree / "sub/alias")
+    script = """
+cat sub/key plain sub/alias; mv sub other; cat other/key other/alias; cp -r sub copy; cp -r other copy2; cat copy*/*
+ln plain linked; cat linked; mv plain moved; cat moved; echo x > later; mv a later; mkdir -p later/x; ln -s plain l; cat l
+cat b; ls
+"""
+    denied = [str(tree / name) for name in ("sub/key", "plain", "later")]
+    assert run(tree, script, on_exit="abort").stdout.count(b"secret") > 8
+    result = run(tree, script, on_exit="commit", fs_denied=denied)
+    assert b"secret" not in result.stdout, result
+    assert b"b\n" in result.stdout
+    assert not (tree / "later").exists()
+    assert (tree / "plain").read_text() == "secret\n"
