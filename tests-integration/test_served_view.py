@@ -343,3 +343,46 @@ def test_a_served_root_answers_as_a_mounted_one(tmp_path_factory: pytest.TempPat
         assert result.exit_code == 0, result
         answers.append(result.stdout.decode().splitlines())
     assert answers[1] == answers[0]
+
+
+def test_a_path_that_is_denied_by_a_link_into_a_mount_is_denied_by_every_name(root: Path) -> None:
+    (root / "way").symlink_to("mnt")
+    paths = ["/way/file", "/mnt/file", "/proc/self/root/mnt/file", "/work/../way/../mnt/file"]
+    argv = ["/bin/sh", "-c", "for path; do cat $path; done", "sh", *paths]
+    assert run(root, argv).stdout == b"rw" * 4
+    assert run(root, argv, fs_denied=["/way/file"]).stdout == b""
+
+
+def test_not_25_entering_and_running_give_no_right_to_read(root: Path) -> None:
+    """A folder and a program outside of every grant: the one may be entered, the other not run, neither is read."""
+    (root / "closed").mkdir()
+    (root / "closed/program").write_bytes(Path("/bin/echo").read_bytes())
+    (root / "closed/program").chmod(0o755)
+    code = """
+import os, threading
+found = set()
+def look():
+    while not done:
+        for fd in os.listdir("/proc/self/fd"):
+            try:
+                found.add(os.readlink(f"/proc/self/fd/{fd}"))
+            except OSError:
+                pass
+done = False
+watcher = threading.Thread(target=look)
+watcher.start()
+for _ in range(20):
+    os.chdir("/closed")
+    assert os.getcwd() == "/closed"
+    for name in ("/closed/program", "program"):
+        try:
+            os.posix_spawn(name, [name], os.environ)
+            print("ran")
+        except PermissionError:
+            pass
+done = True
+watcher.join()
+print(sorted(path for path in found if path.startswith("/closed")))
+"""
+    result = run(root, [PYTHON, "-c", code], fs_readable=["/work", "/usr", "/lib", "/lib64", "/proc"])
+    assert result.stdout == b"[]\n", result

@@ -10,6 +10,7 @@ import os
 from errno import ENOENT, ENOTDIR
 from typing import TYPE_CHECKING
 
+from sandlock_notif.fs.lookup import look_up
 from sandlock_notif.fs.mount import Bind
 from sandlock_policy.data.landlock import FS_IOCTL_DEV, FS_READ_FILE, FS_TRUNCATE, FS_WRITE_FILE, NEVER, READ
 from sandlock_policy.errors import PolicyError, Problem
@@ -18,7 +19,6 @@ from sandlock_runtime.failure import missing_path
 from sandlock_runtime.view import check_mounts, device_nodes
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.landlock import OPTIONAL, PathRules
-from sandlock_sys.openat2 import openat2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ServedView"]
 
-_INSIDE = 0x10 | 0x02  # RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, linux/openat2.h, 5.6
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 _INNER_TMP = "/tmp"  # noqa: S108  # where a private temporary directory is shown in another root
 _PROC = "/proc"
@@ -113,20 +112,25 @@ class ServedView:
 
     def _find(self, path: str, *, required: bool) -> bytes | None:
         """Return a path, good as long as this is open, of what `path` leads to inside."""
-        wanted = os.fsencode(path)
-        binds = [Bind(b"", os.fsencode(self.root or "/")), *self.binds]
-        around = [bind for bind in binds if (wanted + b"/").startswith(bind.at + b"/")]
-        bind = max(around, key=lambda bind: len(bind.at))
-        rest = wanted[len(bind.at) :].strip(b"/")
-        start = os.open(bind.host, _PATH_ONLY)
+        hosts = {bind.at: bind.host for bind in self.binds}
+        opened: list[int] = []
+
+        def mounted(at: bytes) -> int | None:
+            if at not in hosts:
+                return None
+            opened.append(os.open(hosts[at], _PATH_ONLY))
+            return opened[-1]
+
+        start = os.open(self.root or "/", _PATH_ONLY)
         try:
-            found = openat2(start, rest, _PATH_ONLY, _INSIDE) if rest else os.dup(start)
-        except SyscallError as error:
+            found = look_up(start, mounted, os.fsencode(path))
+        except OSError as error:
             if required or error.errno not in (ENOENT, ENOTDIR):
                 raise missing_path(SyscallError("open", error.errno or ENOENT, path)) from error
             return None
         finally:
-            os.close(start)
+            for fd in (start, *opened):
+                os.close(fd)
         self._held.append(found)
         return b"/proc/self/fd/%d" % found
 

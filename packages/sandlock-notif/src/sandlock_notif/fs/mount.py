@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sandlock_notif.fs.layers.cow import CowLayer
 
-__all__ = ["MOUNTED", "Bind", "Mount", "longest"]
+__all__ = ["MOUNTED", "Bind", "Mount"]
 
 MOUNTED = "something is mounted there"  # the reason of the refusal
 
@@ -49,22 +49,12 @@ class Mount:
         """The directory in the view that `..` leads to from here."""
         return self.at.rpartition(b"/")[0] or b"/"
 
-    def inside(self, path: bytes) -> bytes | None:
-        """Return the rest of a path of the view that leads here, None for another."""
-        return _rest(self.at, path)
-
     def told(self, path: bytes) -> bytes | None:
         """Return the path in the view for one that the kernel told, None where it is not below."""
         rest = _rest(self.shown, path)
         if rest is None:
             return None
         return b"/".join([self.at.rstrip(b"/"), rest] if rest else [self.at])
-
-
-def longest(mounts: list[Mount], path: bytes) -> tuple[Mount, bytes] | None:
-    """Return the innermost mount that a path of the view leads to, and the rest of the path."""
-    found = [(mount, rest) for mount in mounts if (rest := mount.inside(path)) is not None]
-    return max(found, key=lambda pair: len(pair[0].at), default=None)
 
 
 def _rest(folder: bytes, path: bytes) -> bytes | None:

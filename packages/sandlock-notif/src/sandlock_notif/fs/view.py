@@ -20,13 +20,12 @@ from sandlock_notif.errors import NotifError
 from sandlock_notif.fs.layers.cow import CowLayer
 from sandlock_notif.fs.layers.denied import DeniedLayer
 from sandlock_notif.fs.location import Location
+from sandlock_notif.fs.lookup import look_up
 from sandlock_notif.fs.magic import Magic
 from sandlock_notif.fs.marks import MarkTable, Mounted
-from sandlock_notif.fs.mount import Mount, longest
+from sandlock_notif.fs.mount import Mount
 from sandlock_notif.fs.origin import Origins, holder_of, open_of
 from sandlock_sys.capabilities import set_effective
-from sandlock_sys.errors import SyscallError
-from sandlock_sys.openat2 import openat2
 from sandlock_sys.walk import NO_MARKS, Marks, Walker, climb
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["View"]
 
-_IN_ROOT = 0x10  # RESOLVE_IN_ROOT, linux/openat2.h, 5.6
 _REMOVEDIR = 0x200  # AT_REMOVEDIR, linux/fcntl.h
 _THREADS = 8  # that may wait for a file system; a dead server holds up no more
 
@@ -191,7 +189,7 @@ class View:
         for path in paths:
             try:
                 fd = self.find(path)
-            except SyscallError as error:
+            except OSError as error:
                 if error.errno not in (ENOENT, ENOTDIR):
                     raise
                 continue  # a grant of what need not be there
@@ -209,17 +207,16 @@ class View:
     def find(self, path: bytes, flags: int = 0) -> int:
         """Return an O_PATH fd, the caller's, of what `path`, absolute, leads to when nothing changes meanwhile.
 
-        For what is looked up before the program runs: symlinks do not lead from one mount into another.
-
         Raises:
-            SyscallError: it cannot be opened.
+            OSError: it cannot be opened.
 
         """
-        inner = longest(self.mounts, path)
-        start, rest = (self.root, path.lstrip(b"/")) if inner is None else (inner[0].root, inner[1])
-        if not rest:
-            return os.dup(start)
-        return openat2(start, rest, os.O_PATH | flags, _IN_ROOT)
+        roots = {mount.at: mount.root for mount in self.mounts if mount.cow is None}
+        found = look_up(self.root, roots.get, path)
+        if flags & os.O_DIRECTORY and not S_ISDIR(os.fstat(found).st_mode):
+            os.close(found)
+            raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR), path)
+        return found
 
     def say(self, directory: int, name: bytes, rule: Rule) -> None:
         """Let `name` in a directory, whose O_PATH fd is given away, mean what `rule` says."""

@@ -180,7 +180,7 @@ class DeniedLayer:
             try:
                 path = b"/" + b"/".join(names[:depth])
                 return self._view.find(path, os.O_DIRECTORY), names[depth:]
-            except SyscallError as error:
+            except OSError as error:
                 if error.errno not in (ENOENT, ENOTDIR, EACCES, ELOOP):
                     raise
         raise NotifError("the root of the view is gone")

@@ -17,7 +17,6 @@ from errno import ENOENT, ENOTDIR
 from typing import TYPE_CHECKING, TypeAlias
 
 from sandlock_notif.fs.marks import Awaited, Hidden, Place
-from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
     from sandlock_notif.fs.marks import Mark, Rule
@@ -167,7 +166,7 @@ def _open(view: View, folder: bytes) -> int:
     """Return an O_PATH fd, the caller's, of a directory of the view, -1 when it is not there."""
     try:
         return view.find(folder, os.O_DIRECTORY)
-    except SyscallError as error:
+    except OSError as error:
         if error.errno in (ENOENT, ENOTDIR):
             return -1
         raise

@@ -46,6 +46,8 @@ class WorkingDirectory:
 
     def chdir(self, request: Request) -> Outcome:
         """Serve chdir: path."""
+        if self._inside.lets(request):
+            return CONTINUE
 
         def act(place: Location) -> Outcome:
             if not S_ISDIR(place.mode):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sandlock_notif.action import Action
+    from sandlock_notif.fs.layers.cow import CowLayer
     from sandlock_notif.fs.location import Location
     from sandlock_notif.fs.marks import Identity
     from sandlock_notif.handlers.files.serving import Files
@@ -57,30 +58,38 @@ class Inside:
         self.image_look: Callable[[Request, Sequence[bytes]], Callable[[int], None]] | None = None
 
     def lets(self, request: Request) -> bool:
-        """Whether this exec is one that we had the thread make."""
+        """Whether this call is one that we have the thread make."""
         return request.tid in self._letting
 
     async def chdir(self, request: Request, place: Location) -> Action:
         """Make the directory the caller's working directory."""
+        cow = place.mount.cow if place.mount is not None else None
+        if cow is None:
+            return await self._chdir_host(request, place)
         try:
-            held = self._files.unprivileged(lambda: self._open_folder(place))
-        except (OSError, SyscallError) as error:
+            held = self._files.unprivileged(lambda: _open_folder(cow, place.path))
+        except OSError as error:
             return Errno(error.errno or EACCES, "a folder that may not be read cannot be entered here")
         return await self._with_fd(request, held, lambda remote, fd: remote.call("fchdir", fd))
 
-    def _open_folder(self, place: Location) -> int:
-        cow = place.mount.cow if place.mount is not None else None
-        if cow is None:
-            inode.access(place.object, os.X_OK, _EACCESS)
-            found = os.dup(place.object)
-        else:
-            cow.branch.access(place.path, os.X_OK)
-            found = cow.branch.open(place.path, os.O_PATH | os.O_DIRECTORY)
-        try:
-            # The kernel gives no O_PATH fd to another process: one that may be read, or none.
-            return os.open(object_path(found), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        finally:
-            os.close(found)
+    async def _chdir_host(self, request: Request, place: Location) -> Action:
+        """Let the caller go where the kernel calls the directory by its name.
+
+        No fd of it is given away: the sandbox need not be granted to read it. Who changes the name meanwhile is in
+        another directory, and where a relative path starts is looked at each time one is used.
+        """
+        path = os.readlink(object_path(place.object)) + b"\0"
+
+        def calls(remote: Remote) -> int:
+            room = remote.call("mmap", 0, len(path), _READ_WRITE, _PRIVATE_ANONYMOUS, -1, 0)
+            if room < 0:
+                return room
+            remote.write(room, path)
+            result = remote.call("chdir", room)
+            remote.call("munmap", room, len(path))
+            return result
+
+        return await self._make(request, calls)
 
     async def execute(self, request: Request, place: Location, path: bytes, words: tuple[int, int]) -> Action:
         """Run the program at `place`; `words` are the addresses of the arguments and the environment."""
@@ -89,7 +98,7 @@ class Inside:
         current, shown = place, path
         try:
             for _ in range(_SCRIPTS):
-                held = self._files.unprivileged(partial(self._open, current))
+                held = await self._open(current)
                 if isinstance(held, Errno):
                     return held
                 script = parse_script(os.pread(held, _HEAD, 0))
@@ -182,19 +191,19 @@ class Inside:
         """Return the path in the view of the program that a copy was made of; None for any other file."""
         return self._loaders.name_of(copied)
 
-    def _open(self, place: Location) -> int | Errno:
-        """Return an fd of a program that the caller may run."""
+    async def _open(self, place: Location) -> int | Errno:
+        """Return an fd of a program that the caller may run and read: by its domain, where a deputy opens it."""
         cow = place.mount.cow if place.mount is not None else None
         if not S_ISREG(place.mode):
             return Errno(EACCES)
         try:
-            if cow is None:
-                inode.access(place.object, os.X_OK, _EACCESS)
-                return os.open(object_path(place.object), os.O_RDONLY | os.O_CLOEXEC)
-            cow.branch.access(place.path, os.X_OK)
-            return cow.branch.open(place.path, os.O_RDONLY)
+            if cow is not None:
+                return self._files.unprivileged(partial(_open_program, cow, place.path))
+            self._files.unprivileged(lambda: inode.access(place.object, os.X_OK, _EACCESS))
         except (OSError, SyscallError) as error:
             return Errno(error.errno or EACCES)
+        done = await self._files.call("openat", AT_FDCWD, object_path(place.object), os.O_RDONLY | os.O_CLOEXEC, 0)
+        return Errno(-done.result) if done.result < 0 else done.result
 
     def _pointers(self, request: Request, address: int) -> list[int]:
         """Return the pointers of the argument array."""
@@ -227,14 +236,10 @@ class Inside:
                 arguments = room + len(text)
                 text += pack(f"={len(table)}Q", *table)
             remote.write(room, text)
-            self._letting.add(remote.tid)
-            try:
-                if held >= 0:
-                    result = remote.call("execveat", fd, room, arguments, words[1], _EMPTY_PATH)
-                else:
-                    result = remote.call("execve", offsets[added.index(interpreter)], arguments, words[1])
-            finally:
-                self._letting.discard(remote.tid)
+            if held >= 0:
+                result = remote.call("execveat", fd, room, arguments, words[1], _EMPTY_PATH)
+            else:
+                result = remote.call("execve", offsets[added.index(interpreter)], arguments, words[1])
             remote.call("munmap", room, size)
             return result
 
@@ -248,7 +253,7 @@ class Inside:
         at_exec: Callable[[int], None] | None = None,
     ) -> Action:
         """Give the caller an fd for the time of some calls; ours is closed."""
-        listener, arch = request.listener, self._files.view.services.arch
+        listener = request.listener
         try:
             number = listener.place(request.id, held, close_on_exec=True)
         except SyscallError as error:
@@ -264,26 +269,57 @@ class Inside:
             remote.call("close", child_fd)
             return result
 
+        return await self._make(request, all_calls, at_exec)
+
+    async def _make(
+        self, request: Request, calls: Callable[[Remote], int], at_exec: Callable[[int], None] | None = None
+    ) -> Action:
+        """Let the caller make calls in the place of its own."""
+        listener, arch = request.listener, self._files.view.services.arch
+
         def answer() -> bool:
             # Safety: seized now, and still waiting: so it is the caller that was seized, and no other's thread.
             return listener.valid(request.id) and listener.answer(request.id, 0)
 
+        def let(remote: Remote) -> int:
+            # Only as long as the thread is ours: it makes no call of its own before this is over.
+            self._letting.add(request.tid)
+            try:
+                return calls(remote)
+            finally:
+                self._letting.discard(request.tid)
+
         try:
-            await self._tracer.run(lambda: make_calls(arch, request.tid, answer, all_calls, at_exec))
+            await self._tracer.run(lambda: make_calls(arch, request.tid, answer, let, at_exec))
         except (ExecutedError, ProcessLookupError):
             return Answered()
-        except NotifError:
-            return Errno(EPERM, "the new image is not what was judged: the process was killed")
         except SyscallError as error:
             if error.errno == ESRCH:
                 raise VanishedError from error
             return Errno(EPERM, f"the call cannot be made for the program: {error}")
+        except NotifError:
+            return Errno(EPERM, "the new image is not what was judged: the process was killed")
         return Answered()
 
     async def close(self) -> None:
         """End the tracer, and close what was kept."""
         await self._tracer.close()
         self._loaders.close()
+
+
+def _open_folder(cow: CowLayer, path: bytes) -> int:
+    """Return an fd of a directory of a branch: one to read, since the kernel gives no O_PATH fd to another process."""
+    cow.branch.access(path, os.X_OK)
+    found = cow.branch.open(path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return os.open(object_path(found), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+
+
+def _open_program(cow: CowLayer, path: bytes) -> int:
+    cow.branch.access(path, os.X_OK)
+    return cow.branch.open(path, os.O_RDONLY)
 
 
 def parse_script(head: bytes) -> tuple[bytes, bytes] | None:
