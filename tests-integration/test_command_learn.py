@@ -121,6 +121,26 @@ def test_verify_runs_it_again(sandlock: Command) -> None:
     assert "ends with status" in bad.stderr
 
 
+PEERS = """
+import socket, struct
+question = struct.pack("!HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\\7example\\3org\\0" + struct.pack("!HH", 1, 1)
+server = socket.socket(); server.bind(("127.0.0.1", 0)); server.listen()
+socket.create_connection(server.getsockname()).close()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ask:
+    ask.connect(("127.0.0.1", 53)); ask.send(question)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as say: say.sendto(b"x", ("127.0.0.1", 4242))
+with socket.socket() as refused: refused.connect_ex(("localhost", 4243))
+"""
+
+
+def test_peers_are_learned_by_protocol_and_port(sandlock: Command) -> None:
+    profile = learned(sandlock, "--", sys.executable, "-IB", "-c", PEERS)
+    assert profile["network"]["allow_bind"] == [0]
+    assert set(profile["network"]["allow"]) == {"udp://127.0.0.1:53,4242", "tcp://127.0.0.1:4243"}
+    again = sandlock("run", "-p", "it", "--", sys.executable, "-IB", "-c", PEERS)
+    assert again.returncode == 0, again.stderr
+
+
 @pytest.mark.parametrize("words", [(), ("--merge", "--replace", "--", "true"), ("--name", "../x", "--", "true")])
 def test_what_cannot_be_learned_is_told(sandlock: Command, words: tuple[str, ...]) -> None:
     done = sandlock("learn", *words)

@@ -37,12 +37,13 @@ def network_rules(seen: Observed, names: Mapping[str, Iterable[str]]) -> Network
 
     def add(protocol: str, host: str, port: int) -> None:
         address = _plain(host)
-        if ipaddress.ip_address(address).is_loopback and protocol == "tcp" and port in seen.inside:
+        own = ipaddress.ip_address(address).is_loopback  # whose number says it all
+        if own and protocol == "tcp" and port in seen.inside:
             return  # what the sandbox itself listens on needs no rule
-        name = named.get(address, "")
+        name = "" if own else named.get(address, "")
         if name:
             used.add(name)
-        elif not ipaddress.ip_address(address).is_loopback:
+        elif not own:
             numeric.add(address)
         ports.setdefault((protocol, name or address), set()).add(port)
 
