@@ -4,8 +4,11 @@
 
 `floor`: one process_vm_readv with many ranges, of the same pages, into memory that is there already.
 `stop`: from the first thread's stop to the last one's release, with the pages copied into the same memory.
-`stop+save`: the same with the image written to a tmpfs (the pages are read as they are written).
-`restore`: from the image in that tmpfs to the running process; compared with a memcpy of the same bytes.
+`stop+save`: how long it stands still while an image is written to a tmpfs (the pages are read as they are written).
+`save`: until that image has its checksums and is in its place.
+`restore`: from the image in that tmpfs to the running process, checksums looked at.
+`lazy restore`: the same, mapped; the pages are read later.
+`memcpy`: of the same bytes into memory that was not touched before, as a page cache and a new process are not either.
 """
 
 from __future__ import annotations
@@ -19,10 +22,20 @@ import sys
 import tempfile
 import time
 
+from measure import Row, report
+
 from sandlock_checkpoint import Area, Checkpoint, Leave, Run, capture, load, restore
 from sandlock_sys import procmem
 
 ROUNDS = 5
+# What, of which other, and the ratio that the design allows.
+CASES = (
+    ("stop", "floor", 1.3),
+    ("stop+save", "memcpy", 1 / 0.6),
+    ("save", "memcpy", None),
+    ("restore", "memcpy", 1 / 0.6),
+    ("lazy restore", "restore", None),
+)
 TARGET = """
 import mmap, os, sys, time
 size = int(sys.argv[1]) << 20
@@ -44,7 +57,7 @@ def areas(checkpoint: Checkpoint) -> list[tuple[int, tuple[Run, ...], int]]:
 
 def main() -> None:
     """Measure and print."""
-    mib = int(sys.argv[1]) if len(sys.argv) > 1 else 512
+    mib = int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else 512
     target = subprocess.Popen(
         [sys.executable, "-c", TARGET, str(mib)],
         stdin=subprocess.DEVNULL,
@@ -56,21 +69,22 @@ def main() -> None:
     time.sleep(0.2)
     into = memoryview(mmap.mmap(-1, (mib + 64) << 20))
     folder = tempfile.mkdtemp(prefix="sandlock-bench-", dir="/dev/shm")
-    times: dict[str, list[float]] = {name: [] for name in ("floor", "stop", "stop+save", "memcpy", "restore")}
+    rounds: list[dict[str, float]] = []
     try:
         for number in range(ROUNDS + 1):
             row = measure(target.pid, into, os.path.join(folder, "image"))
             if number:  # the first touches everything for the first time
-                for name, value in row.items():
-                    times[name].append(value)
+                rounds.append(row)
     finally:
         target.kill()
         target.wait()
         shutil.rmtree(folder)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    for name, base in (("floor", "floor"), ("stop", "floor"), ("stop+save", "floor"), ("memcpy", "memcpy"),
-                       ("restore", "memcpy")):  # fmt: skip
-        print(f"{name:10} {median[name] * 1000:8.1f} ms  {median[name] / median[base]:5.2f} x {base}")
+    rows = []
+    for name, base, budget in CASES:
+        ratios = sorted(row[name] / row[base] for row in rounds)
+        median_ms = statistics.median(row[name] for row in rounds) * 1e3
+        rows.append(Row(name, base, median_ms, statistics.median(ratios), ratios[0], ratios[-1], budget))
+    report(f"A process of {mib} MiB", rows)
 
 
 def measure(pid: int, into: memoryview, image: str) -> dict[str, float]:
@@ -94,9 +108,9 @@ def measure(pid: int, into: memoryview, image: str) -> dict[str, float]:
     row["stop"] = time.perf_counter() - began
 
     shutil.rmtree(image, ignore_errors=True)
+    ended = []
     began = time.perf_counter()
     checkpoint = capture(pid, leave=Leave.RUNNING)
-    ended = []
     close = checkpoint.source.close
 
     def closing() -> None:
@@ -105,18 +119,26 @@ def measure(pid: int, into: memoryview, image: str) -> dict[str, float]:
 
     checkpoint.source.close = closing  # type: ignore[method-assign]
     checkpoint.save(image)
+    row["save"] = time.perf_counter() - began
     row["stop+save"] = ended[0] - began
 
     began = time.perf_counter()
     bytes(into[:total])
     row["memcpy"] = time.perf_counter() - began
+    row["restore"] = restored_in(image, lazy=False)
+    row["lazy restore"] = restored_in(image, lazy=True)
+    return row
+
+
+def restored_in(image: str, *, lazy: bool) -> float:
+    """Restore an image, loading included; return the seconds until it ran, and kill it."""
+    began = time.perf_counter()
     with load(image) as checkpoint:
-        began = time.perf_counter()
-        restored = restore(checkpoint)
-        row["restore"] = time.perf_counter() - began
+        restored = restore(checkpoint, lazy=lazy, allow={"discard"} if lazy else frozenset())
+        took = time.perf_counter() - began
     restored.kill()
     restored.wait()
-    return row
+    return took
 
 
 if __name__ == "__main__":

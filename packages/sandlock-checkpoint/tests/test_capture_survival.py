@@ -16,7 +16,7 @@ import pytest
 from process_lab import Lab, Running, build, wait_until
 
 import sandlock_arch
-from sandlock_checkpoint import CaptureError, Leave, capture
+from sandlock_checkpoint import CaptureError, Leave, capture, tracing
 from sandlock_checkpoint.capture import drive, stop
 from sandlock_sys import ptrace
 from sandlock_sys.errors import SyscallError
@@ -185,6 +185,62 @@ def test_a_thread_that_is_past_its_end_is_no_reason_to_refuse(lab: Lab, monkeypa
     monkeypatch.setattr(ptrace, "seize", seize_or_refuse)
     with capture(running.pid) as checkpoint:
         assert len(checkpoint.processes[0].threads) == 1
+
+
+def test_threads_that_stop_slowly_are_all_captured_and_let_go(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine: whoever is waited for, those that have stopped meanwhile are not taken for ended."""
+    monkeypatch.setattr(tracing, "_SPINS", 0)
+    running = lab.python(
+        "import threading, time\n"
+        "threads = [threading.Thread(target=time.sleep, args=(2,)) for _ in range(8)]\n"
+        "for thread in threads: thread.start()\nprint('ready')\n"
+        "for thread in threads: thread.join()\nprint('done')"
+    )
+    running.wait_for("ready")
+    for _ in range(5):
+        with capture(running.pid) as checkpoint:
+            assert len(checkpoint.processes[0].threads) == 9
+    assert running.process.wait(20) == 0
+    assert running.lines()[-1] == "done"
+
+
+EXECUTES = """
+import os, sys, threading, time
+def execute():
+    while not os.path.exists(sys.argv[1]):
+        pass
+    os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(0.2); print('done')"])
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+thread = threading.Thread(target=execute)
+thread.start()
+print("ready", thread.native_id, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_thread_that_executes_a_program_meanwhile_is_refused_and_runs_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CK-10: execve(2) kills all other threads and waits until their tracer has buried them, who waits for it."""
+    flag = lab.folder / "flag"
+    running = lab.python(EXECUTES, str(flag))
+    running.wait_for("\n")
+    executing = int(running.text().split()[1])
+    interrupt = ptrace.interrupt
+
+    def let_it_execute(tid: int) -> None:
+        if tid == executing:  # all others have been told to stop, it has not
+            flag.touch()
+            time.sleep(0.3)
+        interrupt(tid)
+
+    monkeypatch.setattr(ptrace, "interrupt", let_it_execute)
+    monkeypatch.setattr(stop, "list_tasks", lambda pid: sorted(list_tasks(pid), key=lambda tid: tid == executing))
+    with pytest.raises(CaptureError, match="run another program"):
+        capture(running.pid)
+    monkeypatch.undo()
+    assert running.process.wait(20) == 0
+    assert running.lines()[1:] == ["done"]
 
 
 def test_a_stopped_process_stays_stopped(lab: Lab) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from errno import ESRCH
 from signal import SIGTRAP
 
@@ -52,8 +53,8 @@ class TraceeStuckError(Exception):
         self.tid = tid
 
 
-def wait_change(tid: int, timeout_s: float) -> ptrace.Stopped:
-    """Return the next stop of a tracee.
+def wait_change(tid: int, timeout_s: float, meanwhile: Callable[[], object] | None = None) -> ptrace.Stopped:
+    """Return the next stop of a tracee; `meanwhile` is called now and then before it comes.
 
     Raises:
         TraceeGoneError: it ended instead.
@@ -79,10 +80,14 @@ def wait_change(tid: int, timeout_s: float) -> ptrace.Stopped:
             continue
         if time.monotonic() > deadline:
             raise TraceeStuckError(tid, timeout_s)
+        if meanwhile is not None:
+            meanwhile()
         time.sleep(_NAP_S)
 
 
-def wait_event_stop(tid: int, timeout_s: float) -> tuple[ptrace.Stopped, list[tuple[int, bytes]]]:
+def wait_event_stop(
+    tid: int, timeout_s: float, meanwhile: Callable[[], object] | None = None
+) -> tuple[ptrace.Stopped, list[tuple[int, bytes]]]:
     """Wait until an interrupted tracee stops of the interrupt; return that stop and the signals that came first.
 
     A signal on its way reaches the tracer before the interrupt does. It is held back here, with its siginfo_t, and the
@@ -90,7 +95,7 @@ def wait_event_stop(tid: int, timeout_s: float) -> tuple[ptrace.Stopped, list[tu
     """
     held: list[tuple[int, bytes]] = []
     while True:
-        change = wait_change(tid, timeout_s)
+        change = wait_change(tid, timeout_s, meanwhile)
         if change.event == EVENT_STOP:
             return change, held
         if change.pending_signal:

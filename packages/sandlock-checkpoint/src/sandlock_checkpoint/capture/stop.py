@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from errno import ENOENT, EPERM, ESRCH
+from functools import partial
 
 from sandlock_arch import Architecture
 from sandlock_checkpoint.errors import CaptureError, InjectionError
@@ -25,6 +27,8 @@ from sandlock_sys.proc import list_tasks, read_maps, read_stat, read_status
 
 __all__ = ["StoppedProcess", "requeue", "stop_process"]
 
+_NAP_S = 0.0005
+_WALL = 0x4000_0000  # __WALL, linux/wait.h
 _BURIAL_S = 5.0  # a killed thread ends at once, unless the kernel is busy with it
 
 
@@ -64,17 +68,32 @@ class StoppedProcess:
         elif leave is Leave.STOPPED:
             # Sent while all are still held: it acts before any of them runs an instruction.
             _signal(self.pid, signal.SIGSTOP)
-        for tid in reversed(tids):  # the main thread last: it ends only after all others were waited for
-            if tid in self.interrupted:
-                with contextlib.suppress(TraceeGoneError, TraceeStuckError, SyscallError):
-                    wait_change(tid, _BURIAL_S)
-                self.interrupted.discard(tid)
+        left = [tid for tid in reversed(tids) if not self._freed(tid)]
+        deadline = time.monotonic() + _BURIAL_S
+        while left and time.monotonic() < deadline:
+            time.sleep(_NAP_S)
+            left = [tid for tid in left if not self._freed(tid)]
+
+    def _freed(self, tid: int) -> bool:
+        """Detach from a thread; False while it can be neither let go nor buried.
+
+        One that has not stopped yet does so soon, and would stand still for ever if it were forgotten: it waits in
+        execve(2) for the others to be buried, or in a call for an answer.
+        """
+        try:
+            ptrace.detach(tid)
+        except SyscallError as error:
+            if error.errno != ESRCH:
+                raise
             try:
-                ptrace.detach(tid)
-            except SyscallError as error:
-                if error.errno != ESRCH:
-                    raise
-                self._bury(tid)
+                status = read_status(self.pid, tid)
+            except SyscallError:
+                status = None
+            if status is not None and status.state not in {"Z", "X"}:
+                return not status.tracer_pid  # nobody's any more: it has come out of execve(2) under another number
+            self._bury(tid)
+        self.interrupted.discard(tid)
+        return True
 
     def _bury(self, tid: int) -> None:
         """Wait for a thread that ended while it was ours: until then nobody else hears of it.
@@ -86,6 +105,24 @@ class StoppedProcess:
                 return
         with contextlib.suppress(TraceeGoneError, TraceeStuckError):
             wait_change(tid, _BURIAL_S)
+
+    def reap(self, awaited: int) -> None:
+        """Bury threads that have ended while another is waited for, which waits for that itself in execve(2)."""
+        for tid in self.tids[:]:
+            if tid not in {self.pid, awaited} and _has_ended(tid):
+                self._bury(tid)
+                self.tids.remove(tid)
+                self.interrupted.discard(tid)
+
+
+def _has_ended(tid: int) -> bool:
+    """Whether a thread of ours has ended, without taking what it tells from whoever waits for it."""
+    try:
+        news = os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+    except ChildProcessError:  # it has another number now, which its own wait will tell
+        return False
+    # A traced thread's stops are told whether they were asked for or not.
+    return news is not None and news.si_code in {os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED}
 
 
 def stop_process(
@@ -125,9 +162,13 @@ def _stop_threads(stopped: StoppedProcess, architecture: Architecture, timeout_s
                 ptrace.interrupt(tid)
                 stopped.interrupted.add(tid)
         for tid in seized:
+            if tid not in stopped.tids:
+                continue  # buried while another was waited for
             try:
-                change, held[tid] = wait_event_stop(tid, timeout_s)
-            except TraceeGoneError:
+                change, held[tid] = wait_event_stop(tid, timeout_s, partial(stopped.reap, tid))
+            except TraceeGoneError as error:
+                if error.change is None and tid != pid:
+                    raise CaptureError(pid, "it is about to run another program (execve)") from error
                 stopped.interrupted.discard(tid)
                 stopped.tids.remove(tid)  # a thread that was ending; the process goes on without it
                 continue
