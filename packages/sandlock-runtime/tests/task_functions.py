@@ -49,17 +49,19 @@ def _writable() -> list[int]:
     return found
 
 
-def forge(content: bytes, size: int = -1, *, early: bool = False) -> str:
-    """Write an answer of one's own to every pipe; with `early` as the answer to the next task, from a thread."""
+def forge(content: bytes, size: int = -1, *, mark: str = "") -> str:
+    """Write an answer of one's own to every pipe; with `mark` from a thread, when this task has been answered."""
 
     def write() -> None:
-        if early:
+        if mark:
             time.sleep(0.3)
         length = len(content) if size < 0 else size
         for fd in _writable():
             os.write(fd, length.to_bytes(8, "little") + content)
+        if mark:
+            os.mkdir(mark)
 
-    if early:
+    if mark:
         threading.Thread(target=write).start()
         return "later"
     write()
