@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Control", "ask", "socket_of"]
 
 _LONGEST = 1 << 16
+_MOST = 50  # of what stands against a checkpoint, so that the answer fits
 _PATIENCE_S = 5.0  # for a peer that connects and says nothing
 _CREDENTIALS = struct.Struct("iII")  # struct ucred
 _PEER_PIDFD = 77  # SO_PEERPIDFD, asm-generic/socket.h, 6.5
@@ -102,7 +103,7 @@ class Control:
         try:
             return self._checkpoint(wanted)
         except Exception as error:  # noqa: BLE001  # whatever it is: the run goes on, and who asked is told
-            listed = [[one.name, one.kind, one.reason] for one in getattr(error, "unsupported", ())]
+            listed = [[one.name, one.kind, one.reason] for one in getattr(error, "unsupported", ())[:_MOST]]
             return {"error": str(error) or type(error).__name__, "unsupported": listed}
 
     def _checkpoint(self, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +139,11 @@ def ask(entry: str, host: int, wanted: dict[str, Any]) -> dict[str, Any]:
         pid, uid, _ = _CREDENTIALS.unpack(own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if (pid, uid) != (host, os.geteuid()):
             raise SandboxError(f"process {pid} of user {uid} listens in the place of process {host}, which launched it")
-        own.send(json.dumps(wanted).encode("ascii"))
-        answer = own.recv(_LONGEST)
+        try:
+            own.send(json.dumps(wanted).encode("ascii"))
+            answer = own.recv(_LONGEST)
+        except ConnectionError:  # EPIPE, ECONNRESET
+            answer = b""
     if not answer:
         raise NotRunningError(f"process {host} ended before it answered")
     found: dict[str, Any] = json.loads(answer)

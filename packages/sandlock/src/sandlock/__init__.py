@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         CaptureError,
         Checkpoint,
         CheckpointError,
+        Ids,
         ImageError,
         Leave,
         Restored,
@@ -123,6 +124,7 @@ __all__ = [
     "Handler",
     "HandlerCtx",
     "HostFeatures",
+    "Ids",
     "ImageError",
     "LandlockUnavailableError",
     "LayerMissingError",
@@ -187,7 +189,7 @@ _SOURCES = {
     "sandlock.abi": "landlock_abi_version min_landlock_abi",
     "sandlock.branch_action": "BranchAction",
     "sandlock_checkpoint": (
-        "CaptureError Checkpoint CheckpointError ImageError Leave RestoreError Restored Scope Unsupported capture "
+        "CaptureError Checkpoint CheckpointError Ids ImageError Leave RestoreError Restored Scope Unsupported capture "
         "load restore"
     ),
     "sandlock_cow": (
