@@ -1,0 +1,118 @@
+"""A soak: thousands of short sandboxes of every kind, then 200 live ones that are killed at random; nothing may be left.
+
+    python benchmarks/bench_soak.py [COUNT]        # 10,000 unless told; ends with 1 when something leaked or hung
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from measure import seconds
+
+from sandlock import Sandbox, SandboxBusyError
+
+READS = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "/dev/null"]
+LIVE = 200
+PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def kinds(folder: str) -> dict[str, Sandbox]:
+    """One policy of each kind; what is supervised, what is not, what has namespaces."""
+    return {
+        "files": Sandbox(fs_readable=READS),
+        "processes": Sandbox(fs_readable=READS, max_processes=8),
+        "memory": Sandbox(fs_readable=READS, max_memory="256M"),
+        "proc": Sandbox(fs_readable=[*READS, "/proc"]),
+        "served files": Sandbox(fs_readable=READS, fs_denied=["/usr/share"], namespaces="off"),
+        "network": Sandbox(fs_readable=READS, net_allow=["127.0.0.1:9"]),
+        "seeded": Sandbox(fs_readable=READS, random_seed=7, time_start="2000-01-01T00:00:00Z"),
+        "branch": Sandbox(fs_readable=READS, workdir=folder, on_exit="abort"),
+    }
+
+
+def held() -> dict[str, int]:
+    """What this process has: fds, threads, resident KiB, children."""
+    gc.collect()
+    return {
+        "fds": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "resident KiB": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_KIB,
+        "children": len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()),
+    }
+
+
+def short_ones(boxes: dict[str, Sandbox], count: int) -> int:
+    """Run `count` of /bin/true, kinds in turn, from two threads; return how many failed."""
+    order = [name for _, name in zip(range(count), list(boxes) * (count // len(boxes) + 1), strict=False)]
+
+    def one(name: str) -> bool:
+        while True:
+            try:
+                return boxes[name].run(["/bin/true"], timeout=60).success
+            except SandboxBusyError:
+                time.sleep(0.001)
+
+    with ThreadPoolExecutor(2) as pool:
+        return sum(not fine for fine in pool.map(one, order))
+
+
+def live_ones(folder: str) -> tuple[int, float]:
+    """Start LIVE sandboxes that do not end, kill them in random order by five ways; return survivors and KiB each."""
+    chance = random.Random(LIVE)  # noqa: S311 -- the same order each time
+    before = held()["resident KiB"]
+    boxes = [box for _ in range(LIVE // 8) for name, box in kinds(folder).items() if name != "branch"]
+    while len(boxes) < LIVE:
+        boxes.append(Sandbox(fs_readable=READS, max_processes=8))
+    running = [box.popen(["/bin/sh", "-c", "sleep 1000 & sleep 1000"]) for box in boxes]
+    each = (held()["resident KiB"] - before) / len(running)
+    pids = [process.pid for process in running]
+    for box, process in chance.sample(list(zip(boxes, running, strict=True)), len(running)):
+        way = chance.randrange(4)
+        if way == 0:
+            process.kill()
+        elif way == 1:
+            process.send_signal(signal.SIGTERM)
+            process.kill()
+        elif way == 2:
+            box.pause()
+            process.kill()
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.close()
+    return sum(os.path.exists(f"/proc/{pid}") for pid in pids), each
+
+
+def main() -> None:
+    """Warm up, soak, compare what is held before and after."""
+    words = [word for word in sys.argv[1:] if word.isdigit()]
+    count = int(words[0]) if words else 10_000
+    with tempfile.TemporaryDirectory(prefix="sandlock-soak-") as folder:
+        boxes = kinds(folder)
+        short_ones(boxes, 20 * len(boxes))
+        live_ones(folder)
+        before, failed = held(), []
+        took = seconds(lambda: failed.append(short_ones(boxes, count)))
+        survivors, each = live_ones(folder)
+        time.sleep(1)
+        after = held()
+    print(f"{count} short sandboxes of {len(boxes)} kinds in {took:.1f} s ({took / count * 1e3:.2f} ms each), {failed[0]} failed")
+    print(f"{LIVE} live at once: {each:.0f} KiB each in this process; {survivors} survived being killed")
+    for name, value in after.items():
+        print(f"{name}: {before[name]} before, {value} after")
+    grown = after["resident KiB"] - before["resident KiB"] > 8192
+    leaked = any(after[name] > before[name] for name in ("fds", "threads", "children"))
+    sys.exit(bool(failed[0] or survivors or grown or leaked))
+
+
+if __name__ == "__main__":
+    main()
