@@ -1,6 +1,6 @@
 """A soak: thousands of short sandboxes of every kind, then 200 live ones that are killed at random; nothing may be left.
 
-    python benchmarks/bench_soak.py [COUNT]        # 10,000 unless told; ends with 1 when something leaked or hung
+python benchmarks/bench_soak.py [COUNT]        # 10,000 unless told; ends with 1 when something leaked or hung
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def main() -> None:
         survivors, each = live_ones(folder)
         time.sleep(1)
         after = held()
-    print(f"{count} short sandboxes of {len(boxes)} kinds in {took:.1f} s ({took / count * 1e3:.2f} ms each), {failed[0]} failed")
+    print(
+        f"{count} short sandboxes of {len(boxes)} kinds in {took:.1f} s ({took / count * 1e3:.2f} ms each), {failed[0]} failed"
+    )
     print(f"{LIVE} live at once: {each:.0f} KiB each in this process; {survivors} survived being killed")
     for name, value in after.items():
         print(f"{name}: {before[name]} before, {value} after")
