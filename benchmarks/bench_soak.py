@@ -1,4 +1,4 @@
-"""A soak: thousands of short sandboxes of every kind, then 200 live ones that are killed at random; nothing may be left.
+"""A soak: thousands of short sandboxes of every kind, then 200 live ones killed at random; nothing may be left.
 
 python benchmarks/bench_soak.py [COUNT]        # 10,000 unless told; ends with 1 when something leaked or hung
 """
@@ -106,7 +106,8 @@ def main() -> None:
         time.sleep(1)
         after = held()
     print(
-        f"{count} short sandboxes of {len(boxes)} kinds in {took:.1f} s ({took / count * 1e3:.2f} ms each), {failed[0]} failed"
+        f"{count} short sandboxes of {len(boxes)} kinds in {took:.1f} s, {took / count * 1e3:.2f} ms each; "
+        f"{failed[0]} failed"
     )
     print(f"{LIVE} live at once: {each:.0f} KiB each in this process; {survivors} survived being killed")
     for name, value in after.items():
