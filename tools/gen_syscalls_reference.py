@@ -129,6 +129,10 @@ DOMAINS: dict[str, Domain] = {
     "ProcessLimit": Domain("`limits.processes`", _made("processes", "ProcessLimit", 64)),
     "ChildSignals": Domain("`limits.processes`", _made("signals", "ChildSignals")),
     "MemoryLimit": Domain("`limits.memory`; here 1G", _made("memory", "MemoryLimit", 1 << 30)),
+    "MachineTable": Domain(
+        "`limits.memory`; `determinism.time_start` or a granted `/proc`, where there is no pid namespace",
+        _made("machine", "MachineTable", 2, 0, None),
+    ),
     "NetworkTable": Domain("rules of `network` that the kernel cannot hold alone, rules of `http`", _network),
     "FilesTable": Domain("`filesystem.deny`, `determinism.deterministic_dirs`", _files),
     "HostnameTable": Domain("`name`, where there is no UTS namespace", _made("hostname", "HostnameTable", "name")),

@@ -134,7 +134,7 @@ def test_an_image_that_cannot_be_made_ready_does_not_run() -> None:
         def stubs(self) -> dict[str, object]:
             return {}
 
-        def prepare(self) -> Callable[[object], None]:
+        def prepare(self, _: object) -> Callable[[object], None]:
             def fail(_: object) -> None:
                 raise SyscallError("pwrite", errno.EIO)
 

@@ -104,6 +104,11 @@ class HandlerTable(ABC):
         """Take note of a writable folder in memory that was made for this run, before `attach`."""
         _ = folder
 
+    def show_memory(self, fd: int) -> bool:
+        """Take `fd`, what is laid over /proc/meminfo, to write it anew; tell whether it was taken, before `attach`."""
+        _ = fd
+        return False
+
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Return what a policy callback may change of this domain, by the name of the `PolicyContext` method."""
         return {}

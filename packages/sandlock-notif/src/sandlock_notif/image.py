@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandlock_arch import Architecture
     from sandlock_arch.stub import StubOperation
     from sandlock_arch.vdso_patch import VdsoPatch
+    from sandlock_notif.processes import Process
 
 __all__ = ["AT_RANDOM", "Image", "ImageChange", "Patches"]
 
@@ -38,7 +39,7 @@ class ImageChange(Protocol):
     def stubs(self) -> Mapping[str, StubOperation]:
         """Return what entries of the vDSO shall do, by the name of the system call; asked in the loop's thread."""
 
-    def prepare(self) -> Callable[[Image], None] | None:
+    def prepare(self, process: Process | None) -> Callable[[Image], None] | None:
         """Return what else is done to the next image, in a thread of its own; asked in the loop's thread."""
 
 

@@ -50,7 +50,8 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     possible = namespaces_possible(policy, features)
     named = _named(policy, served=network_served)
     shows = shows_processes(rules)
-    view = decide_view(policy, rules, handled, root, workdir, named=named) if possible else None
+    alone = network is None and not (network_served or policy.extra_allow_syscalls or layers.disabled("unix_sockets"))
+    view = decide_view(policy, rules, handled, root, workdir, named=named, alone=alone) if possible else None
     served_view = decide_served_view(policy, rules, handled, root, workdir) if not possible else None
     if view is None and shows:
         hidden = policy.supervisor and "fs_denied" in features.served

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 __all__ = [
     "HOSTNAME",
     "HOSTS",
+    "LOADAVG",
+    "MASKED",
+    "MEMINFO",
     "NAMESPACED",
     "PROCESSOR_FILES",
     "RESOLVER",
+    "STAT",
     "View",
     "decide_served_view",
     "decide_view",
@@ -27,9 +31,19 @@ __all__ = [
 NAMESPACED = ("chroot", "fs_mount", "fs_mount_ro", "name", "workdir", "fs_storage", "on_exit", "on_error")
 """Fields that namespaces enforce alone, without a supervisor."""
 
+LOADAVG = "/proc/loadavg"
+MEMINFO = "/proc/meminfo"
+STAT = "/proc/stat"
+
+_MASKED = """
+    cmdline interrupts kallsyms kcore key-users keys kmsg kpagecgroup kpagecount kpageflags timer_list vmallocinfo
+"""
+MASKED = tuple([f"/proc/{name}" for name in _MASKED.split()])
+"""Files about the whole machine and its other users: in a granted /proc those that you may read are empty."""
+
 PROCESSOR_FILES = (
     "/proc/cpuinfo",
-    "/proc/stat",
+    STAT,
     "/sys/devices/system/cpu/online",
     "/sys/devices/system/cpu/possible",
     "/sys/devices/system/cpu/present",
@@ -48,6 +62,7 @@ class View:
 
     Attributes:
         pid_namespace: no process but the sandbox's own is there, and /proc is its own.
+        network_namespace: nobody's sockets are in that /proc.
         hostname: the name of the machine, or None for the host's.
         root: the folder on the host that is the root, or None.
         binds: (path on the host, path inside, read only).
@@ -58,6 +73,7 @@ class View:
     """
 
     pid_namespace: bool
+    network_namespace: bool
     hostname: str | None
     root: str | None
     binds: tuple[tuple[str, str, bool], ...]
@@ -81,6 +97,7 @@ def decide_view(
     workdir: str | None = None,
     *,
     named: bool = False,
+    alone: bool = False,
 ) -> View | None:
     """Return what the namespaces show, or None when the host as it is will do.
 
@@ -91,12 +108,17 @@ def decide_view(
         handled: the file rights that Landlock decides; 0 for none.
         root: `policy.chroot` as an absolute path on the host, or None.
         named: hosts are allowed by name, so that the program is told their addresses.
+        alone: nothing of the network is granted.
         workdir: `policy.workdir` likewise; it is below `root` where there is one.
 
     """
     binds = _binds(policy)
     pid_namespace = "/" in rules or _PROC in rules
     files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
+    if pid_namespace:  # what the kernel tells there is of the whole machine
+        files += [path for path in (LOADAVG, STAT, *MASKED) if path not in files]
+    if policy.max_memory is not None and _covered(MEMINFO, rules):
+        files.append(MEMINFO)
     if policy.name is not None and _covered(HOSTNAME, rules):
         files.append(HOSTNAME)
     if named:
@@ -116,7 +138,8 @@ def decide_view(
         ]
     else:
         inside.clear()
-    return View(pid_namespace, policy.name, root, tuple(binds), tuple(files), workdir, tuple(inside))
+    alone = alone and pid_namespace
+    return View(pid_namespace, alone, policy.name, root, tuple(binds), tuple(files), workdir, tuple(inside))
 
 
 def decide_served_view(
@@ -144,7 +167,7 @@ def decide_served_view(
     if below is not None:
         inside.append((below, landlock.READ, True))
     allowed = tuple([(path, access & handled, required) for path, access, required in inside]) if handled else ()
-    return View(shows_proc, None, root, tuple(binds), (), workdir, allowed)
+    return View(shows_proc, False, None, root, tuple(binds), (), workdir, allowed)
 
 
 def _binds(policy: Policy) -> list[tuple[str, str, bool]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from sandlock_policy.view import HOSTNAME, HOSTS, PROCESSOR_FILES, RESOLVER
-from sandlock_runtime.processors import processor_file
+from sandlock_policy.view import HOSTNAME, HOSTS, LOADAVG, MASKED, MEMINFO, PROCESSOR_FILES, RESOLVER
+from sandlock_runtime.processors import boot_s, processor_file, shown_processors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,12 @@ class Generated:
 
     def is_shown(self, path: str) -> bool:
         """Tell whether the file at `path`, inside, is there, or has to be."""
-        return path in self._policy.http_inject_ca or os.path.exists((self._view.root or "") + path)
+        root = self._view.root or ""
+        if self._view.pid_namespace and path.startswith("/proc/") and os.path.isdir(root + "/proc"):
+            root = ""  # a /proc of its own has what every other one has
+        if path in MASKED:
+            return os.access(root + path, os.R_OK)  # a mount costs some 30 us, and who cannot read needs none
+        return path in self._policy.http_inject_ca or os.path.exists(root + path)
 
     def content(self, path: str) -> bytes:
         """Return what the file at `path`, inside, says.
@@ -46,7 +51,17 @@ class Generated:
 
         """
         if path in PROCESSOR_FILES:
-            return processor_file(path, self._policy.num_cpus or 1)
+            return processor_file(path, shown_processors(self._policy), boot_s(self._policy))
+        if path in MASKED:
+            return b""
+        if path == LOADAVG:
+            return b"0.00 0.00 0.00 1/1 2\n"
+        if path == MEMINFO:
+            from sandlock_notif.content.machine import meminfo_text  # lazy: only max_memory has another one
+
+            assert self._policy.max_memory is not None  # noqa: S101  # the view names the file only then
+            there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return meminfo_text(min(self._policy.max_memory, there), 0)
         name = os.fsencode(self._view.hostname or "")
         if path == HOSTNAME:
             return name + b"\n"

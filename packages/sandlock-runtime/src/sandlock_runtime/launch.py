@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
 
 # What a kernel, an LSM or a container profile answers where there are no namespaces (unshare(2), user_namespaces(7)).
-_NAMESPACE_STEPS = ("namespace", "id-map", "mount", "hostname", "proc")
+_NAMESPACE_STEPS = ("namespace", "id-map", "clock", "mount", "hostname", "proc")
 _NOT_HERE = (EPERM, EACCES, EINVAL, ENOSPC, ENOSYS, EUSERS)
 _INNER_TMP = "/tmp"  # noqa: S108  # where a private temporary directory is shown in another root
 _SCOPE_SIGNAL = 1 << 1  # LANDLOCK_SCOPE_SIGNAL, ABI 6, 6.12

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-__all__ = ["processor_file", "shown_cpuinfo", "shown_list", "shown_stat"]
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandlock_policy import Policy
+
+__all__ = ["boot_s", "first_stat", "processor_file", "shown_cpuinfo", "shown_list", "shown_processors"]
 
 
-def processor_file(path: str, count: int) -> bytes:
+def shown_processors(policy: Policy) -> int:
+    """Return how many processors a run is shown."""
+    return policy.num_cpus or os.cpu_count() or 1
+
+
+def boot_s(policy: Policy) -> int:
+    """Return when the machine of a run that starts now was started, in its own wall clock's seconds since 1970."""
+    if policy.time_start is None:
+        return int(time.time())
+    from sandlock_policy.rules.times import time_ns  # lazy: few runs have a clock of their own
+
+    return time_ns(policy.time_start) // 1_000_000_000
+
+
+def processor_file(path: str, count: int, booted_s: int) -> bytes:
     """Return what `path` (one of `PROCESSOR_FILES`) is to say where `count` processors are shown."""
     if path.endswith("/cpuinfo"):
         return shown_cpuinfo(_read(path), count)
     if path.endswith("/stat"):
-        return shown_stat(_read(path), count)
+        return first_stat(count, booted_s)
     return shown_list(count)
 
 
@@ -30,17 +51,12 @@ def shown_cpuinfo(real: bytes, count: int) -> bytes:
     return b"\n\n".join([*shown, *rest]) + b"\n\n"
 
 
-def shown_stat(real: bytes, count: int) -> bytes:
-    """Return /proc/stat with a line for each of `count` processors, the real ones in turn."""
-    lines = real.split(b"\n")
-    each = [line for line in lines if line.startswith(b"cpu") and line[3:4].isdigit()]
-    total = [line for line in lines if line.startswith(b"cpu ")]
-    rest = [line for line in lines if not line.startswith(b"cpu")]
-    shown = []
-    for index in range(count):
-        line = each[index % len(each)] if each else b"cpu0 0 0 0 0 0 0 0 0 0 0"
-        shown.append(b"cpu%d %s" % (index, line.split(b" ", 1)[1]))
-    return b"\n".join([*total, *shown, *rest])
+def first_stat(count: int, booted_s: int) -> bytes:
+    """Return /proc/stat as it is when a machine with `count` processors has just started, at `booted_s` since 1970."""
+    zeros = b" 0" * 10 + b"\n"
+    each = b"".join(b"cpu%d%s" % (index, zeros) for index in range(count))
+    rest = b"processes 2\nprocs_running 1\nprocs_blocked 0\nsoftirq 0%s" % zeros
+    return b"cpu %s%sintr 0\nctxt 0\nbtime %d\n%s" % (zeros, each, booted_s, rest)
 
 
 def _numbered(block: bytes, index: int, count: int) -> bytes:

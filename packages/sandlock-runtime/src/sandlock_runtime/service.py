@@ -117,6 +117,8 @@ class Service:
         child = pidfd.open_pidfd(spawned.pid)
         try:
             listener = Listener(pidfd.getfd(child, spawned.listener))
+            if spawned.live >= 0:
+                self._show_memory(pidfd.getfd(child, spawned.live))
         finally:
             os.close(child)
         if ruleset >= 0:
@@ -138,6 +140,12 @@ class Service:
         from sandlock_runtime.stillness import end_restore  # lazy: as above
 
         end_restore(self._tables, pids)
+
+    def _show_memory(self, fd: int) -> None:
+        for table in self._tables:
+            if table.show_memory(fd):
+                return
+        os.close(fd)
 
     def watch(self, kill: Callable[[str], None]) -> None:
         """Call `kill` with a Reason, in the loop's thread, when the sandbox has to end."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import filter_rules
 from sandlock_policy.data.landlock import FS_WRITE_FILE
+from sandlock_runtime.processors import boot_s, shown_processors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sandlock_notif.handlers.callback import CallbackTable
     from sandlock_notif.handlers.exec import ExecTable
     from sandlock_notif.handlers.files.table import FilesTable
+    from sandlock_notif.handlers.machine import MachineTable
     from sandlock_notif.handlers.random import RandomTable
     from sandlock_notif.handlers.time import TimeTable
     from sandlock_notif.image import ImageChange
@@ -110,6 +112,7 @@ def _files(
     hooks: Hooks | None,
     shown: ServedView | None,
     texts: Mapping[str, bytes],
+    machine: MachineTable | None,
 ) -> FilesTable | None:
     live = hooks is not None and hooks.policy_fn is not None
     bare = plan.view is None and (policy.name or policy.num_cpus or any(rule[0] in _SHOWS for rule in plan.fs_rules))
@@ -117,7 +120,7 @@ def _files(
         return None
     from sandlock_runtime.file_tables import file_table
 
-    return file_table(policy, context, plan, shown, texts, live=live)
+    return file_table(policy, context, plan, shown, texts, machine, live=live)
 
 
 def tables_for(
@@ -157,7 +160,9 @@ def tables_for(
         from sandlock_runtime.network_files import network_files
 
         texts = network_files(policy, plan, names, web, shown.root if shown is not None else None)
-    files = _files(policy, context, plan, hooks, shown, texts)
+    proc = _serves_proc(policy, plan, shown)
+    machine = _sizes(policy, plan, tables, proc=proc)
+    files = _files(policy, context, plan, hooks, shown, texts, machine if proc else None)
     changes, execs = _exec(policy, hooks, files, killable=killable)
     if files is not None and execs is not None:
         files.look_at_images(execs.look_at)
@@ -167,6 +172,7 @@ def tables_for(
 
         tables.append(ChildSignals())  # where much is notified, a child's end must not interrupt it
     tables += [files] if files is not None else []
+    tables += [machine] if machine is not None else []
     tables += _machine(policy, plan)
     if hooks is not None and hooks.handlers:
         from sandlock_notif.handlers.user import UserTable
@@ -188,6 +194,28 @@ def _limits(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
         from sandlock_notif.handlers.memory import MemoryLimit
 
         yield MemoryLimit(policy.max_memory, _folders_in_memory(plan))
+
+
+def _serves_proc(policy: Policy, plan: Plan, shown: ServedView | None) -> bool:
+    """Tell whether a /proc of the host's is seen, so that what is not the sandbox's has to be hidden in it."""
+    if not policy.supervisor or plan.view is not None:
+        return False
+    return any(rule[0] in _SHOWS for rule in plan.fs_rules) or (shown is not None and shown.shows_proc)
+
+
+def _sizes(policy: Policy, plan: Plan, tables: Sequence[HandlerTable], *, proc: bool) -> MachineTable | None:
+    """Return what tells of memory, load and time since boot, where namespaces do not; `proc`: in a /proc too."""
+    own_clock = plan.view is not None and plan.view.pid_namespace
+    if policy.max_memory is None and not proc and (policy.time_start is None or own_clock):
+        return None
+    from sandlock_notif.handlers.machine import MachineTable
+
+    limit = None
+    if policy.max_memory is not None:
+        from sandlock_notif.handlers.memory import MemoryLimit
+
+        limit = next(table for table in tables if isinstance(table, MemoryLimit))
+    return MachineTable(shown_processors(policy), boot_s(policy), limit)
 
 
 def _machine(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import NEVER
 from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.view import LOADAVG, MEMINFO, STAT
 from sandlock_sys import landlock
+from sandlock_sys.spawn import LIVE_HOST, LIVE_LOAD, LIVE_STAT
 
 if TYPE_CHECKING:
     from sandlock_policy import Plan
@@ -52,8 +54,13 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
     request.hostname = os.fsencode(view.hostname) if view.hostname is not None else None
     # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen.
     request.pid_namespace = view.pid_namespace and os.path.isdir((root or "") + "/proc")
+    request.network_namespace = view.network_namespace
     shown = [path for path in view.files if files.is_shown(path)]
     request.overlays = [(os.fsencode(path), files.content(path)) for path in shown]
+    if request.pid_namespace:
+        request.live = {os.fsencode(LOADAVG): LIVE_LOAD, os.fsencode(STAT): LIVE_STAT}
+    if MEMINFO in shown:
+        request.live = {**request.live, os.fsencode(MEMINFO): LIVE_HOST}
     if plan.handled_fs:
         request.rules = [
             (os.fsencode(path), access if must else access | landlock.OPTIONAL) for path, access, must in rules

@@ -19,11 +19,14 @@ from sandlock_sys.guard import GUARD_PATH, Guard, give_memory, guard_program, ta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandlock_sys._ffi import CData
 
 __all__ = [
+    "LIVE_HOST",
+    "LIVE_LOAD",
+    "LIVE_STAT",
     "NO_ASLR",
     "NO_THP",
     "NULL_DEVICE",
@@ -35,6 +38,8 @@ __all__ = [
     "Strings",
     "spawn",
 ]
+
+LIVE_LOAD, LIVE_STAT, LIVE_HOST = 1, 2, 3  # in `SpawnRequest.live`: SL_LIVE_* + 1
 
 NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 OWN_MEMORY = 1 << 1  # the child gets a copy of the memory instead of sharing it until it executes
@@ -59,6 +64,7 @@ _STEPS = (
     ("keep", "fcntl"),
     ("namespace", "unshare"),
     ("id-map", "write"),
+    ("clock", "write"),
     ("branch", "mount"),
     ("mount", "mount_setattr"),
     ("hostname", "sethostname"),
@@ -118,13 +124,16 @@ class SpawnRequest:
         guard_ruleset: the Landlock ruleset fd of the domain around guard and child, or -1.
         scoped: that domain has the signal scope, so the guard may use kill(-1); else it walks /proc.
         writable: None, or the paths that stay writable in a mount namespace where all else becomes read-only.
-        pid_namespace: the child sees no process but its own tree, in a read-only /proc of its own; that tree ends with
-            an init of ours, so there is no `guard_ruleset` then.
+        pid_namespace: the child sees no process but its own tree, in a read-only /proc of its own, and the time since
+            boot begins with it; that tree ends with an init of ours, so there is no `guard_ruleset` then.
         hostname: None, or the host name inside, of at most 64 bytes.
         root: None, or the folder that becomes the root; nothing outside it can be reached.
         branch: None, or `(folder, mount options)`: an overlay mount covers the folder; name it in `writable` too.
         binds: `(host path, path inside, read only)`: trees of the host's at paths that exist in the new root.
         overlays: `(path inside, content)`: read-only files laid over those that are there.
+        live: of `overlays`, those that are written anew while the sandbox runs: path -> LIVE_LOAD or LIVE_STAT, by the
+            init of a pid namespace; LIVE_HOST, by who takes `Spawned.live` while the child is parked.
+        network_namespace: no interface, and in /proc nobody's sockets; with `pid_namespace` only.
         rules: `(path inside, Landlock rights)` added to `ruleset` when all this is done, for what only then is what it
             will be: a rule of the host's for /proc, or for a file that an overlay covers, does not reach it.
         id_map: None, or (uid, gid) to map onto themselves in a user namespace, where making the mounts needs one.
@@ -135,8 +144,8 @@ class SpawnRequest:
 
     __slots__ = (
         "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
-        "guard_ruleset", "hostname", "id_map", "keep", "limits", "overlays", "park", "pid_namespace", "root", "rules",
-        "ruleset", "scoped", "stdio", "writable",
+        "guard_ruleset", "hostname", "id_map", "keep", "limits", "live", "network_namespace", "overlays", "park",
+        "pid_namespace", "root", "rules", "ruleset", "scoped", "stdio", "writable",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] | Strings = ()) -> None:
@@ -160,6 +169,8 @@ class SpawnRequest:
         self.branch: tuple[bytes, bytes] | None = None
         self.binds: Sequence[tuple[bytes, bytes, bool]] = ()
         self.overlays: Sequence[tuple[bytes, bytes]] = ()
+        self.live: Mapping[bytes, int] = {}
+        self.network_namespace = False
         self.rules: Sequence[tuple[bytes, int]] = ()
         self.id_map: tuple[int, int] | None = None
         self.flags = 0
@@ -173,6 +184,7 @@ class Spawned:
         pid: the child's process id, for messages; signals go through the guard.
         guard: its `Guard`.
         listener: the number of the notification listener in the parked child's fd table, or -1.
+        live: the same of the file that LIVE_HOST names.
 
     """
 
@@ -180,6 +192,7 @@ class Spawned:
         self.pid: int = memory.child_pid
         self.guard = guard
         self.listener: int = memory.listener
+        self.live: int = memory.live[LIVE_HOST - 1]
         self._request = request
         self._waits: bool = memory.phase == _PARKED
 

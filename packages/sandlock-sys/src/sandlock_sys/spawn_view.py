@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_OVERLAID", "fill_view", "place_of"]
 
 MAX_OVERLAID = 1 << 20  # bytes of generated files together; the largest real one has some ten thousand
-_MOUNT_NS, _PID_NS = 1 << 3, 1 << 7  # SL_SPAWN_*
+_MOUNT_NS, _PID_NS, _NET_NS = 1 << 3, 1 << 7, 1 << 9  # SL_SPAWN_*
 
 
 def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
@@ -40,7 +40,8 @@ def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
         if sum([len(content) for _, content in request.overlays]) > MAX_OVERLAID:
             raise ValueError(f"the generated files have more than {MAX_OVERLAID} bytes together")
         files = [
-            (string(target, held), hold(readable(content), held), len(content)) for target, content in request.overlays
+            (string(target, held), hold(readable(content), held), len(content), request.live.get(target, 0))
+            for target, content in request.overlays
         ]
         memory.n_overlays = len(files)
         memory.overlays = hold(ffi.new("struct sl_overlay[]", files), held)
@@ -49,7 +50,9 @@ def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
         memory.n_rules = len(request.rules)
         memory.rule_accesses = hold(ffi.new("uint64_t[]", [access for _, access in request.rules]), held)
     mounts = request.root is not None or request.branch is not None or request.binds or request.overlays
-    return _MOUNT_NS | _PID_NS if request.pid_namespace else _MOUNT_NS if mounts else 0
+    if request.pid_namespace:
+        return _MOUNT_NS | _PID_NS | (_NET_NS if request.network_namespace else 0)
+    return _MOUNT_NS if mounts else 0
 
 
 def place_of(request: SpawnRequest, step: str, index: int) -> bytes:

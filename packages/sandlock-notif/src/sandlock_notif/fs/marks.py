@@ -50,6 +50,7 @@ class Awaited:
     names: dict[bytes, Rule]
     hook: Callable[[Request, bytes], Rule | None] | None = None
     transient: bool = False
+    filtered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

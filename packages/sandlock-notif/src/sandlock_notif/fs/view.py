@@ -241,6 +241,7 @@ class View:
             mark.names.update(rule.names)
             mark.hook = mark.hook or rule.hook
             mark.transient = rule.transient
+            mark.filtered = mark.filtered or rule.filtered
             self.changed()
 
     def process(self, request: Request) -> Process:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sandlock_arch.stub import StubOperation
     from sandlock_notif.image import ImageChange
+    from sandlock_notif.processes import Process
     from sandlock_notif.program import Program
     from sandlock_notif.request import Request
 
@@ -127,7 +128,7 @@ class ExecTable(HandlerTable):
             NotifError: it may not run.
 
         """
-        operations, looks = self._wanted(anew=False)
+        operations, looks = self._wanted(None)
         self._look(pid, None, operations, looks)
 
     def look_at(self, request: Request, added: Sequence[bytes]) -> Callable[[int], None]:
@@ -148,16 +149,20 @@ class ExecTable(HandlerTable):
                 if image.command_line() != line:
                     raise _ChangedError
 
-        operations, more = self._wanted()
+        operations, more = self._wanted(self._process(request))
         return lambda pid: self._look(pid, compare, operations, more)
 
-    def _wanted(self, *, anew: bool = True) -> tuple[dict[str, StubOperation], list[Callable[[Image], None]]]:
-        """Return what is to be changed in the next image, which begins `anew`, and looked at."""
+    def _process(self, request: Request) -> Process:
+        assert self._services is not None  # noqa: S101  # attached before the first request
+        return self._services.processes.of(request)
+
+    def _wanted(self, process: Process | None) -> tuple[dict[str, StubOperation], list[Callable[[Image], None]]]:
+        """Return what is to be changed in the next image of a process, and looked at; None for one that goes on."""
         operations: dict[str, StubOperation] = {}
         more = []
         for change in self._changes:
             operations.update(change.stubs())
-            prepare = change.prepare() if anew or not change.begins else None
+            prepare = change.prepare(process) if process is not None or not change.begins else None
             if prepare is not None:
                 more.append(prepare)
         return operations, more
@@ -168,7 +173,7 @@ class ExecTable(HandlerTable):
         if self.passing:
             return CONTINUE
         command = read_command(request, at=request.nr == self._execveat) if self._verify else None
-        operations, more = self._wanted()
+        operations, more = self._wanted(self._process(request))
         tid, notification, listener, killable = request.tid, request.id, request.listener, self._killable
 
         def let_go() -> bool:

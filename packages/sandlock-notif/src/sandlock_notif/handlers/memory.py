@@ -72,7 +72,8 @@ class MemoryLimit(HandlerTable):
 
     Attributes:
         limit: may be changed while the sandbox runs.
-        peak: the largest use that was seen.
+        used: the use that was seen last.
+        peak: the largest.
 
     """
 
@@ -80,7 +81,7 @@ class MemoryLimit(HandlerTable):
 
     def __init__(self, limit: int, folders: Sequence[str | bytes] = ()) -> None:
         self.limit = limit
-        self.peak = 0
+        self.used = self.peak = 0
         self._folders = tuple(folders)
         self._services: Services | None = None
         self._task: asyncio.Task[None] | None = None
@@ -206,7 +207,7 @@ class MemoryLimit(HandlerTable):
                 # Until its exec the first process has the memory of whoever launched it.
                 self._started = self._started or usage.has_executed(services.pid)
                 used = await self._look(services) if self._started else 0
-                self.peak = max(self.peak, used)
+                self.used, self.peak = used, max(self.peak, used)
                 self._seen_at = services.loop.time()
             except Exception as error:  # noqa: BLE001  # whatever it is, growth would go unseen
                 if services.loop.time() - self._seen_at >= _BLIND_S:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from errno import EINVAL, EMFILE
 from fcntl import F_SETFL, F_SETPIPE_SZ, fcntl
 from hashlib import sha256
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sandlock_arch.stub import StubOperation
+    from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
 
 __all__ = ["Device", "RandomTable", "decide_getrandom", "key_of"]
@@ -41,6 +43,7 @@ _MOST = 0x1FFF000  # bytes of one call: INT_MAX >> PAGE_SHIFT, drivers/char/rand
 _AT_ONCE = 1 << 14  # bytes between two turns of the loop; takes about a millisecond
 _PIPE = 1 << 14  # bytes that lie ready in a device
 _DEVICES = 256  # open at once
+_IMAGES = 1 << 64  # the stream of AT_RANDOM: no program's own bytes depend on how many others were started
 _AT_FDCWD = -100
 _ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_*, linux/fcntl.h
 _STREAMS = ("random", "urandom")
@@ -59,6 +62,13 @@ def decide_getrandom(size: int, flags: int) -> int | None:
     if flags & ~_FLAGS or flags & _EXCLUSIVE == _EXCLUSIVE:
         return None
     return min(size, _MOST)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The bytes of a process's next image."""
+
+    data: bytes = b""
 
 
 class Device:
@@ -109,6 +119,7 @@ class RandomTable(HandlerTable):
     def __init__(self, seed: int) -> None:
         self._key = key_of(seed)
         self._stream = Stream(self._key)
+        self._images = Stream(self._key, _IMAGES)
         self._boot_id = uuid_line(Stream(self._key, 1).take(16))
         self._opened = 1
         self._devices: set[Device] = set()
@@ -143,11 +154,18 @@ class RandomTable(HandlerTable):
         assert self._services is not None  # noqa: S101  # attached before the first exec
         return forced(entry for entry in self._services.arch.vdso_stubs.ENTRIES if entry == "getrandom")
 
-    def prepare(self) -> Callable[[Image], None] | None:
-        """Return what gives an image its 16 bytes, taken from the stream now."""
-        data = self._stream.take(16)
+    def prepare(self, process: Process | None) -> Callable[[Image], None] | None:
+        """Return what gives an image its 16 bytes.
+
+        They are taken now, while everybody who could ask next waits, and kept for the process's next attempt where this
+        one fails: how many folders of PATH are tried must not change what comes after.
+        """
+        assert process is not None  # noqa: S101  # it changes what begins
+        kept = process.state(_Kept)
+        data = kept.data = kept.data or self._images.take(16)
 
         def write(image: Image) -> None:
+            kept.data = b""
             address = image.auxiliary().get(AT_RANDOM)
             if address:
                 image.write(address, data)
@@ -222,8 +240,8 @@ def _which(tid: int, folder: int, path: bytes) -> str | None:
         return None
     for name, own in _FILES.items():
         with suppress(OSError):
-            status = os.stat(own)
-            # A device is what its number says, wherever its node lies.
+            # A device is what its number says, wherever its node lies; the files are in the /proc that the thread sees.
+            status = os.stat(own if name in _STREAMS else f"/proc/{tid}/root{own}")
             same = status.st_rdev == found.st_rdev if name in _STREAMS else os.path.samestat(status, found)
             if same and S_IFMT(status.st_mode) == S_IFMT(found.st_mode):
                 return name

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandlock_arch.stub import StubOperation
     from sandlock_notif.image import Image
+    from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
 
 __all__ = ["TimeTable"]
@@ -97,7 +98,7 @@ class TimeTable(HandlerTable):
         assert self._services is not None  # noqa: S101  # attached before the first exec
         return shifted_time(self._services.arch.vdso_stubs.ENTRIES, self.offset_ns)
 
-    def prepare(self) -> Callable[[Image], None] | None:
+    def prepare(self, _: Process | None) -> Callable[[Image], None] | None:
         """Return nothing: the vDSO is all."""
         return None
 

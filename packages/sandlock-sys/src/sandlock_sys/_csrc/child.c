@@ -27,7 +27,7 @@
 #define __NR_close_range 436 /* 5.9 */
 #endif
 
-_Static_assert(SL_STEP_EXEC == 29, "the names in spawn.py");
+_Static_assert(SL_STEP_EXEC == 30, "the names in spawn.py");
 
 enum {
     SIGNALS = 64,               /* _NSIG */
@@ -177,6 +177,16 @@ static int drop_capabilities(struct sl_spawn *spawn)
     return 0;
 }
 
+/* What the host is to write in stays until the exec, where the host can take it from. */
+static long close_between(unsigned int first, unsigned int last, int spared)
+{
+    if (spared >= 0 && (unsigned int)spared >= first && (unsigned int)spared <= last) {
+        long result = close_between(first, (unsigned int)spared - 1, -1);
+        return result < 0 ? result : close_between((unsigned int)spared + 1, last, -1);
+    }
+    return first > last ? 0 : RAW(__NR_close_range, first, last, 0);
+}
+
 /* Before the filter, so that the listener finds room under a low RLIMIT_NOFILE, and before the park: a pipe of the
  * host's would not end as long as a parked child held it too. */
 static int close_undeclared(struct sl_spawn *spawn)
@@ -185,7 +195,7 @@ static int close_undeclared(struct sl_spawn *spawn)
     for (uint32_t index = 0; index <= spawn->n_keep; index++) {
         unsigned int next = index < spawn->n_keep ? (unsigned int)spawn->keep[index] : ~0U;
         unsigned int last = next == ~0U ? next : next - 1;
-        long result = first > last ? 0 : RAW(__NR_close_range, first, last, 0);
+        long result = close_between(first, last, spawn->live[SL_LIVE_HOST]);
         if (result < 0) {
             sl_fail(spawn, SL_STEP_CLOSE, result, 0);
             return -1;

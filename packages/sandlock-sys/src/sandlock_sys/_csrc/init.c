@@ -16,7 +16,7 @@
 #endif
 
 enum {
-    PROGRAM = 0, /* the fd of the program to execute, and the only one */
+    PROGRAM = 0, /* the fd of the program to execute; the files that it writes come behind it */
     KILL_SIGNAL = 9,
     ERR_ESRCH = 3,
 };
@@ -35,8 +35,11 @@ static long become_alone(struct sl_spawn *spawn)
         result = RAW(__NR_chdir, "/"); /* the host's folder is nobody's business in /proc/1/cwd */
     if (result >= 0 && spawn->guard_program != PROGRAM)
         result = RAW(__NR_dup3, spawn->guard_program, PROGRAM, O_CLOEXEC);
+    int first = PROGRAM + 1;
+    for (int index = 0; result >= 0 && index <= SL_LIVE_STAT && spawn->live[index] >= 0; index++)
+        result = RAW(__NR_dup3, spawn->live[index], first++, 0);
     if (result >= 0)
-        result = RAW(__NR_close_range, PROGRAM + 1, ~0U, 0);
+        result = RAW(__NR_close_range, first, ~0U, 0);
     return result;
 }
 

@@ -194,6 +194,8 @@ static int prepare_view(struct launch *launch, struct guard *guard)
     uint32_t last = spawn->n_overlays + spawn->n_rules;
     if ((spawn->flags & SL_SPAWN_MOUNT_NS || spawn->hostname) && sl_enter_namespaces(spawn))
         return -1;
+    if (sl_make_overlays(spawn))
+        return -1;
     if (!(spawn->flags & SL_SPAWN_PID_NS))
         return last ? sl_finish_view(spawn) : 0;
     long result = clone_init(launch);
@@ -288,6 +290,7 @@ static void wait_child(struct sl_spawn *spawn, uint32_t verdict)
 static void reset(struct sl_spawn *spawn)
 {
     memset(spawn, 0, sizeof *spawn);
+    memset(spawn->live, -1, sizeof spawn->live);
     spawn->ruleset = spawn->guard_ruleset = spawn->control = spawn->listener = spawn->guard_pidfd = -1;
 }
 

@@ -22,7 +22,12 @@ struct sl_overlay {
     const char *target;
     const char *content;
     uint64_t bytes;
+    uint64_t live;                  /* SL_LIVE_* + 1: who writes it anew while the sandbox runs; 0: nobody */
 };
+
+enum { SL_MAX_OVERLAYS = 64 };
+
+enum { SL_LIVE_LOAD, SL_LIVE_STAT, SL_LIVE_HOST, SL_LIVES }; /* the first two are init's, guard_machine.h */
 
 /* What the child is to be, and what became of it. One value a launch; it lives until the guard has ended or executed. */
 struct sl_spawn {
@@ -71,6 +76,8 @@ struct sl_spawn {
     int32_t guard_pidfd;
     int32_t child_pid;
     int32_t place;                  /* of /proc in another root, for the child's view; -1 */
+    int32_t overlays_made[SL_MAX_OVERLAYS]; /* mounts, attached nowhere yet */
+    int32_t live[SL_LIVES];         /* writable fds of live overlays, above 2; -1. The host's is open until the exec */
     int32_t init_pid;               /* of the pid namespace's first process, or 0 */
     int32_t listener;               /* the listener's number in the child, or -1 */
     uint32_t phase;                 /* futex: SL_PHASE_* */
@@ -89,8 +96,9 @@ enum {
     SL_SPAWN_NO_ASLR = 1 << 4,
     SL_SPAWN_NO_THP = 1 << 5,       /* needs SL_SPAWN_OWN_MEMORY: the flag belongs to the memory, not to the task */
     SL_SPAWN_UNSCOPED = 1 << 6,     /* no signal scope: the guard finds its tree by walking /proc */
-    SL_SPAWN_PID_NS = 1 << 7,       /* needs SL_SPAWN_MOUNT_NS: /proc is the namespace's own */
+    SL_SPAWN_PID_NS = 1 << 7,       /* needs SL_SPAWN_MOUNT_NS: /proc is the namespace's own, and the time since boot */
     SL_SPAWN_TERMINAL = 1 << 8,     /* stdin is a terminal nobody else has: it becomes the one of the child's session */
+    SL_SPAWN_NET_NS = 1 << 9,       /* nobody else's sockets are in /proc */
 };
 
 enum { SL_SPAWN_NULL_DEVICE = -1 }; /* in stdio */
@@ -108,6 +116,7 @@ enum {
     SL_STEP_KEEP,
     SL_STEP_NAMESPACE,
     SL_STEP_ID_MAP,
+    SL_STEP_CLOCK,
     SL_STEP_BRANCH,
     SL_STEP_MOUNT,
     SL_STEP_HOSTNAME,

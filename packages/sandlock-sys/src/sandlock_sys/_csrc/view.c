@@ -27,6 +27,8 @@ enum {
     MOUNT_CLOEXEC = 1,   /* FSMOUNT_CLOEXEC, 5.2 */
     TREE_RECURSIVE = 0x8000, /* AT_RECURSIVE, 5.2 */
     OVERLAY_MODE = 0444,
+    DUPLICATE_ABOVE = 1030, /* F_DUPFD_CLOEXEC */
+    LIVE_FD_FIRST = 3,
     UNMOUNT_DETACH = 2,      /* MNT_DETACH */
     PLAIN = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
 };
@@ -164,22 +166,35 @@ int sl_change_root(struct sl_spawn *spawn)
     return proc < 0 ? 0 : lend_proc(spawn, proc);
 }
 
-static long write_staged(int stage, const char *name, const struct sl_overlay *overlay)
+/* An fd that no standard stream and no fixed number of the guard's or init's is put over. */
+static long above_streams(long fd)
 {
-    long fd = RAW(__NR_openat, stage, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, OVERLAY_MODE);
+    long moved = fd < 0 ? fd : RAW(__NR_fcntl, fd, DUPLICATE_ABOVE, LIVE_FD_FIRST);
+    if (fd >= 0)
+        RAW(__NR_close, fd);
+    return moved;
+}
+
+static long write_staged(struct sl_spawn *spawn, int stage, const char *name, const struct sl_overlay *overlay)
+{
+    long fd = above_streams(RAW(__NR_openat, stage, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, OVERLAY_MODE));
     if (fd < 0)
         return fd;
     long result = 0;
     for (uint64_t done = 0; result >= 0 && done < overlay->bytes; done += (uint64_t)result)
         result = RAW(__NR_write, fd, overlay->content + done, overlay->bytes - done);
-    RAW(__NR_close, fd);
+    if (result >= 0 && overlay->live)
+        spawn->live[overlay->live - 1] = (int32_t)fd;
+    else
+        RAW(__NR_close, fd);
     return result;
 }
 
 /* Makes the files in a tmpfs of their own, and takes a read-only mount of each. A memfd cannot be mounted, and a mount
  * that is attached nowhere cannot be cloned. */
-static int stage_overlays(struct sl_spawn *spawn, int place, int *trees)
+static int stage_overlays(struct sl_spawn *spawn, int place)
 {
+    int32_t *trees = spawn->overlays_made;
     uint32_t index = 0;
     long stage = new_mount("tmpfs", 0, PLAIN);
     long result = stage < 0 ? stage : attach_at((int)stage, place);
@@ -187,7 +202,7 @@ static int stage_overlays(struct sl_spawn *spawn, int place, int *trees)
         return fail(spawn, SL_STEP_OVERLAY, result, 0);
     for (; index < spawn->n_overlays; index++) {
         const char name[] = {(char)('0' + index / 10), (char)('0' + index % 10), 0};
-        result = index < SL_MAX_OVERLAYS ? write_staged((int)stage, name, &spawn->overlays[index]) : -ERR_E2BIG;
+        result = index < SL_MAX_OVERLAYS ? write_staged(spawn, (int)stage, name, &spawn->overlays[index]) : -ERR_E2BIG;
         if (result >= 0)
             result = RAW(__NR_open_tree, stage, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
         if (result < 0)
@@ -203,13 +218,13 @@ static int stage_overlays(struct sl_spawn *spawn, int place, int *trees)
     return result < 0 ? fail(spawn, SL_STEP_OVERLAY, result, index) : 0;
 }
 
-static int attach_overlays(struct sl_spawn *spawn, const int *trees)
+static int attach_overlays(struct sl_spawn *spawn)
 {
     for (uint32_t index = 0; index < spawn->n_overlays; index++) {
-        long result = attach(trees[index], spawn->overlays[index].target);
+        long result = attach(spawn->overlays_made[index], spawn->overlays[index].target);
         if (result < 0)
             return fail(spawn, SL_STEP_OVERLAY, result, index);
-        RAW(__NR_close, trees[index]);
+        RAW(__NR_close, spawn->overlays_made[index]);
     }
     return 0;
 }
@@ -229,6 +244,27 @@ static int mount_proc(struct sl_spawn *spawn, int place)
     return result < 0 ? fail(spawn, SL_STEP_PROC, result, 0) : 0;
 }
 
+/* Until init has its own name. The kernel tells of an exec before the old memory is gone, and in that moment /proc/1 shows
+ * the host's command line; after its exec init has still to make itself undumpable, which it does before it takes the name. */
+static void wait_for_init(void)
+{
+    const struct { int64_t seconds, nanoseconds; } pause = {0, 50 * 1000};
+    const char wanted[] = "sandlock-init";
+    for (;;) {
+        char name[sizeof wanted] = {0};
+        long fd = RAW(__NR_openat, AT_FDCWD, PLACE "/1/comm", O_RDONLY | O_CLOEXEC, 0);
+        long got = fd < 0 ? fd : RAW(__NR_read, fd, name, sizeof name - 1);
+        unsigned int same = 0;
+        if (fd >= 0)
+            RAW(__NR_close, fd);
+        while (same < sizeof name - 1 && name[same] == wanted[same])
+            same++;
+        if (got <= 0 || same == sizeof name - 1)
+            return; /* it is ready; or it is gone, and this process goes with it */
+        RAW(__NR_nanosleep, &pause, 0);
+    }
+}
+
 static int add_rules(struct sl_spawn *spawn)
 {
     struct sl_landlock_failure failure;
@@ -236,17 +272,30 @@ static int add_rules(struct sl_spawn *spawn)
     return result < 0 ? fail(spawn, SL_STEP_RULE, result, (uint32_t)failure.index) : 0;
 }
 
+int sl_make_overlays(struct sl_spawn *spawn)
+{
+    if (!spawn->n_overlays)
+        return 0;
+    int lent = spawn->root && spawn->flags & SL_SPAWN_PID_NS;
+    long place = lent ? spawn->place : open_place();
+    if (place < 0)
+        return fail(spawn, SL_STEP_OVERLAY, place, 0);
+    int result = stage_overlays(spawn, (int)place);
+    if (!lent)
+        RAW(__NR_close, place);
+    return result;
+}
+
 int sl_finish_view(struct sl_spawn *spawn)
 {
-    int trees[SL_MAX_OVERLAYS], own_proc = spawn->flags & SL_SPAWN_PID_NS;
-    if (spawn->n_overlays || own_proc) {
-        long place = spawn->root && own_proc ? spawn->place : open_place();
+    if (spawn->flags & SL_SPAWN_PID_NS) {
+        long place = spawn->root ? spawn->place : open_place();
         if (place < 0)
-            return fail(spawn, own_proc ? SL_STEP_PROC : SL_STEP_OVERLAY, place, 0);
-        if ((spawn->n_overlays && stage_overlays(spawn, (int)place, trees))
-            || (own_proc && mount_proc(spawn, (int)place)))
+            return fail(spawn, SL_STEP_PROC, place, 0);
+        if (mount_proc(spawn, (int)place))
             return -1;
         RAW(__NR_close, place);
+        wait_for_init();
     }
-    return attach_overlays(spawn, trees) || (spawn->n_rules && add_rules(spawn)) ? -1 : 0;
+    return attach_overlays(spawn) || (spawn->n_rules && add_rules(spawn)) ? -1 : 0;
 }

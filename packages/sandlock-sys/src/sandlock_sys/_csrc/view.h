@@ -3,7 +3,7 @@
 
 #include "spawn.h"
 
-enum { SL_MAX_BINDS = 256, SL_MAX_OVERLAYS = 64 };
+enum { SL_MAX_BINDS = 256 };
 
 /* The parts of the view, in the order in which they are made; each returns 0, or -1 with the failure told. */
 
@@ -19,6 +19,9 @@ int sl_change_root(struct sl_spawn *spawn);
 
 /* Put the binds where they are wanted in the new root; closes the fds. */
 int sl_attach_binds(struct sl_spawn *spawn, int *trees);
+
+/* Make the generated files, before anybody is in the pid namespace: its init writes some of them. */
+int sl_make_overlays(struct sl_spawn *spawn);
 
 /* Mount the pid namespace's own /proc, from inside it, lay the generated files over theirs, and add the Landlock rules
  * whose paths only now are what they will be. For who is in no Landlock domain that decides about files. */

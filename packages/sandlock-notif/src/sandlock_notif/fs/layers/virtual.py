@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from errno import ENOENT, ENOTDIR
+from errno import EACCES, ENOENT, ENOTDIR
 from typing import TYPE_CHECKING, TypeAlias
 
+from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.marks import Awaited, Hidden, Place
+from sandlock_sys.proc import read_stat
 
 if TYPE_CHECKING:
     from sandlock_notif.fs.marks import Mark, Rule
@@ -28,6 +31,8 @@ __all__ = ["Generate", "VirtualFile", "VirtualLayer"]
 
 Generate: TypeAlias = "Callable[[Process], bytes]"
 
+_GENERATIONS = 256  # looked at, upwards
+
 
 @dataclass(frozen=True, slots=True)
 class VirtualFile:
@@ -36,11 +41,21 @@ class VirtualFile:
     Attributes:
         generate: gives the content for a process that opens it, or where the symlink points.
         is_link: it is a symlink.
+        waits: making the content may take long: it is made beside the loop.
 
     """
 
     generate: Generate
     is_link: bool = False
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What is told of each process in its own folder."""
+
+    generate: Callable[[int], bytes]
+    private: bool
 
 
 class VirtualLayer:
@@ -49,10 +64,11 @@ class VirtualLayer:
     def __init__(self) -> None:
         self._rules: dict[bytes, Rule] = {}
         self._in_process: dict[bytes, Rule] = {}
+        self._of_process: dict[bytes, _Own] = {}
         self._hides = False
 
     def __bool__(self) -> bool:
-        return bool(self._rules or self._in_process or self._hides)
+        return bool(self._rules or self._in_process or self._of_process or self._hides)
 
     @property
     def filters(self) -> bool:
@@ -84,6 +100,20 @@ class VirtualLayer:
             raise ValueError(f"not a name in a process's folder: {name!r}")
         rule.names[last] = Place(VirtualFile(generate))
 
+    def add_of_process(self, name: bytes, generate: Callable[[int], bytes], *, private: bool = False) -> None:
+        """Let `name` in the /proc folder of each process be a file with what `generate` returns for that process's id.
+
+        It raises OSError for one that is gone. A `private` one is for the process itself and its ancestors, and
+        `generate` may take long.
+        """
+        self._of_process[name] = _Own(generate, private)
+
+    def hide_others_in_process(self, folder: bytes) -> None:
+        """Let nothing but what was added be in that folder of each process."""
+        rule = self._in_process[folder]
+        assert isinstance(rule, Awaited)  # noqa: S101  # what `add_in_process` made of it
+        self._in_process[folder] = Awaited(rule.names, lambda *_: Hidden(), transient=True, filtered=True)
+
     def hide_processes(self) -> None:
         """Let /proc show the sandbox's own processes only."""
         self._hides = True
@@ -100,19 +130,22 @@ class VirtualLayer:
             directory = _open(view, folder)
             if directory >= 0:
                 view.say(directory, name, rule)
-        if self._hides or self._in_process:
+        if self._hides or self._in_process or self._of_process:
             directory = _open(view, b"/proc")
             if directory >= 0:
-                _ProcessFolders(view, self._in_process, self._hides).enter(view.table.pin(directory))
+                folders = _ProcessFolders(view, self._in_process, self._of_process, self._hides)
+                folders.enter(view.table.pin(directory))
 
 
 class _ProcessFolders:
     """What names in /proc mean."""
 
-    def __init__(self, view: View, names: dict[bytes, Rule], hides: bool) -> None:
+    def __init__(self, view: View, names: dict[bytes, Rule], own: dict[bytes, _Own], hides: bool) -> None:
         self._processes: Processes = view.services.processes
         self._view = view
         self._hides = hides
+        self._own = own
+        self._rules: dict[int, Awaited] = {}
         self._rule = Awaited(names, self._enter_process, transient=True) if names else None
         self._task = Awaited({}, self._thread, transient=True) if names else None
         self._device = 0
@@ -135,17 +168,42 @@ class _ProcessFolders:
             return None
         if self._hides and not self._processes.contains(int(name)):
             return Hidden()
-        return self._rule
+        return self._rule_of(int(name)) if self._own else self._rule
+
+    def _rule_of(self, pid: int) -> Rule:
+        rule = self._rules.get(pid)
+        if rule is None:
+            names = dict(self._rule.names) if self._rule is not None else {}
+            for name, own in self._own.items():
+                names[name] = Place(VirtualFile(self._made_by(pid, own), waits=own.private))
+            rule = Awaited(names, self._enter_process, transient=True)
+            if self._processes.get(pid) is not None:  # somebody tells when it ends
+                self._rules[pid] = rule
+        return rule
+
+    def _made_by(self, pid: int, own: _Own) -> Generate:
+        known = self._processes.get(pid)
+
+        def generate(process: Process) -> bytes:
+            if own.private and pid != process.pid and not _descends(pid, process.pid):
+                raise Refusal(EACCES, "another process's, and not a descendant's")
+            try:
+                content = own.generate(pid)
+            except OSError as error:
+                raise Refusal(error.errno or EACCES) from error
+            # Safety: the id may have been given to a process outside, before it was read or while it was.
+            if self._hides and (known is None or _start_of(pid) != known.start):
+                raise Refusal(ENOENT)
+            return content
+
+        return generate
 
     def _ended(self, process: Process) -> None:
         """Forget the folders of processes that are gone."""
-        _ = process
+        self._rules.pop(process.pid, None)
         for _, mark in self._view.table.pinned():
-            if mark.transient:
-                try:
-                    os.stat(b"stat", dir_fd=mark.fd)
-                except OSError:  # ENOENT or ESRCH: the folder of /proc has lost its process
-                    mark.names, mark.hook = {}, None
+            if mark.transient and _belongs(mark.fd, process.pid):
+                mark.names, mark.hook, mark.filtered = {}, None, False
         self._view.table.drop_empty()
 
     def _enter_process(self, request: Request, name: bytes) -> Rule | None:
@@ -153,6 +211,35 @@ class _ProcessFolders:
 
     def _thread(self, request: Request, name: bytes) -> Rule | None:
         return self._rule if name.isdigit() else None
+
+
+def _start_of(pid: int) -> int:
+    try:
+        return read_stat(pid).starttime
+    except OSError as error:
+        raise Refusal(error.errno or EACCES) from error
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    """Whether a process descends from another one. What it is confined by then, that one could look into as well."""
+    with suppress(OSError, ValueError):
+        for _ in range(_GENERATIONS):
+            pid = read_stat(pid).ppid
+            if pid <= 1 or pid == ancestor:
+                return pid == ancestor
+    return False
+
+
+def _belongs(folder: int, pid: int) -> bool:
+    """Whether a folder of /proc is, or is below, that of a process that has ended, or of a thread that has."""
+    names = os.readlink(b"/proc/self/fd/%d" % folder).removesuffix(b" (deleted)").split(b"/")
+    if b"%d" % pid in names[:3]:
+        return True
+    try:
+        os.stat(b"stat" if names[-1].isdigit() else b".", dir_fd=folder)
+    except OSError:  # ENOENT or ESRCH: it has lost its task
+        return True
+    return False
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sandlock_notif.handlers.files.inside import Inside
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.image import Image
+    from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
 
 __all__ = ["DeniedImageError", "ImageCheck", "Running"]
@@ -93,7 +94,7 @@ class ImageCheck:
         """None."""
         return {}
 
-    def prepare(self) -> Callable[[Image], None] | None:
+    def prepare(self, _: Process | None) -> Callable[[Image], None] | None:
         """Return the look at an image; None where nothing is denied."""
         return self._look if self._view.denials else None
 
