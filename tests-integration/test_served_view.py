@@ -345,6 +345,17 @@ def test_a_served_root_answers_as_a_mounted_one(tmp_path_factory: pytest.TempPat
     assert answers[1] == answers[0]
 
 
+@pytest.mark.parametrize("namespaces", [pytest.param("auto", marks=pytest.mark.needs("mount_namespace")), "off"])
+def test_a_root_may_be_a_branch_with_mounts_in_it(root: Path, namespaces: str) -> None:
+    script = "echo x > /new; cd /work; cat ok; echo y > ok; cat ok; cp /bin/echo e; /work/e ran; cat /mnt/file; cd deep/..; pwd"
+    branch = {"workdir": str(root), "fs_storage": str(root.parent / "storage"), "on_exit": "abort"}
+    result = run(root, ["/bin/sh", "-c", script], namespaces=namespaces, fs_writable=["/"], **branch)
+    assert result.stdout.decode().split() == ["fine", "y", "ran", "rw/work"], result
+    assert [change.path for change in result.changes] == ["new", "work/e", "work/ok"]
+    assert (root / "work/ok").read_text() == "fine\n"
+    assert not (root / "new").exists()
+
+
 def test_a_path_that_is_denied_by_a_link_into_a_mount_is_denied_by_every_name(root: Path) -> None:
     (root / "way").symlink_to("mnt")
     paths = ["/way/file", "/mnt/file", "/proc/self/root/mnt/file", "/work/../way/../mnt/file"]
