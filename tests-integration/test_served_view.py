@@ -348,7 +348,7 @@ def test_a_served_root_answers_as_a_mounted_one(tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize("namespaces", [pytest.param("auto", marks=pytest.mark.needs("mount_namespace")), "off"])
 def test_a_root_may_be_a_branch_with_mounts_in_it(root: Path, namespaces: str) -> None:
     script = "echo x > /new; cd /work; cat ok; echo y > ok; cat ok; cp /bin/echo e; /work/e ran; cat /mnt/file; cd deep/..; pwd"
-    branch = {"workdir": str(root), "fs_storage": str(root.parent / "storage"), "on_exit": "abort"}
+    branch: dict[str, Any] = {"workdir": str(root), "fs_storage": str(root.parent / "storage"), "on_exit": "abort"}
     result = run(root, ["/bin/sh", "-c", script], namespaces=namespaces, fs_writable=["/"], **branch)
     assert result.stdout.decode().split() == ["fine", "y", "ran", "rw/work"], result
     assert [change.path for change in result.changes] == ["new", "work/e", "work/ok"]
