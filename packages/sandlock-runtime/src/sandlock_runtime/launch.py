@@ -13,7 +13,7 @@ from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
 from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch, scratch_env
-from sandlock_runtime.streams import Streams, exposes
+from sandlock_runtime.streams import Streams, close_all, exposes
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, TERMINAL, SpawnError, SpawnRequest, spawn
@@ -250,8 +250,7 @@ class _Start:
         finally:
             if self.shown is not None:
                 self.shown.release()
-            for fd in rulesets:
-                os.close(fd)
+            close_all(rulesets)
 
     def confine(
         self, request: SpawnRequest, plan: Plan, features: HostFeatures, scratch: str, rulesets: list[int]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Stream: TypeAlias = int | _HasFileno | None
 
-__all__ = ["DEVNULL", "INHERIT", "PIPE", "STDOUT", "Streams", "exposes"]
+__all__ = ["DEVNULL", "INHERIT", "PIPE", "STDOUT", "Streams", "close_all", "exposes"]
 
 INHERIT = None  # the caller's own stream
 PIPE = -1  # the same numbers as in subprocess, so that either module's constants work
@@ -43,6 +43,15 @@ def exposes(fds: Iterable[int]) -> bool:
         if not S_ISREG(mode) or fcntl(fd, F_GETFL) & (os.O_ACCMODE | os.O_PATH) in (os.O_RDONLY, os.O_PATH):
             return True
     return False
+
+
+def close_all(fds: list[int]) -> None:
+    """Close `fds` and empty the list; an interrupt leaves in it exactly those that are still open."""
+    while fds:
+        try:
+            os.close(fds[-1])
+        finally:
+            del fds[-1]
 
 
 class Streams:
@@ -129,9 +138,7 @@ class Streams:
 
     def close_child(self) -> None:
         """Close what was opened for the child; it has its own copies now."""
-        for fd in self._opened:
-            os.close(fd)
-        self._opened.clear()
+        close_all(self._opened)
 
     def close(self) -> None:
         """Close everything that was opened here and not taken."""

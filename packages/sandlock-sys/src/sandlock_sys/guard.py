@@ -21,9 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
 
-__all__ = ["GUARD_PATH", "Guard", "Report", "give_memory", "guard_program", "take_memory"]
+__all__ = ["GUARD_PATH", "TAKEN", "Guard", "Report", "give_memory", "guard_program", "take_memory"]
 
 GUARD_PATH = __file__.rpartition("/")[0] + "/_guard"
+TAKEN = -2
+"""In the place of a control socket that a `Guard` owns."""
 
 _REPORT = Struct("=iIQQQ")  # struct sl_report
 _KILL, _SIGNAL_ALL, _SIGNAL_MAIN = 1, 2, 3  # SL_ORDER_*
@@ -127,15 +129,26 @@ class Guard:
 
     """
 
-    __slots__ = ("_control", "_held", "_memory", "_pidfd", "_told", "pid")
+    __slots__ = ("_control", "_held", "_memory", "_owner", "_pidfd", "_told", "pid")
 
-    def __init__(self, control: int, memory: CData, held: list[object]) -> None:
-        self._control = control
+    def __init__(self, ends: CData, memory: CData, held: list[object]) -> None:
+        """Take over `ends[0]`, the control socket, which is TAKEN then; no interrupt comes in between."""
+        self._owner = os.getpid()
+        self._control: int = ends[0]
         self._pidfd: int = memory.guard_pidfd
         self._memory: CData | None = memory
         self._held = held
         self._told = False  # the report is here, so the guard needs no order to end
         self.pid: int = memory.guard_pid
+        ends[0] = TAKEN
+
+    def __del__(self) -> None:
+        """Close what nobody closed: an interrupt can come between a launch and whoever would have kept it.
+
+        A process that was forked from this one has a copy, which means nothing.
+        """
+        if getattr(self, "pid", 0) and self._pidfd >= 0 and self._owner == os.getpid():
+            self.close()
 
     def fileno(self) -> int:
         """The guard's pidfd, borrowed: readable when the guard has ended, and so nothing of the sandbox is left.

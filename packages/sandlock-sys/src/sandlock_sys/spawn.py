@@ -15,7 +15,7 @@ from sandlock_sys._buffers import NULL, Strings, hold, string, strings
 from sandlock_sys._call import check
 from sandlock_sys._ffi import ffi, lib
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.guard import GUARD_PATH, Guard, give_memory, guard_program, take_memory
+from sandlock_sys.guard import GUARD_PATH, TAKEN, Guard, give_memory, guard_program, take_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -250,11 +250,13 @@ def spawn(request: SpawnRequest, by: Callable[[CData], int] = lib.sl_spawn) -> S
     try:
         _fill(memory, request, held)
         _start(memory, request, ends, by)
-        return Spawned(memory, Guard(ends[0], memory, held), request)
+        return Spawned(memory, Guard(ends, memory, held), request)
     except BaseException:  # a KeyboardInterrupt too, which a signal that came meanwhile raises right after the launch
+        if ends[0] == TAKEN:  # then the guard ends with its object, and frees the memory
+            raise
         _close_end(ends, 1)
         if memory.guard_pidfd >= 0:
-            Guard(ends[0], memory, held).close()
+            Guard(ends, memory, held).close()
         else:
             _close_end(ends, 0)
             give_memory(memory)
