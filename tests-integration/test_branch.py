@@ -296,3 +296,34 @@ ln -s plain l; cat l; cat b; ls
     assert b"b\n" in result.stdout
     assert not (tree / "later").exists()
     assert (tree / "plain").read_text() == "secret\n"
+
+
+def test_pr11_a_fifo_of_the_tree_is_the_branchs_own(tree: Path) -> None:
+    """Who reads it outside hears nothing, what was written for somebody outside is not taken; inside it is a FIFO."""
+    os.mkfifo(tree / "pipe")
+    outside = os.open(tree / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        os.write(outside, b"mine")
+        script = "(read -r x <pipe; echo got $x) & echo inside >pipe; wait"
+        result = run(tree, script)
+        assert result.stdout == b"got inside\n", result
+        assert os.read(outside, 100) == b"mine"
+        box_ = box(tree, on_exit="commit")
+        assert box_.run(["/bin/sh", "-c", "(read -r x <pipe) & echo inside >pipe; wait"], timeout=60).success
+        assert os.path.samestat(os.fstat(outside), os.stat(tree / "pipe"))  # nothing to commit, so it is not replaced
+    finally:
+        os.close(outside)
+
+
+def test_fs22_a_device_in_the_tree_is_not_opened(tree: Path) -> None:
+    """As on a mount without devices; Landlock would not see it, where the supervisor opens for the program."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes devices")
+    try:
+        os.mknod(tree / "zero", 0o20666, os.makedev(1, 5))
+        os.close(os.open(tree / "zero", os.O_RDWR))
+    except PermissionError:
+        pytest.skip("no devices are made or opened here")
+    for way_in in ("< zero", "> zero"):
+        result = run(tree, f": {way_in}")
+        assert b"ermission denied" in result.stderr, result

@@ -397,3 +397,20 @@ print(sorted(path for path in found if path.startswith("/closed")))
 """
     result = run(root, [PYTHON, "-c", code], fs_readable=["/work", "/usr", "/lib", "/lib64", "/proc"])
     assert result.stdout == b"[]\n", result
+
+
+# Asks for the inode flags of argv[1] (file_getattr, 6.17): prints the errno, 0 where they were told.
+FLAGS = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+told = libc.syscall(468, -100, sys.argv[1].encode(), ctypes.create_string_buffer(64), 24, 0)
+print(0 if told == 0 else ctypes.get_errno())
+"""
+
+
+def test_dir_02_file_getattr_does_not_look_past_the_view(root: Path) -> None:
+    """It takes a path, and nobody else asked for it: it told of files outside of a root, and of denied ones."""
+    secret = str(root.parent / "secret")
+    bare = subprocess.run([PYTHON, "-c", FLAGS, secret], capture_output=True, check=True).stdout
+    assert bare in (b"0\n", b"38\n", b"95\n")  # ENOSYS before 6.17; EOPNOTSUPP where the file system has none
+    assert run(root, [PYTHON, "-c", FLAGS, secret]).stdout == b"38\n"

@@ -196,7 +196,8 @@ class Branch:
         All flags of open(2): O_CREAT, O_EXCL, O_TRUNC, O_DIRECTORY, O_PATH, O_TMPFILE (`path` is the directory), ...;
         O_NOFOLLOW is implied. Opening for writing (O_TRUNC too) copies the file up first. An fd of a directory is of
         its upper or lower part alone: for openat and fstat, not for reading names.
-        A FIFO or device may block: whoever must not, uses `prepare_open` and lets another make the last step.
+        A FIFO is copied up too. It, or a device, may block: whoever must not, uses `prepare_open` and lets another make
+        the last step.
         """
         with self._using() as tree:
             return opening.open_entry(tree, split(path), flags, mode)

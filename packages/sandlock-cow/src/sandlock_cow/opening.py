@@ -61,7 +61,9 @@ def prepare(tree: Tree, parts: Parts, flags: int, mode: int) -> OpenAt:
         fd = creation.create(tree, place, flags | _ALWAYS, mode)
         return OpenAt(place.parent.upper, place.name, flags, 0, fd)
     _refuse_wrong_kind(place, flags)
-    if _writes(flags) and stat.S_ISREG(place.attributes.st_mode):
+    kind = stat.S_IFMT(place.attributes.st_mode)
+    # Who reads or writes the real tree's FIFO is outside: the branch has one of its own, as an overlay mount has.
+    if kind == stat.S_IFIFO or (_writes(flags) and kind == stat.S_IFREG):
         place = _bring_up(tree, place, flags)
     return OpenAt(place.directory, place.name, flags & ~(os.O_CREAT | os.O_EXCL) | _ALWAYS, 0)
 

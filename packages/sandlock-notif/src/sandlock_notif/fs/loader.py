@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import OrderedDict
-from errno import EINVAL
+from errno import EINVAL, ENOMEM, ENXIO
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ _INTERPRETER = 3  # PT_INTERP
 _SEGMENTS = 128
 _PATH_MAX = 4096  # linux/limits.h
 _CHUNK = 1 << 20
+_LARGEST = 512 << 20  # bytes of a program that is copied; holes do not count
 _KEPT_BYTES = 64 << 20  # of copies, which are made again when they are needed again
 _TOLD = 4096  # programs whose names are remembered
 _EXECUTABLE = 0x10  # MFD_EXEC, linux/memfd.h, 6.3
@@ -64,6 +65,9 @@ class Loaders:
             header: where its PT_INTERP header lies.
             loader: the host's path of what is to load it.
             name: the path of the program in the view.
+
+        Raises:
+            OSError: it cannot be read, or is too large (ENOMEM): the memory is ours, and no limit of the sandbox's.
 
         """
         found = os.fstat(program)
@@ -107,9 +111,7 @@ def _copy(program: int, header: int, loader: bytes, name: bytes) -> int:
             raise
         made = os.memfd_create(os.fsdecode(shown), flags)  # before 6.3
     try:
-        end = 0
-        while count := os.sendfile(made, program, end, _CHUNK):
-            end += count
+        end = _copy_data(program, made)
         os.pwrite(made, loader + b"\0", end)
         old = _SEGMENT.unpack(os.pread(program, _SEGMENT.size, header))
         size = len(loader) + 1
@@ -119,3 +121,26 @@ def _copy(program: int, header: int, loader: bytes, name: bytes) -> int:
         return os.open(b"/proc/self/fd/%d" % made, os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(made)
+
+
+def _copy_data(program: int, made: int) -> int:
+    """Copy what is no hole, and return the size; ENOMEM where that is too much."""
+    at, left, size = 0, _LARGEST, os.fstat(program).st_size
+    while at < size:
+        try:
+            at = os.lseek(program, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != ENXIO:
+                raise
+            break  # nothing but a hole follows
+        end = os.lseek(program, at, os.SEEK_HOLE)
+        left -= end - at
+        if left < 0:
+            raise OSError(ENOMEM, "a program too large to be copied")
+        os.lseek(made, at, os.SEEK_SET)
+        while at < end and (count := os.sendfile(made, program, at, min(_CHUNK, end - at))):
+            at += count
+        if at < end:  # it was cut meanwhile
+            break
+    os.truncate(made, size)
+    return size

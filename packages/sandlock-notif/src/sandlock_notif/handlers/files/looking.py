@@ -6,7 +6,7 @@ they are made here, on the very object that the path led to.
 
 from __future__ import annotations
 
-from errno import EACCES, EINVAL, ENOENT
+from errno import EACCES, EINVAL, ENOENT, ENOSYS
 from stat import S_ISLNK
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,10 @@ class Looking:
             ("readlinkat", self.readlinkat),
             ("statfs", self.statfs),
         )
-        return [Trap(name, handle, _WHY, cost="memory") for name, handle in rows]
+        return [
+            *(Trap(name, handle, _WHY, cost="memory") for name, handle in rows),
+            Trap("file_getattr", lambda _: Errno(ENOSYS), "it takes a path (6.17), and its callers know the ioctl"),
+        ]
 
     def stat(self, request: Request) -> Outcome:
         """Serve stat: path, buffer."""
