@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -327,3 +328,27 @@ def test_fs22_a_device_in_the_tree_is_not_opened(tree: Path) -> None:
     for way_in in ("< zero", "> zero"):
         result = run(tree, f": {way_in}")
         assert b"ermission denied" in result.stderr, result
+
+
+def test_inf_06_a_proc_mounted_below_the_tree_tells_nothing_of_the_host(tree: Path, way: str) -> None:
+    """Where the supervisor opens a branch's files it could look into itself; on an overlay the mount is not there."""
+    code = (
+        "import os, sys; sys.path[:0] = sys.argv[4:]; from sandlock import Sandbox\n"
+        "own = f'{sys.argv[1]}/proc/{os.getpid()}/environ'\n"
+        "assert b'hunter2' in open(own, 'rb').read()\n"
+        "box = Sandbox(workdir=sys.argv[1], fs_storage=sys.argv[2], namespaces=sys.argv[3], fs_readable=['/usr',\n"
+        "              '-/bin', '-/lib', '-/lib64', '-/etc/ld.so.cache'], cwd=sys.argv[1], on_exit='abort')\n"
+        "told = box.run(['/bin/sh', '-c', f'cat {own}; cat proc/self/environ; ls proc; cat a'], timeout=60)\n"
+        "assert told.stdout == b'a\\n', told\n"
+    )
+    (tree / "proc").mkdir()
+    words = [sys.executable, "-c", code, str(tree), str(tree.parent / "storage"), way, *sys.path]
+    script = 'mount -t proc proc "$1/proc" || exit 77; shift; exec "$@"'
+    rooted = ["unshare", *(["-r"] if os.geteuid() else []), "-m", "-p", "-f", "--mount-proc"]
+    done = subprocess.run(
+        [*rooted, "sh", "-c", script, "sh", str(tree), *words],
+        env={**os.environ, "SECRET": "hunter2"}, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    if done.returncode == 77 or done.stderr.startswith(b"unshare"):
+        pytest.skip("no /proc can be mounted here")
+    assert done.returncode == 0, done.stderr.decode()

@@ -98,11 +98,26 @@ class BranchWalk:
         return self._judged(locate(self._mount, b"/".join(parts))), None, b""
 
     def _judged(self, place: Location) -> Location:
-        """Return the place, unless what is there is denied by another name of it."""
+        """Return the place, unless what is there is denied by another name of it, or of a /proc.
+
+        Safety: a branch's files are opened by this process, and a /proc that is mounted below the folder tells it the
+        environment and the memory of processes that the program could not look into (its own process among them).
+        """
+        if place.identity is not None and place.identity[0] not in self._cow.devices:
+            self._look_at_device(place, place.identity[0])
         mark = None if place.identity is None else self._view.table.get(place.identity)
         if mark is not None and mark.denied:
             raise Refusal(EACCES, mark.denied)
         return place
+
+    def _look_at_device(self, place: Location, device: int) -> None:
+        fd = self._cow.pinned(place)
+        try:
+            if self._view.magic.is_proc(os.fstat(fd).st_dev, fd):
+                raise Refusal(EACCES, "a /proc below a branch is not shown")
+        finally:
+            os.close(fd)
+        self._cow.devices.add(device)
 
     def _up(self, parts: list[bytes]) -> bool:
         """Go up one directory; return False at the mount's own."""

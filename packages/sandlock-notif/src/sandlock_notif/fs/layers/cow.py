@@ -70,6 +70,7 @@ class CowLayer(Layer):
         self.branch = branch
         self.files: Files | None = None
         self.rules: dict[bytes, Rule] = {}  # what the view says about paths of the branch, whatever lies there
+        self.devices: set[int] = set()  # of file systems below the folder that were looked at, and may be shown
         # Where directories of the real tree went that an fd of a process may still lead to: the path that the kernel
         # tells of it -> O_PATH fd of the upper directory that took its place, None when it was removed.
         self._moved: dict[bytes, int | None] = {}
