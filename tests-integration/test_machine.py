@@ -110,7 +110,7 @@ print(sum(int(word) for word in open("/proc/stat").readline().split()[1:4]) > 10
 def test_the_processors_are_as_many_as_said_everywhere(namespaces: str) -> None:
     script = """
 nproc; grep -c '^processor' /proc/cpuinfo; grep -c '^cpu[0-9]' /proc/stat; cat /sys/devices/system/cpu/online
-python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
+/usr/bin/python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
 """
     result = sh(namespaces, script, fs_readable=[*SYSTEM, "/sys/devices/system/cpu"], num_cpus=5)
     assert result.stdout.decode().splitlines() == ["5", "5", "5", "0-4", "5 5"], result
@@ -118,7 +118,7 @@ python3 -c 'import os; print(os.cpu_count(), len(os.sched_getaffinity(0)))'
 
 def test_the_name_is_the_same_everywhere(namespaces: str) -> None:
     grants = [*SYSTEM, *(["/etc/hostname"] if os.path.exists("/etc/hostname") else [])]
-    script = "uname -n; cat /proc/sys/kernel/hostname; python3 -c 'import socket; print(socket.gethostname())'"
+    script = "uname -n; cat /proc/sys/kernel/hostname; /usr/bin/python3 -c 'import socket; print(socket.gethostname())'"
     script += "; test ! -e /etc/hostname || cat /etc/hostname"
     assert set(sh(namespaces, script, fs_readable=grants, name="box-9").stdout.decode().split()) == {"box-9"}
 

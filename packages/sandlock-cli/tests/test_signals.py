@@ -22,17 +22,6 @@ Running = subprocess.Popen[str]
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
 
-@pytest.fixture(autouse=True)
-def _heard() -> Iterator[None]:
-    """Have the signals heard that whoever runs these tests ignores: what is ignored stays so in children (nohup)."""
-    ignored = [number for number in NUMBERS if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
-
-
 @contextlib.contextmanager
 def started(script: str, folder: Path, *options: str, before: str = "") -> Iterator[Running]:
     """Start the command; `script` writes `ready` to stderr when it is, and nothing before."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from sandlock_testkit.compiling import compile_c
 from sandlock_testkit.identity import as_user
 from sandlock_testkit.leaks import leaks
@@ -22,3 +24,8 @@ __all__ = [
 ]
 
 register_profiles()
+
+# What is ignored stays so in every child (nohup, a job in the background); the tests send these and want them heard.
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
