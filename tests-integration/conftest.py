@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -78,6 +80,20 @@ def areas(tree: Tree) -> dict[str, Area]:
     made = {name: Area.make(tree.root / name) for name in ("work", "read", "secret")}
     made["bare"] = Area.make(tree.root / "bare")
     return made
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Keep other runs of these tests, such as the other user's half, from storms of their own meanwhile."""
+    path = "/tmp/sandlock-tests.storm"  # noqa: S108 -- the same for every user, and nothing is read from it
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 @pytest.fixture

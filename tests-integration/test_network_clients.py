@@ -180,7 +180,8 @@ curl -sS -o /dev/null --cacert {theirs} {base}/ok/page 2>/dev/null || echo $?
 printf 'GET /ok/page HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n' |
     openssl s_client -quiet -verify_return_error -verify_hostname localhost -CAfile {bundle} \
     -servername localhost -connect localhost:{port} 2>/dev/null | tail -n 1; echo
-SSL_CERT_FILE={bundle} /usr/bin/python3 -c 'import urllib.request as r; print(r.urlopen("{base}/ok/page").read().decode())'
+export SSL_CERT_FILE={bundle}
+/usr/bin/python3 -c 'import urllib.request as r; print(r.urlopen("{base}/ok/page").read().decode())'
 """
 
 

@@ -131,10 +131,7 @@ class Server:
     def _call(self, key: object, name: str, arguments: dict[str, Any]) -> None:
         result, error = None, None
         try:
-            with self._lock:
-                cancelled = key in self._cancelled
-            if not cancelled:
-                result = self._tools.call(key, name, arguments)
+            result = self._tools.call(key, name, arguments, lambda: key in self._cancelled)
         except ArgumentError as fault:
             error = _RefusalError(_BAD_PARAMETERS, str(fault))
         except Exception as fault:  # noqa: BLE001 - the client is told, and the next call is served

@@ -7,6 +7,7 @@ its arguments from, could otherwise choose its own confinement.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from sandlock_cli.failure import lines_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ArgumentError", "Tools"]
 
+_STARTING_S = 0.002
 _TIMEOUT_S = 60.0  # where the policy has none: a client waits for the answer
 _LONGEST_CODE = 100_000  # bytes; the kernel takes 128 KiB for one argument (MAX_ARG_STRLEN, linux/binfmts.h)
 _MOST_WORDS = 4096
@@ -75,9 +77,9 @@ class Tools:
         """Kill what runs, and let nothing start any more."""
         with self._lock:
             self._closed = True
-            running = list(self._running.values())
-        for sandbox in running:
-            sandbox.kill()
+            running = list(self._running)
+        for key in running:
+            self.cancel(key)
 
     def descriptions(self) -> list[dict[str, Any]]:
         """Return what `tools/list` tells."""
@@ -91,8 +93,16 @@ class Tools:
                   {"code": {"type": "string", "description": "the text of the program"}}, "code"),
         ]  # fmt: skip
 
-    def call(self, key: object, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Run a tool to its end, and return the result as `tools/call` gives it; `key` names it for `cancel`.
+    def call(
+        self, key: object, name: str, arguments: dict[str, Any], cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Run a tool to its end, and return the result as `tools/call` gives it.
+
+        Arguments:
+            key: names the call for `cancel`.
+            name: of the tool.
+            arguments: its arguments.
+            cancelled: whether nobody wants it any more; asked once `cancel` would find it.
 
         Raises:
             ArgumentError: there is no such tool, or the arguments do not fit.
@@ -118,6 +128,8 @@ class Tools:
                 raise ArgumentError("the server is ending")
             self._running[key] = sandbox
         try:
+            if cancelled():
+                return _failed("it was cancelled")
             with sandbox:
                 result = sandbox.run(
                     command,
@@ -134,11 +146,13 @@ class Tools:
         return _told(result)
 
     def cancel(self, key: object) -> None:
-        """Kill the run of a call, if it is there."""
-        with self._lock:
-            sandbox = self._running.get(key)
-        if sandbox is not None:
-            sandbox.kill()
+        """Kill the run of a call, if it is there; one that is being started as soon as it has."""
+        sandbox = self._running.get(key)
+        while sandbox is not None and self._running.get(key) is sandbox:
+            if sandbox.is_running:
+                sandbox.kill()
+                return
+            time.sleep(_STARTING_S)
 
 
 def _tool(name: str, text: str, own: dict[str, Any], required: str) -> dict[str, Any]:
