@@ -85,7 +85,7 @@ def areas(tree: Tree) -> dict[str, Area]:
 @pytest.fixture
 def alone() -> Iterator[None]:
     """Keep other runs of these tests, such as the other user's half, from storms of their own meanwhile."""
-    path = "/tmp/sandlock-tests.storm"  # noqa: S108 -- the same for every user, and nothing is read from it
+    path = "/tmp/sandlock-tests.storm"
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

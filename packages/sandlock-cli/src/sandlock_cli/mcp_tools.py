@@ -93,9 +93,7 @@ class Tools:
                   {"code": {"type": "string", "description": "the text of the program"}}, "code"),
         ]  # fmt: skip
 
-    def call(
-        self, key: object, name: str, arguments: dict[str, Any], cancelled: Callable[[], bool]
-    ) -> dict[str, Any]:
+    def call(self, key: object, name: str, arguments: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Run a tool to its end, and return the result as `tools/call` gives it.
 
         Arguments:
