@@ -26,6 +26,6 @@ __all__ = [
 register_profiles()
 
 # What is ignored stays so in every child (nohup, a job in the background); the tests send these and want them heard.
-for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.SIG_DFL)
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
