@@ -73,7 +73,7 @@ def test_fields_are_attributes() -> None:
     [
         ({"max_disk": "1M", "workdir": "/tmp"}, "limits.disk"),
         ({"http_allow": ["GET example.org/*"]}, "http.allow"),
-        ({"uid": 0}, "program.uid"),
+        ({"uid": 0, "fs_denied": ["/etc/shadow"]}, "program.uid"),
     ],
 )
 def test_a_field_that_is_not_enforced_yet_refuses_by_name(fields: dict[str, Any], named: str) -> None:
@@ -88,7 +88,7 @@ def test_arguments_that_programs_for_the_other_sdk_write_are_taken() -> None:
 
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(PolicyError) as caught:
-        box(uid=0, gid=0).run(["true"])
+        box(uid=0, gid=0, fs_denied=["/etc/shadow"]).run(["true"])
     assert {problem.field for problem in caught.value.problems} == {"program.uid", "program.gid"}
 
 

@@ -63,6 +63,7 @@ class Plan:
         rlimits: (RLIMIT_*, soft, hard).
         affinity: cores, or None for the caller's.
         no_randomize_memory, no_huge_pages: personality and prctl of the program.
+        inner_ids: (uid, gid) that a user namespace shows for the caller's own, or None for these.
         max_cpu: per cent of one core for the tree, or None.
         num_cpus: how many processors are shown, or None for the machine's.
         timeout_s: seconds until SIGTERM, or None; `grace_s`: seconds from there to SIGKILL.
@@ -89,6 +90,7 @@ class Plan:
     affinity: tuple[int, ...] | None
     no_randomize_memory: bool
     no_huge_pages: bool
+    inner_ids: tuple[int, int] | None
     max_cpu: int | None
     num_cpus: int | None
     timeout_s: float | None

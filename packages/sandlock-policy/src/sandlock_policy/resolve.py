@@ -37,6 +37,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     problems: list[Problem] = []
     served = _served_fields(policy, features, problems)
     network, network_served = _decide_network(policy, features, context, problems)
+    inner_ids = _decide_ids(policy, features, context, problems)
     root, workdir = _decide_folders(policy, context, problems)
     if root is not None:
         context = Context("/", "/", context.env, context.uid, context.gid, hooked=context.hooked)  # paths inside
@@ -58,8 +59,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         layers.bare_proc(hidden=hidden)
         served = (*served, "fs_readable") if hidden else served
     shown = served_view is not None
-    places = _writable(policy, writable, root, workdir)
-    mounts = _decide_metadata(policy, layers, places, possible=possible, shown=shown)
+    mounts = _decide_metadata(policy, layers, _writable(policy, writable, root, workdir), possible=possible, shown=shown)
     if handled and layers.disabled("fs_refer"):
         rules["/"] = (rules.get("/", (0, True))[0] | landlock.FS_REFER, rules.get("/", (0, True))[1])
     protections = layers.finish()
@@ -78,6 +78,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         private_tmp=policy.private_tmp,
         rlimits=_decide_rlimits(policy),
         affinity=policy.cpu_cores or None,
+        inner_ids=inner_ids,
         no_randomize_memory=policy.no_randomize_memory,
         no_huge_pages=policy.no_huge_pages,
         max_cpu=policy.max_cpu,
@@ -123,11 +124,31 @@ def _served_fields(policy: Policy, features: HostFeatures, problems: list[Proble
         flag = f" ({field.flags[-1]})" if field.flags else ""
         value = getattr(policy, field.name)
         problems.append(Problem(field.path, repr(value), f"{field.name}{flag} {reason}", remedy))
-    for name, own in (("uid", "user"), ("gid", "group")):
-        if getattr(policy, name) is not None:
-            field, text = FIELD_BY_NAME[name], f"another {own} id inside is not enforced yet"
-            problems.append(Problem(field.path, repr(getattr(policy, name)), text, "leave it out"))
     return tuple([field.name for field in wanted])
+
+
+def _decide_ids(
+    policy: Policy, features: HostFeatures, context: Context, problems: list[Problem]
+) -> tuple[int, int] | None:
+    """Return the ids that the user namespace shows for the caller's own, or None for these."""
+    for name in ("uid", "gid"):
+        value = getattr(policy, name)
+        if value is None:
+            continue
+        path = FIELD_BY_NAME[name].path
+        if not namespaces_possible(policy, features):
+            reason = "needs a user namespace, which this host, or the policy, does not let us make"
+            problems.append(Problem(path, repr(value), f"{name} (--{name}) {reason}", "allow them, or leave it out"))
+        others = [other for other in ("fs_denied", "deterministic_dirs") if getattr(policy, other)]
+        for other in [*others, "policy_fn"] if context.hooked else others:
+            reason = f"with {other} files are shown by the supervisor, which sees their owners outside"
+            problems.append(Problem(path, repr(value), reason, f"leave {other} or {name} out"))
+    if policy.uid is None and policy.gid is None:
+        return None
+    return (
+        context.uid if policy.uid is None else policy.uid,
+        context.gid if policy.gid is None else policy.gid,
+    )
 
 
 def _decide_network(

@@ -273,7 +273,8 @@ class _Start:
                 writable = (*writable, scratch)
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
-        if not features.privileged and (writable is not None or view is not None):
+        request.inner_ids = plan.inner_ids
+        if plan.inner_ids is not None or (not features.privileged and (writable is not None or view is not None)):
             request.id_map = (self.context.uid, self.context.gid)
         if self.shown is not None:
             request.flags |= OWN_MEMORY  # the first exec may be made for the child, in memory that is its own

@@ -136,7 +136,8 @@ class SpawnRequest:
         network_namespace: no interface, and in /proc nobody's sockets; with `pid_namespace` only.
         rules: `(path inside, Landlock rights)` added to `ruleset` when all this is done, for what only then is what it
             will be: a rule of the host's for /proc, or for a file that an overlay covers, does not reach it.
-        id_map: None, or (uid, gid) to map onto themselves in a user namespace, where making the mounts needs one.
+        id_map: None, or the caller's (uid, gid), for a user namespace where making the mounts needs one.
+        inner_ids: None, or (uid, gid) that such a namespace, made for this alone too, shows for those of `id_map`.
         flags: NO_ASLR, NO_THP, TERMINAL.
         park: stop, confined, before exec, until `Spawned.go()`.
 
@@ -144,8 +145,8 @@ class SpawnRequest:
 
     __slots__ = (
         "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
-        "guard_ruleset", "hostname", "id_map", "keep", "limits", "live", "network_namespace", "overlays", "park",
-        "pid_namespace", "root", "rules", "ruleset", "scoped", "stdio", "writable",
+        "guard_ruleset", "hostname", "id_map", "inner_ids", "keep", "limits", "live", "network_namespace", "overlays",
+        "park", "pid_namespace", "root", "rules", "ruleset", "scoped", "stdio", "writable",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] | Strings = ()) -> None:
@@ -173,6 +174,7 @@ class SpawnRequest:
         self.network_namespace = False
         self.rules: Sequence[tuple[bytes, int]] = ()
         self.id_map: tuple[int, int] | None = None
+        self.inner_ids: tuple[int, int] | None = None
         self.flags = 0
         self.park = False
 
@@ -340,11 +342,13 @@ def _fill_namespaces(memory: CData, request: SpawnRequest, held: list[object]) -
     if request.hostname is not None:
         memory.hostname = string(request.hostname, held)
         memory.hostname_bytes = len(request.hostname)
-    if request.id_map is not None and (flags & _MOUNT_NS or request.hostname is not None):
+    inner = request.inner_ids
+    if request.id_map is not None and (flags & _MOUNT_NS or request.hostname is not None or inner is not None):
         flags |= _USER_NS
-        uid, gid = request.id_map
-        memory.uid_map = string(b"%d %d 1" % (uid, uid), held)
-        memory.gid_map = string(b"%d %d 1" % (gid, gid), held)
+        shown = request.id_map if inner is None else inner
+        memory.uid_map, memory.gid_map = [
+            string(b"%d %d 1" % pair, held) for pair in zip(shown, request.id_map, strict=True)
+        ]
     return flags
 
 

@@ -261,7 +261,10 @@ def _remove_unused(folder: int, name: str) -> None:
         if os.fstat(fd).st_uid != os.geteuid() or _strangers(fd):
             return
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(folder, name)
+        # Its saver may have exchanged it for the image before it was locked: then the name means that one, which others
+        # read. As long as we hold the lock, nobody exchanges it.
+        if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=folder, follow_symlinks=False)):
+            _remove(folder, name)
     except OSError as error:
         if error.errno not in (EWOULDBLOCK, ENOENT):
             raise

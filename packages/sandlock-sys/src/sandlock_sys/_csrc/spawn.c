@@ -192,7 +192,7 @@ static int prepare_view(struct launch *launch, struct guard *guard)
 {
     struct sl_spawn *spawn = &launch->spawn;
     uint32_t last = spawn->n_overlays + spawn->n_rules;
-    if ((spawn->flags & SL_SPAWN_MOUNT_NS || spawn->hostname) && sl_enter_namespaces(spawn))
+    if ((spawn->flags & (SL_SPAWN_MOUNT_NS | SL_SPAWN_USER_NS) || spawn->hostname) && sl_enter_namespaces(spawn))
         return -1;
     if (sl_make_overlays(spawn))
         return -1;
