@@ -58,8 +58,8 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         hidden = policy.supervisor and "fs_denied" in features.served
         layers.bare_proc(hidden=hidden)
         served = (*served, "fs_readable") if hidden else served
-    shown = served_view is not None
-    mounts = _decide_metadata(policy, layers, _writable(policy, writable, root, workdir), possible=possible, shown=shown)
+    shown, places = served_view is not None, _writable(policy, writable, root, workdir)
+    mounts = _decide_metadata(policy, layers, places, possible=possible, shown=shown)
     if handled and layers.disabled("fs_refer"):
         rules["/"] = (rules.get("/", (0, True))[0] | landlock.FS_REFER, rules.get("/", (0, True))[1])
     protections = layers.finish()
