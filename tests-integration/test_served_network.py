@@ -140,6 +140,18 @@ for name in "ab":
         listener.close()
 
 
+def test_the_control_socket_of_a_run_is_given_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that reached it could have that run saved to a folder of its choice, as its user can (seen to work)."""
+    runtime = tmp_path / "runtime"
+    (runtime / "sandlock").mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    (tmp_path / "link").symlink_to(runtime / "sandlock")
+    for path in (runtime / "sandlock" / "it.control", tmp_path / "link" / "it.control"):
+        with pytest.raises(PolicyError, match="controlled"):
+            python("print('ran')", unix_allow=[str(path)])
+    assert python("print('ran')", unix_allow=[str(runtime / "other")]).stdout == b"ran\n"
+
+
 def test_two_sandboxes_bind_the_same_port_with_a_port_space_each() -> None:
     code = """
 import socket, time, sys

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import filter_rules
 from sandlock_policy.data.landlock import FS_WRITE_FILE
+from sandlock_policy.errors import PolicyError, Problem
 from sandlock_runtime.processors import boot_s, shown_processors
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def tables_for(
     if plan.filter.served_network:
         from sandlock_notif.handlers.network import network_tables
 
+        _check_sockets(policy)
         intercept = web.intercept if web is not None else None
         tables += network_tables(policy, names, intercept=intercept, socket_files=shown is None)
         from sandlock_runtime.network_files import network_files
@@ -194,6 +196,24 @@ def _limits(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
         from sandlock_notif.handlers.memory import MemoryLimit
 
         yield MemoryLimit(policy.max_memory, _folders_in_memory(plan))
+
+
+def _check_sockets(policy: Policy) -> None:
+    """Refuse to let a program reach a run's control socket: it would be taken for its user, and have the run saved.
+
+    Raises:
+        PolicyError: `unix_allow` names one.
+
+    """
+    if not policy.unix_allow:
+        return
+    from sandlock_runtime.registry import folders
+
+    private = [os.path.realpath(folder) + os.sep for folder in folders()]
+    for index, path in enumerate(policy.unix_allow):
+        if os.path.realpath(path).startswith(tuple(private)):
+            reason = "by this socket a run is controlled, and the program would be taken for you"
+            raise PolicyError([Problem(f"network.unix[{index}]", path, reason, "leave it out")])
 
 
 def _serves_proc(policy: Policy, plan: Plan, shown: ServedView | None) -> bool:
