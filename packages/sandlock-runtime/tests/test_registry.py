@@ -66,12 +66,13 @@ def test_a_named_run_is_listed_until_it_ends_and_others_are_not(place: Path) -> 
 
 
 def test_the_whole_tree_is_killed_daemons_included(place: Path) -> None:
-    with start(script="setsid sleep 87654 & sleep 87654 & wait") as process:
+    mark = f"sleep 87654{os.getpid()}"  # whoever runs these tests beside us has another
+    with start(script=f"setsid {mark} & {mark} & wait") as process:
         time.sleep(0.2)
         kill_run(list_runs("job")[0])
         result = process.wait(10)
     assert (result.reason, result.signal) == ("SIGNALED", 9)
-    ends = subprocess.run(["pgrep", "-f", "sleep 87654"], capture_output=True, check=False)
+    ends = subprocess.run(["pgrep", "-f", mark], capture_output=True, check=False)
     assert ends.stdout == b""
 
 
@@ -234,7 +235,8 @@ def test_a_run_that_cannot_be_listed_for_a_fault_of_ours_does_not_stay_alone(
     def fail(*arguments: object) -> None:
         raise RuntimeError("a fault")
 
+    mark = f"sleep 76543{os.getpid()}"
     monkeypatch.setattr("sandlock_runtime.registration.new_entry", fail)
     with pytest.raises(RuntimeError, match="a fault"):
-        start(script="sleep 76543 & sleep 76543")
-    assert subprocess.run(["pgrep", "-f", "sleep 76543"], capture_output=True, check=False).stdout == b""
+        start(script=f"{mark} & {mark}")
+    assert subprocess.run(["pgrep", "-f", mark], capture_output=True, check=False).stdout == b""
