@@ -154,11 +154,7 @@ def tables_for(
     tables += _limits(policy, plan)
     texts: dict[str, bytes] = {}
     if plan.filter.served_network:
-        from sandlock_notif.handlers.network import network_tables
-
-        _check_sockets(policy)
-        intercept = web.intercept if web is not None else None
-        tables += network_tables(policy, names, intercept=intercept, socket_files=shown is None)
+        tables += _network(policy, names, web, socket_files=shown is None)
         from sandlock_runtime.network_files import network_files
 
         texts = network_files(policy, plan, names, web, shown.root if shown is not None else None)
@@ -196,6 +192,16 @@ def _limits(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
         from sandlock_notif.handlers.memory import MemoryLimit
 
         yield MemoryLimit(policy.max_memory, _folders_in_memory(plan))
+
+
+def _network(
+    policy: Policy, names: Mapping[str, Sequence[str]], web: Web | None, *, socket_files: bool
+) -> Sequence[HandlerTable]:
+    from sandlock_notif.handlers.network import network_tables
+
+    _check_sockets(policy)
+    intercept = web.intercept if web is not None else None
+    return network_tables(policy, names, intercept=intercept, socket_files=socket_files)
 
 
 def _check_sockets(policy: Policy) -> None:
