@@ -5,19 +5,19 @@ The sources are read, not imported, so that the page does not depend on what is 
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from generated import write_or_check
+from workspace import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
 __all__ = ["main", "render"]
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "reference" / "python-api.md"
 FACE = ROOT / "packages" / "sandlock" / "src" / "sandlock" / "__init__.py"
 
@@ -145,21 +145,9 @@ def _text(node: _Documented) -> str:
     return "\n".join(lines).replace("<", "&lt;").rstrip() + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write or check the page; 1 means that it differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page differs")
-    check = parser.parse_args(argv).check
-    page = render()
-    if check:
-        current = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-        if current != page:
-            print(f"{TARGET.relative_to(ROOT)} is not what the docstrings say: run python tools/gen_api_reference.py")
-            return 1
-        return 0
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(page, encoding="utf-8")
-    return 0
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the page; return the exit status."""
+    return write_or_check(__file__, TARGET, render, __doc__, arguments)
 
 
 if __name__ == "__main__":

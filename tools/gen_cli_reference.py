@@ -6,13 +6,13 @@ python tools/gen_cli_reference.py --check    write nothing; exit 1 if the page d
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+
+from generated import write_or_check
+from workspace import ROOT
 
 __all__ = ["main", "render"]
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/reference/cli.md"
 sys.path[:0] = [str(ROOT / "packages" / package / "src") for package in ("sandlock-cli", "sandlock-policy")]
 
@@ -146,21 +146,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write or check the page; 1 means that it differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page differs")
-    check = parser.parse_args(argv).check
-    page = render()
-    if check:
-        current = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-        if current != page:
-            print(f"{TARGET.relative_to(ROOT)} is not what the table says: run python tools/gen_cli_reference.py")
-            return 1
-        return 0
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(page, encoding="utf-8")
-    return 0
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the page; return the exit status."""
+    return write_or_check(__file__, TARGET, render, __doc__, arguments)
 
 
 if __name__ == "__main__":

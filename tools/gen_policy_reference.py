@@ -8,17 +8,17 @@ The rows are the table's; how values are written is told here, for every kind th
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from generated import write_or_check
+from workspace import ROOT
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = ["main", "render"]
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/reference/policy-fields.md"
 sys.path[:0] = [str(ROOT / "packages" / package / "src") for package in ("sandlock-policy", "sandlock-arch")]
 
@@ -164,17 +164,7 @@ def render() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page differs")
-    text = render()
-    if parser.parse_args(arguments).check:
-        if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{TARGET.relative_to(ROOT)} is not what this generator writes: run it without --check", file=sys.stderr)
-        return 1
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
+    return write_or_check(__file__, TARGET, render, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ A launch with one of these filters loads neither the rules nor the compiler: 2 m
 
 from __future__ import annotations
 
-import argparse
 import sys
 from base64 import b64encode
-from pathlib import Path
 from textwrap import wrap
 
-ROOT = Path(__file__).resolve().parent.parent
+from generated import write_or_check
+from workspace import ROOT
+
 sys.path[:0] = [str(ROOT / "packages" / name / "src") for name in ("sandlock-arch", "sandlock-policy")]
 
 import sandlock_arch  # noqa: E402 - needs the path above
@@ -50,18 +50,9 @@ def render() -> str:
     return HEAD + "\n".join(lines) + "\n}\n"
 
 
-def main() -> int:
-    """Write or check the module; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the module is stale")
-    text = render()
-    if not parser.parse_args().check:
-        TARGET.write_text(text)
-        return 0
-    if TARGET.exists() and TARGET.read_text() == text:
-        return 0
-    print(f"{TARGET.relative_to(ROOT)} is stale: run tools/gen_seccomp_filters.py", file=sys.stderr)
-    return 1
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the module; return the exit status."""
+    return write_or_check(__file__, TARGET, render, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ python tools/gen_seccomp_reference.py --check    write nothing; exit 1 if the pa
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from generated import write_or_check
+from workspace import ROOT
 
 __all__ = ["main", "render"]
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/reference/seccomp.md"
 sys.path[:0] = [str(ROOT / "packages" / package / "src") for package in ("sandlock-policy", "sandlock-arch")]
 
@@ -87,18 +87,9 @@ def _table(rows: Iterable[tuple[str, str, str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Write or check the page; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page differs")
-    text = render()
-    if not parser.parse_args().check:
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{TARGET.relative_to(ROOT)} is stale: run tools/gen_seccomp_reference.py", file=sys.stderr)
-    return 1
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check the page; return the exit status."""
+    return write_or_check(__file__, TARGET, render, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ know is an error, so that none is left out.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import pkgutil
 import sys
@@ -18,9 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from generated import write_or_check
+from workspace import ROOT
+
 __all__ = ["DOMAINS", "Domain", "Row", "main", "render", "rows", "tables"]
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/syscalls.md"
 _SOURCES = ("sandlock-notif", "sandlock-policy", "sandlock-arch", "sandlock-cow")
 sys.path[:0] = [str(ROOT / "packages" / package / "src") for package in _SOURCES]
@@ -258,16 +259,7 @@ def _table(head: tuple[str, ...], cells: Iterator[tuple[str, ...]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write or check the page; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page differs")
-    text = render()
-    if not parser.parse_args(arguments).check:
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{TARGET.relative_to(ROOT)} is stale: run tools/gen_syscalls_reference.py", file=sys.stderr)
-    return 1
+    return write_or_check(__file__, TARGET, render, __doc__, arguments)
 
 
 if __name__ == "__main__":
