@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sandlock import PolicyError, Result, Sandbox, SandboxBusyError
+from sandlock_testkit.needs import lacks
 
 pytestmark = [pytest.mark.needs("landlock", level=3)]
 WAYS = [pytest.param("auto", marks=pytest.mark.needs("mount_namespace")), pytest.param("off", id="served")]
@@ -316,10 +317,9 @@ def test_pr11_a_fifo_of_the_tree_is_the_branchs_own(tree: Path) -> None:
         os.close(outside)
 
 
+@pytest.mark.needs("root")  # nobody else makes devices
 def test_fs22_a_device_in_the_tree_is_not_opened(tree: Path) -> None:
     """As on a mount without devices; Landlock would not see it, where the supervisor opens for the program."""
-    if os.geteuid() != 0:
-        pytest.skip("only root makes devices")
     try:
         os.mknod(tree / "zero", 0o20666, os.makedev(1, 5))
         os.close(os.open(tree / "zero", os.O_RDWR))
@@ -350,5 +350,5 @@ def test_inf_06_a_proc_mounted_below_the_tree_tells_nothing_of_the_host(tree: Pa
         env={**os.environ, "SECRET": "hunter2"}, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     if done.returncode == 77 or done.stderr.startswith(b"unshare"):
-        pytest.skip("no /proc can be mounted here")
+        lacks("user_namespace", "no /proc can be mounted here")
     assert done.returncode == 0, done.stderr.decode()

@@ -1,17 +1,15 @@
-"""Dask's tasks in confined workers; run where dask.distributed is installed."""
+"""Dask's tasks in confined workers."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
+import distributed
 import pytest
 
 from sandlock import SandboxExecutor, TaskError
 
 pytestmark = pytest.mark.needs("landlock", level=1)
-
-distributed: Any = pytest.importorskip("distributed")
 
 
 def test_tasks_of_a_local_cluster_are_confined() -> None:

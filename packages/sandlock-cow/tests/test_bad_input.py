@@ -303,7 +303,7 @@ def test_a_sparse_file_costs_what_it_holds(lab: Lab) -> None:
     assert branch.usage().allocated < 1 << 18
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system to fill")
+@pytest.mark.needs("root")  # only root may mount a small file system to fill
 def test_a_full_disk_is_enospc_and_loses_nothing(lab: Lab) -> None:
     script = """
 import os, sys

@@ -99,11 +99,10 @@ def compare(served: Served, plain: Plain, steps: list[Step]) -> None:
     assert not differing, f"after {done!r}: {differing!r}"
 
 
+@pytest.mark.needs("root")  # only root may mount an overlay that renames directories
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=SEQUENCES)
 def test_fs19_a_branch_behaves_like_a_real_overlay(steps: list[Step]) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount an overlay that renames directories")
     with scratch() as root:
         (root / "lower").mkdir()
         grow(root / "lower")

@@ -9,6 +9,7 @@ import pytest
 from cow_lab import Lab, names, read, write
 
 from sandlock_cow import Branch, BranchConflictError
+from sandlock_testkit.needs import lacks
 
 SCRIPT = """
 mount -t overlay overlay -o "$1" "$2" && cd "$2" || exit 99
@@ -27,7 +28,7 @@ def in_a_mount(branch: Branch, lab: Lab, script: str = SCRIPT) -> None:
         check=False,
     )
     if done.returncode == 99:
-        pytest.skip("this host lets no user namespace mount an overlay")
+        lacks("user_namespace", "this host lets no user namespace mount an overlay")
     assert done.returncode == 0, done.stderr
 
 

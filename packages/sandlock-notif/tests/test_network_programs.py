@@ -19,6 +19,7 @@ from netlab import denied, free_port, run, serve, tables_of
 from supervision import PYTHON
 
 from sandlock_policy import Policy
+from sandlock_testkit.needs import lacks
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", level=2)]
 
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", 
 def program(name: str) -> str:
     found = shutil.which(name, path="/usr/bin:/bin:/usr/sbin:/sbin")
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        lacks(f"command:{name}", f"{name} is not installed")
     return found
 
 
@@ -217,7 +218,7 @@ def in_own_network(code: str) -> list[bytes]:
     argv = ["unshare", *(["-r"] if os.geteuid() else []), "-n", sys.executable, "-c", code]
     done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
     if b"unshare failed" in done.stderr or b"Operation not permitted" in done.stderr:
-        pytest.skip("this host gives no network namespace")
+        lacks("user_namespace", "this host gives no network namespace")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

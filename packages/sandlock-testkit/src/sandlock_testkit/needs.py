@@ -7,7 +7,7 @@ skips; with it a kernel that silently lost Landlock turns CI red instead of gree
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -16,7 +16,7 @@ from sandlock_testkit.features import level
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["missing_sentence", "promises", "pytest_configure", "pytest_runtest_setup"]
+__all__ = ["lacks", "missing_sentence", "promises", "pytest_configure", "pytest_runtest_setup"]
 
 
 def promises(environment: Mapping[str, str]) -> dict[str, int]:
@@ -32,6 +32,13 @@ def missing_sentence(feature: str, needed: int, found: int) -> str | None:
     if found == 0:
         return f"this host has no {feature}" + (f" (level {needed} is needed)" if needed > 1 else "")
     return f"this host has {feature} at level {found}, and level {needed} is needed"
+
+
+def lacks(feature: str, sentence: str) -> NoReturn:
+    """Skip the running test with a sentence, or fail it where the machine promised the feature that it lacks."""
+    if feature in promises(os.environ):
+        pytest.fail(f"{sentence}, but SANDLOCK_REQUIRE promised {feature}", pytrace=False)
+    pytest.skip(sentence)
 
 
 def pytest_configure(config: pytest.Config) -> None:
