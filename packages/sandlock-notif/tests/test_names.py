@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -12,8 +15,10 @@ from netlab import denied, run, serve, tables_of
 from sandlock_notif.content.dns import AAAA, NO_ERROR, NO_NAME, A, parse_question, reply
 from sandlock_notif.content.hosts import RESOLVER_ADDRESS, hosts_file, needs_resolver, resolver_file
 from sandlock_notif.handlers.network import posture_of
+from sandlock_notif.resolver import Resolver
 from sandlock_policy import Policy
 from sandlock_policy.errors import PolicyError
+from sandlock_policy.matching import NetworkRules
 
 QUERY = """
 def ask(name, kind=1, server="SERVER"):
@@ -134,3 +139,36 @@ tell(lambda: ask("bad.example.org")); tell(lambda: ask("good.example.org"))
     )
     outcome = run(code, policy, tables=tables_of(policy, lookup=lookup))
     assert outcome.output.decode().splitlines() == ["b''", "(2, [])", "(0, ['192.0.2.1'])"]
+
+
+def test_names_that_nobody_answers_for_hold_up_no_other_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def getaddrinfo(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if name.startswith("slow"):
+            release.wait(60)
+        return [(2, 1, 6, "", ("93.1.2.3", 0))]
+
+    async def attack() -> tuple[bytes, set[bool]]:
+        slow, other = (Resolver(NetworkRules.from_policy(policy)) for _ in range(2))
+        stuck = [
+            asyncio.ensure_future(slow.answer(parse_question(query(b"\5slow%d\7example\0" % n)))) for n in range(8)
+        ]
+        try:
+            await asyncio.sleep(0)
+            found = await asyncio.wait_for(other.answer(parse_question(query(b"\4fast\7example\0"))), 20)
+            daemons = {one.daemon for one in threading.enumerate() if one.name.startswith("sandlock-names")}
+            assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]
+            return found, daemons
+        finally:
+            release.set()
+            for one in stuck:
+                one.cancel()
+            await asyncio.gather(slow.close(), other.close(), *stuck, return_exceptions=True)
+
+    policy = Policy(net_allow=["*.example"])
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
+    found, daemons = asyncio.run(attack())
+    assert found.endswith(bytes((93, 1, 2, 3)))
+    assert daemons == {True}

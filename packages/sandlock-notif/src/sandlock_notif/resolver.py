@@ -11,17 +11,20 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from sandlock_notif.content.dns import AAAA, NO_ERROR, NO_NAME, SERVER_FAILURE, A, Question, parse_question, reply
+from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.events import Event, Sink, ignore
 
-__all__ = ["Lookup", "Names", "Resolver", "look_up"]
+__all__ = ["Lookup", "Names", "Resolver"]
 
 _CONNECTIONS: Final = 64
 _QUESTIONS_AT_ONCE: Final = 16
 _IDLE_S: Final = 30.0
 _ANSWER_S: Final = 8.0
+_THREADS: Final = 4  # that wait in the system's resolver
 _DEFAULT_TTL_S: Final = 60  # the system's resolver does not tell one
 _TTL_S: Final = (5, 3600)  # shorter ones would end before the program connects, longer ones are no use
 
@@ -39,14 +42,39 @@ class Names(Protocol):
         """Take the addresses of `name` for a while, and return those that may be told."""
 
 
-async def look_up(name: str) -> tuple[Collection[str], int]:
-    """Ask by dnspython where it is installed, for its TTL, or else the system's resolver."""
+class _Lookup:
+    """The lookup of one sandbox: by dnspython where it is installed, for its TTL, or else the system's resolver.
+
+    The system's resolver may wait for half a minute for whoever a name belongs to. So it gets threads of this sandbox's
+    own: names that nobody answers for hold up no other sandbox, and not the end of the host.
+    """
+
+    def __init__(self) -> None:
+        self._pool: DaemonExecutor | None = None
+
+    async def __call__(self, name: str) -> tuple[Collection[str], int]:
+        return await _ask_by_dns(name) or await self._ask_system(name)
+
+    async def _ask_system(self, name: str) -> tuple[Collection[str], int]:
+        if self._pool is None:
+            self._pool = DaemonExecutor(_THREADS, "sandlock-names")
+        ask = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+        return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)), _DEFAULT_TTL_S
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _ask_by_dns(name: str) -> tuple[Collection[str], int] | None:
+    """Return what dnspython finds, or None: nothing, or it is not installed."""
     try:
         from dns.asyncresolver import resolve  # lazy, and optional: most sandboxes resolve nothing while they run
         from dns.exception import DNSException
     except ImportError:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)), _DEFAULT_TTL_S
+        return None
     addresses: list[str] = []
     ttl_s = _TTL_S[1]
     for kind in ("A", "AAAA"):
@@ -57,10 +85,7 @@ async def look_up(name: str) -> tuple[Collection[str], int]:
         if answer.rrset is not None:
             ttl_s = min(ttl_s, answer.rrset.ttl)
             addresses += [record.to_text() for record in answer]
-    if addresses:
-        return addresses, ttl_s
-    found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)), _DEFAULT_TTL_S
+    return (addresses, ttl_s) if addresses else None
 
 
 class Resolver:
@@ -68,14 +93,15 @@ class Resolver:
 
     Arguments:
         names: the rules.
-        lookup: how a name is resolved.
+        lookup: how a name is resolved; None: as the host does it.
         sink: told which names were refused.
 
     """
 
-    def __init__(self, names: Names, lookup: Lookup = look_up, sink: Sink = ignore) -> None:
+    def __init__(self, names: Names, lookup: Lookup | None = None, sink: Sink = ignore) -> None:
         self._names = names
-        self._lookup = lookup
+        self._system = _Lookup()
+        self._lookup = lookup or self._system
         self.sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
         self._room: asyncio.Semaphore | None = None
@@ -97,6 +123,7 @@ class Resolver:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._system.close()
 
     async def answer(self, question: Question) -> bytes:
         """Return the reply to one question, and let the rules know what it says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -174,6 +175,41 @@ def test_net_03_a_learned_name_does_not_lead_inside() -> None:
     assert made.learn("x.example.org", answers, 60) == ("93.1.2.3", "10.1.0.1")
     assert made.verdict("tcp", "10.1.0.1", 80).allowed
     assert not made.verdict("tcp", "10.0.0.1", 80).allowed
+
+
+def test_net_03_a_rule_that_names_no_address_opens_none_for_names() -> None:
+    answers = ["127.0.0.1", "169.254.169.254", "10.0.0.5"]
+    anywhere = NetworkRules.from_policy(Policy(net_allow=["tcp://*:443", "*.example.org:8080"]))
+    assert anywhere.learn("x.example.org", answers, 60) == ()
+    assert not anywhere.verdict("tcp", "127.0.0.1", 8080).allowed
+    resolved = {"db.corp": ["10.0.0.5"], "localhost": ["127.0.0.1"]}
+    policy = Policy(net_allow=["db.corp:5432", "localhost:1", "*.example.org"], net_refresh=True)
+    by_name = NetworkRules.from_policy(policy, resolved)
+    assert by_name.learn("x.example.org", answers, 60) == ()
+    assert not by_name.verdict("tcp", "10.0.0.5", 22).allowed
+    # What the name had at launch stays its own; another private address does not count.
+    assert by_name.learn("db.corp", ["10.0.0.6", "10.0.0.5"], 60) == ("10.0.0.5",)
+    listed = NetworkRules.from_policy(Policy(net_allow=["*.example.org", "10.0.0.0/8:1"]))
+    assert listed.learn("x.example.org", answers, 60) == ("10.0.0.5",)
+
+
+def test_any_number_of_names_for_one_address_takes_no_room() -> None:
+    now = [100.0]
+    policy = Policy(net_allow=["*.example.org", "*.b.example.org:1", "exact.example.org:2"])
+    made = NetworkRules.from_policy(policy, {"exact.example.org": ["93.1.2.3"]}, clock=lambda: now[0])
+    made.learn("exact.example.org", ["93.1.2.3"], 3600)
+    for turn in range(2):
+        if turn:  # what the interpreter keeps for itself it has by now
+            tracemalloc.start()
+        for n in range(2000):
+            made.learn(f"{n:0100d}.{turn}.b.example.org", ["93.1.2.3"], 3600)
+    try:
+        assert tracemalloc.get_traced_memory()[0] < 50_000  # it was 700 KB
+    finally:
+        tracemalloc.stop()
+    assert made.verdict("tcp", "93.1.2.3", 1).allowed
+    now[0] += 3601
+    assert not made.verdict("tcp", "93.1.2.3", 1).allowed
 
 
 def test_a_name_outside_the_rules_teaches_nothing() -> None:

@@ -28,8 +28,8 @@ class LearnedNames:
                 self._exact.setdefault(endpoint.target, []).append((label, endpoint))
             elif endpoint.kind == "wildcard":
                 self._below.setdefault(endpoint.target, []).append((label, endpoint))
-        # address -> name -> (until when, rules)
-        self._known: dict[tuple[int, int], dict[str, tuple[float, Rules]]] = {}
+        # address -> rules -> until when. Not by name: below a wildcard the program may ask for any number of them.
+        self._known: dict[tuple[int, int], dict[Rules, float]] = {}
 
     def knows(self, name: str) -> bool:
         """Tell whether a rule speaks of `name`."""
@@ -43,27 +43,27 @@ class LearnedNames:
         until = self._clock() + ttl_s
         for address in addresses:
             # Taken out and put back, so that the order of the dictionary is that of the last answers.
-            names = self._known.pop(address, {})
-            names[name] = (max(until, names.get(name, (0.0, ()))[0]), rules)
-            self._known[address] = names
+            ends = self._known.pop(address, {})
+            ends[rules] = max(until, ends.get(rules, 0.0))
+            self._known[address] = ends
             while len(self._known) > _MOST_ADDRESSES:
                 del self._known[next(iter(self._known))]
 
     def find(self, protocol: str, address: tuple[int, int], port: int) -> str | None:
         """Return the label of a rule whose name has led to `address` and that covers `port`, or None."""
-        names = self._known.get(address)
-        if names is None:
+        ends = self._known.get(address)
+        if ends is None:
             return None
         now = self._clock()
-        for name, (until, rules) in list(names.items()):
+        for rules, until in list(ends.items()):
             if until < now:
-                del names[name]
+                del ends[rules]
                 continue
             for label, endpoint in rules:
                 covered = any(first <= port <= last for first, last in endpoint.ports)
                 if protocol in endpoint.protocols and (covered or protocol == "icmp"):
                     return label
-        if not names:
+        if not ends:
             del self._known[address]
         return None
 

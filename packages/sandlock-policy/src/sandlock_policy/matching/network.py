@@ -47,6 +47,7 @@ class NetworkRules:
         """Build the tables; `from_policy` is how to get there."""
         deny = [(label, _with_icmp(endpoint)) for label, endpoint in resolved.deny]
         self.dropped = resolved.dropped
+        self._may_be_private = resolved.may_be_private
         self._deny = Table(deny)
         self._deny_learned = LearnedNames(deny, clock)
         self._allow = Table(resolved.allow)
@@ -115,12 +116,12 @@ class NetworkRules:
     def learn(self, name: str, addresses: Iterable[str], ttl_s: float) -> tuple[str, ...]:
         """Take the answers that a resolver of ours got for `name`, for `ttl_s` seconds; return those it may pass on.
 
-        Private addresses are dropped unless a rule allows them by address (NET-03): a name that was harmless yesterday
-        and leads to the inside today is how DNS rebinding works.
+        Private addresses are dropped unless a rule allows them by address, or the name had them at launch (NET-03): a
+        name that was harmless yesterday and leads to the inside today is how DNS rebinding works.
         """
         answers = tuple(addresses)
         self._deny_learned.learn(name, [parse_value(one) for one in answers], ttl_s)
-        kept = tuple(one for one in answers if not is_private(one) or self._allow.covers(*parse_value(one)))
+        kept = tuple(one for one in answers if not is_private(one) or self._may_be_private(name, one))
         self._allow_learned.learn(name, [parse_value(one) for one in kept], ttl_s)
         return kept
 

@@ -25,12 +25,23 @@ Rule = tuple[str, Endpoint]
 class Resolved:
     """Rules as (label, endpoint), those with names and, beside them, those with their addresses.
 
-    `dropped` has each (name, address) that was answered and does not count.
+    `dropped` has each (name, address) that was answered and does not count. `listed` covers the addresses that rules
+    allow as addresses; `usable` has the answers that each name had.
     """
 
     allow: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     dropped: tuple[tuple[str, str], ...]
+    listed: Table
+    usable: Mapping[str, tuple[str, ...]]
+
+    def may_be_private(self, name: str, address: str) -> bool:
+        """Tell whether `name` may lead to a private `address`: a rule lists it, or it was the name's at launch.
+
+        That another name leads there, or that `*:443` covers it, says nothing about what this name's rule allows.
+        """
+        value = parse_value(address)
+        return self.listed.covers(*value) or value in map(parse_value, self.usable.get(name, ()))
 
 
 def resolve_rules(policy: Policy, names: Mapping[str, tuple[str, ...]]) -> Resolved:
@@ -52,7 +63,7 @@ def resolve_rules(policy: Policy, names: Mapping[str, tuple[str, ...]]) -> Resol
                 problems.append(_describe(label, name, answers))
     if problems:
         raise PolicyError(problems)
-    return Resolved(_put_in(allow, usable), _put_in(deny, names), tuple(dropped))
+    return Resolved(_put_in(allow, usable), _put_in(deny, names), tuple(dropped), listed, usable)
 
 
 def _put_in(rules: list[Rule], names: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from sandlock_notif.content.interfaces import LOOPBACK, way_out
 from sandlock_notif.handlers.network.posture import posture_of
 from sandlock_notif.handlers.network.table import NetworkTable
-from sandlock_notif.resolver import look_up
 from sandlock_policy.matching import NetworkRules, names_to_resolve
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def network_tables(
     resolved: Mapping[str, Iterable[str]] | None = None,
     *,
     intercept: Intercept | None = None,
-    lookup: Lookup = look_up,
+    lookup: Lookup | None = None,
     socket_files: bool = True,
 ) -> Sequence[HandlerTable]:
     """Return the tables that serve the network of `policy`.
@@ -42,7 +41,7 @@ def network_tables(
         intercept: gets the other end of each connection to an intercepted port and where it was to go, such as
             `Proxy.adopt`; called in the loop's thread.
         socket_files: Unix sockets may be reached and made by path, as a path means to the kernel what it means inside.
-        lookup: how names that rules with wildcards speak of are resolved while the program runs.
+        lookup: how names that rules with wildcards speak of are resolved meanwhile; None: as the host does it.
 
     Raises:
         PolicyError: an allowed name has no address that may be used.

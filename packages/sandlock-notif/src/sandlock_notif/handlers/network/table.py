@@ -26,7 +26,7 @@ from sandlock_notif.handlers.network.ports import PortMap
 from sandlock_notif.handlers.network.sending import Sender
 from sandlock_notif.handlers.network.unix import UnixPeers
 from sandlock_notif.handlers.network.unix_binding import UnixBinder
-from sandlock_notif.resolver import Resolver, look_up
+from sandlock_notif.resolver import Resolver
 from sandlock_policy.data.supervised_network import NETLINK_ROUTE
 from sandlock_policy.seccomp.rules import not_one_of
 
@@ -56,7 +56,7 @@ class NetworkTable(HandlerTable):
         unix_allow: paths of Unix sockets outside that may be reached.
         interfaces: what is known of the machine's.
         intercept: gets the other end of each connection to a port of `posture.intercepts`, and where it was to go.
-        lookup: how names are resolved while the program runs.
+        lookup: how names are resolved while the program runs; None: as the host does it.
         socket_files: a path means to the kernel what it means to the program.
 
     """
@@ -70,7 +70,7 @@ class NetworkTable(HandlerTable):
         unix_allow: Sequence[str] = (),
         interfaces: tuple[Interface, ...] = (),
         intercept: Intercept | None = None,
-        lookup: Lookup = look_up,
+        lookup: Lookup | None = None,
         *,
         socket_files: bool = True,
     ) -> None:
