@@ -100,12 +100,15 @@ class ProcessLimit(HandlerTable):
         self._lock = asyncio.Lock()
         self._known: set[Process] = set()
         self._dead: set[int] = set()
-        self._in_flight: set[int] = set()  # threads that were let through and not heard of since
+        self._seen: set[int] = set()  # process ids at the last census, the dead ones included
+        # Threads that were let through and not heard of since, and whether they are suspended by vfork then.
+        self._in_flight: dict[int, bool] = {}
+        self._suspended: set[int] = set()  # those of vfork whose children were counted, and that may still be in it
         self._promised = 0  # forks let through whose children are not known
         self._censuses = 0
         self._vfork_only = True  # whoever shares its memory with another process came out of a vfork
         self._forks: frozenset[int] = frozenset()
-        self._clone = -1
+        self._clone = self._vfork = -1
         self._outside: frozenset[int] = frozenset()
         self._services: Services | None = None
 
@@ -124,9 +127,11 @@ class ProcessLimit(HandlerTable):
         numbers = (services.arch.syscalls.get(name) for name in ("fork", "vfork", "clone"))
         self._forks = frozenset(number for number in numbers if number is not None)
         self._clone = services.arch.syscalls["clone"]
+        self._vfork = services.arch.syscalls.get("vfork", -1)
         self._outside = between(services.processes.root, services.pid)
         self._known.add(services.processes.register(services.pid))
-        services.processes.on_exit(self._known.discard)
+        self._seen.add(services.pid)
+        services.processes.on_exit(self._exited)
 
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Let the limit be lowered; processes that are there stay."""
@@ -134,6 +139,9 @@ class ProcessLimit(HandlerTable):
 
     def _lower(self, limit: int) -> None:
         self.limit = min(self.limit, limit)
+
+    def _exited(self, process: Process) -> None:
+        self._known.discard(process)  # of the last census: each makes a set of its own
 
     async def close(self) -> None:
         """End the tracer."""
@@ -145,7 +153,8 @@ class ProcessLimit(HandlerTable):
         return Count(len(self._known), self._promised, len(self._dead))
 
     def _handle(self, request: Request) -> Outcome:
-        self._in_flight.discard(request.tid)  # whoever asks again has left the fork before
+        self._in_flight.pop(request.tid, None)  # whoever asks again has left the fork before
+        self._suspended.discard(request.tid)
         if decide_fork(self.count, self.limit, self._zombies):
             return self._ask(request, self._censuses)
         self._grant(request)
@@ -153,9 +162,10 @@ class ProcessLimit(HandlerTable):
 
     def _grant(self, request: Request) -> None:
         """Promise a place; the call is left to the next handler, which may still refuse it."""
-        if request.nr == self._clone and request.args[0] & (_CLONE_VM | _CLONE_VFORK) == _CLONE_VM:
+        flags = request.args[0] if request.nr == self._clone else 0
+        if flags & (_CLONE_VM | _CLONE_VFORK) == _CLONE_VM:
             self._vfork_only = False
-        self._in_flight.add(request.tid)
+        self._in_flight[request.tid] = request.nr == self._vfork or bool(flags & _CLONE_VFORK)
         self._promised += 1
 
     async def _ask(self, request: Request, censuses: int) -> Action | None:
@@ -182,12 +192,13 @@ class ProcessLimit(HandlerTable):
         services = self._services
         assert services is not None  # noqa: S101  # attached before the first request
         await self._settle()
-        before = {member.pid for member in self._known} | self._dead
         for attempt in range(_WALKS):
             found = census(services.processes, self._outside)
             if found is not None:
                 living, self._dead = found
-                born = {member.pid for member in living if member not in self._known} | self._dead - before
+                # What was there before is not born, also where it ended since: such a promise would be taken for kept.
+                born = {member.pid for member in living if member not in self._known} | self._dead - self._seen
+                self._seen = {member.pid for member in living} | self._dead
                 self._arrived(len(born), [member.pid for member in living])
                 self._known = {member for member in living if not member.gone}
                 self._promised = len(self._in_flight)
@@ -198,26 +209,32 @@ class ProcessLimit(HandlerTable):
 
     def _arrived(self, born: int, living: Sequence[int]) -> None:
         """Drop those suspended by vfork whose children are among the living, and so counted already."""
+        vforks = {tid for tid, suspends in self._in_flight.items() if suspends}
+        parents = vforks | self._suspended
         if born >= self._promised:  # as many new ones as were promised
+            self._suspended |= vforks
             self._in_flight.clear()
         elif self._vfork_only:
-            for tid in tuple(self._in_flight):
+            for tid in vforks:
                 # Who vforks shares its memory with the child until it is let go. So all of these have their children
-                # when as many others share it as are in a fork there.
+                # when as many others share it as are in a vfork there. A fork that waits for a lock of its memory has
+                # none yet, whoever else shares it.
                 sharing = sum(same_memory(tid, pid) for pid in living) - 1
-                if sharing >= sum(same_memory(tid, other) for other in self._in_flight):
-                    self._in_flight.discard(tid)
+                if sharing >= sum(same_memory(tid, other) for other in parents):
+                    del self._in_flight[tid]
+                    self._suspended.add(tid)
 
     async def _settle(self) -> None:
         """Wait until the threads let through have left their forks, all but those suspended by vfork."""
         begin = time.monotonic()
+        self._suspended -= {tid for tid in self._suspended if decide_settled(_doing(tid, self._forks), patient=True)}
         while self._in_flight:
             late = time.monotonic() - begin
             doing = {tid: _doing(tid, self._forks) for tid in self._in_flight}
             for tid, what in doing.items():
                 settled = decide_settled(what, patient=late < _PATIENCE_S)
                 if settled or (settled is None and await self._stopped(tid, begin + _SETTLE_S)):
-                    self._in_flight.discard(tid)
+                    self._in_flight.pop(tid, None)
             if late > _SETTLE_S or (late > _PATIENCE_S and Thread.RUNNING not in doing.values()):
                 return
             await asyncio.sleep(_POLL_S)
