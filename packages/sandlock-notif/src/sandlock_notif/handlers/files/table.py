@@ -17,6 +17,7 @@ from sandlock_notif.handlers.files.opening import Opening
 from sandlock_notif.handlers.files.running import Running
 from sandlock_notif.handlers.files.serving import Files
 from sandlock_notif.handlers.files.xattrs import Xattrs
+from sandlock_notif.handlers.own_domains import own_domain_traps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +55,10 @@ class FilesTable(HandlerTable):
 
     def traps(self) -> Sequence[Trap]:
         """Return every call by path, or none; and the listing of directories where names differ."""
-        calls = [trap for group in self._groups for trap in group.traps()] if self.view.needed else []
+        calls: list[Trap] = []
+        if self.view.needed:
+            calls += [trap for group in self._groups for trap in group.traps()]
+            calls += own_domain_traps()
         if self.view.has_cow or self.view.moves:
             calls += ByFd(self.files).traps()
         return [*calls, *self._listing.traps()] if self.view.filters or self._ordered else calls

@@ -26,6 +26,7 @@ from sandlock_notif.handlers.network.ports import PortMap
 from sandlock_notif.handlers.network.sending import Sender
 from sandlock_notif.handlers.network.unix import UnixPeers
 from sandlock_notif.handlers.network.unix_binding import UnixBinder
+from sandlock_notif.handlers.own_domains import own_domain_traps
 from sandlock_notif.resolver import Resolver
 from sandlock_policy.data.supervised_network import NETLINK_ROUTE
 from sandlock_policy.seccomp.rules import not_one_of
@@ -98,6 +99,7 @@ class NetworkTable(HandlerTable):
         rows = [
             Trap("connect", self._told(self._connect, "connect"), "decided on a copy, done on behalf", cost="memory"),
             Trap("bind", self._told(self._bind, "bind"), "decided on a copy, done on behalf", cost="memory"),
+            *own_domain_traps(),
         ]
         if posture.tcp:
             rows.append(Trap("listen", self._told(self._listen, "listen"), "it may bind a port of its own"))
