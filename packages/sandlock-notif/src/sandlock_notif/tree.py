@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from sandlock_sys import kcmp
 from sandlock_sys.errors import SyscallError
+from sandlock_sys.proc import parse_stat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandlock_notif.processes import Process, Processes
 
-__all__ = ["between", "census", "contents", "current_call", "look", "same_memory", "threads_of"]
+__all__ = ["between", "census", "contents", "current_call", "descends", "look", "same_memory", "threads_of"]
 
 _CHUNK = 1 << 16
+_GENERATIONS = 256  # looked at, upwards
 
 
 def census(processes: Processes, outside: frozenset[int]) -> tuple[set[Process], set[int]] | None:
@@ -72,9 +74,41 @@ def between(root: int, first: int) -> frozenset[int]:
     return frozenset(found - {root})
 
 
-def contents(path: str) -> bytes:
-    """Return a whole file of /proc."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def descends(folder: int, ancestor: int, root: bytes = b"..") -> bool:
+    """Whether the process of a folder of /proc descends from another one, both as that /proc numbers them.
+
+    Safety: a folder is bound to its process, a number is not. So a parent's folder is opened, and then the child is
+    asked again: it has that very parent if it names it still, and the next look, into the folder, finds it alive.
+
+    Arguments:
+        folder: an fd of it; O_PATH will do.
+        ancestor: number of a process that does not end meanwhile.
+        root: the way from the folder to the root of its /proc.
+
+    """
+    here = os.dup(folder)
+    try:
+        for _ in range(_GENERATIONS):
+            parent = _parent_of(here)
+            if parent == ancestor or parent <= 1:  # 0: somebody whom that /proc does not show
+                return parent == ancestor
+            above = os.open(b"%s/%d" % (root, parent), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+            below, here = here, above
+            try:
+                if _parent_of(below) != parent:
+                    return False
+            finally:
+                os.close(below)
+    except OSError:  # one of them has ended
+        pass
+    finally:
+        os.close(here)
+    return False
+
+
+def contents(path: str | bytes, directory: int | None = None) -> bytes:
+    """Return a whole file of /proc; a relative `path` starts at `directory`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         parts = []
         while part := os.read(fd, _CHUNK):
@@ -128,6 +162,10 @@ def _children(pid: int) -> Iterator[int]:
 
 def _read_children(pid: int, tid: int) -> list[int]:
     return [int(word) for word in contents(f"/proc/{pid}/task/{tid}/children").split()]
+
+
+def _parent_of(folder: int) -> int:
+    return parse_stat(contents(b"stat", folder)).ppid
 
 
 def _is_zombie(pid: int) -> bool:

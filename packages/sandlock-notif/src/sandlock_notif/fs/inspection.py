@@ -1,4 +1,4 @@
-"""What /proc tells of a process's inside (its maps, its environment), opened for that process itself.
+"""What /proc tells of a process's inside (its maps, its environment), opened for that process and its ancestors.
 
 The kernel gives these to who may trace the process (PTRACE_MODE_READ, ptrace(2)). Landlock lets a process trace only
 what its own domain holds, and a deputy lives in a domain beside the child's: it is refused where the child would not
@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, InjectFd
+from sandlock_notif.tree import descends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,16 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["open_own"]
 
 # proc(5). Not pagemap, whose content depends on the capabilities of who opens it.
-_INSIDE = re.compile(rb"/(\d+)(?:/task/\d+)?/(?:auxv|environ|io|maps|mem|numa_maps|smaps|smaps_rollup)\Z")
+_INSIDE = re.compile(rb"/(\d+)(/task/\d+)?/(?:auxv|environ|io|maps|mem|numa_maps|smaps|smaps_rollup)\Z")
 _ALWAYS = b"stat"  # in the same directory, open to everyone: the deputy opens it if, and only if, Landlock lets it
 
 
 def open_own(files: Files, request: Request, place: Location, flags: int) -> Awaitable[Action] | None:
-    """Open such a file of the caller's own process for reading; None for any other file.
+    """Open such a file of the caller's process, or of one that descends from it, for reading; None for any other file.
 
-    Safety: the object is bound to the process that it was looked up for, and that is the caller, which waits: the text
-    of the link names it, and neither a pid that was given away nor a rename can make it lead to another's. Processes
-    beside the caller are left to the deputy, that is refused: they may be confined less than the caller.
+    Safety: object and directory are bound to the process that they were looked up for, so no number that is given
+    away meanwhile makes them lead to another's. That this is a process of the sandbox the numbering says, that it is
+    the caller, which waits, the text of the link. All have one Landlock domain, the sandbox's (`own_domain_traps`), so
+    the kernel would let the caller look; but where nobody can make itself undumpable, secrets are kept from processes
+    beside: those are left to the deputy, which is refused.
 
     Raises:
         OSError: what the kernel answers this process, without any capability.
@@ -46,9 +49,10 @@ def open_own(files: Files, request: Request, place: Location, flags: int) -> Awa
     if not magic.is_proc(identity[0], place.object):
         return None
     found = _INSIDE.search(os.readlink(b"/proc/self/fd/%d" % place.object))
-    if found is None or int(found[1]) != magic.numbering.leader(request, identity[0]):
+    if found is None or not magic.numbering.owns(request, place.directory, int(found[1])):
         return None
-    if not magic.numbering.owns(request, place.directory, int(found[1])):
+    caller = magic.numbering.leader(request, identity[0])
+    if int(found[1]) != caller and not descends(place.directory, caller, b"../../.." if found[2] else b".."):
         return None
     opened = os.open(b"/proc/self/fd/%d" % place.object, flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
     return _give(files, place, opened, close_on_exec=bool(flags & os.O_CLOEXEC))

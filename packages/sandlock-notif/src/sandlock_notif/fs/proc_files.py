@@ -25,10 +25,6 @@ _FIRST = 1 << 20  # numbers of the supervisor's mounts
 _ROOT = b"1 1 0:1 / / rw - none none rw\n"
 _MOUNTS = {b"mounts": mounts_text, b"mountinfo": mountinfo_text, b"mountstats": mountstats_text}
 
-# Files that the kernel gives to whom might trace the process. Deputies are in a domain like the sandbox's, not in that
-# very one, so the kernel refuses them.
-_PRIVATE = ("auxv", "environ", "io", "maps", "numa_maps", "smaps", "smaps_rollup")
-
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -76,14 +72,7 @@ def add_proc_files(layer: VirtualLayer, machine: MachineTable, reach: Reach, dev
     for name, text in {**HEADS, b"dev": devices_text(devices), b"if_inet6": if_inet6_text()}.items():
         layer.add_in_process(b"net/" + name, _fixed(text))
     layer.add_of_process(b"stat", machine.process_stat)
-    for private in _PRIVATE:
-        if os.path.exists(f"/proc/self/{private}"):
-            layer.add_of_process(private.encode(), _of(private), private=True)
     layer.hide_others_in_process(b"net")
-
-
-def _of(name: str) -> Callable[[int], bytes]:
-    return lambda pid: contents(f"/proc/{pid}/{name}")
 
 
 def _fixed(text: bytes) -> Generate:

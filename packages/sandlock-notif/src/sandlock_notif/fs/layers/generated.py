@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from errno import EACCES, EEXIST, EINVAL, ELOOP, ENODATA, ENOTDIR
 from stat import S_IFLNK, S_IFMT, S_IFREG
@@ -10,14 +9,12 @@ from struct import pack_into
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, InjectFd
-from sandlock_notif.errors import Refusal, VanishedError
+from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.layers.layer import Layer
 from sandlock_sys import inode, memfd
 
 if TYPE_CHECKING:
-    from sandlock_notif.action import Action
     from sandlock_notif.dispatch import Outcome
-    from sandlock_notif.fs.layers.virtual import Generate
     from sandlock_notif.fs.location import Location
     from sandlock_notif.fs.view import View
     from sandlock_notif.request import Request
@@ -77,18 +74,14 @@ class GeneratedLayer(Layer):
             return Errno(ELOOP)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return _DENIED
-        close_on_exec = bool(flags & os.O_CLOEXEC)
         name = place.name.rstrip(b"/").decode("ascii", "replace")
-        if place.file is not None and place.file.waits:
-            return self._open_late(request, place.file.generate, name, close_on_exec=close_on_exec)
-        return _given(name, self._content(request, place), close_on_exec=close_on_exec)
-
-    async def _open_late(self, request: Request, generate: Generate, name: str, *, close_on_exec: bool) -> Action:
-        process = self._view.process(request)
-        content = await asyncio.get_running_loop().run_in_executor(self._view.pool, generate, process)
-        if not request.waits():
-            raise VanishedError
-        return _given(name, content, close_on_exec=close_on_exec)
+        writable = _sealed(name, self._content(request, place))
+        try:
+            # Another open of the same file: one that was never writable, at its beginning.
+            readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(writable)
+        return InjectFd(readable, close_on_exec=bool(flags & os.O_CLOEXEC))
 
     def _is_link(self, place: Location) -> bool:
         return place.file is not None and place.file.is_link
@@ -172,16 +165,6 @@ class GeneratedLayer(Layer):
     def removexattr(self, request: Request, place: Location, name: bytes) -> Outcome:
         """Refuse."""
         return _DENIED
-
-
-def _given(name: str, content: bytes, *, close_on_exec: bool) -> InjectFd:
-    writable = _sealed(name, content)
-    try:
-        # Another open of the same file: one that was never writable, at its beginning.
-        readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(writable)
-    return InjectFd(readable, close_on_exec=close_on_exec)
 
 
 def _sealed(name: str, content: bytes) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from errno import EACCES, ENOENT, ENOTDIR
 from typing import TYPE_CHECKING, TypeAlias
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Generate", "VirtualFile", "VirtualLayer"]
 
 Generate: TypeAlias = "Callable[[Process], bytes]"
-
-_GENERATIONS = 256  # looked at, upwards
+_Tell: TypeAlias = "Callable[[int], bytes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +39,11 @@ class VirtualFile:
     Attributes:
         generate: gives the content for a process that opens it, or where the symlink points.
         is_link: it is a symlink.
-        waits: making the content may take long: it is made beside the loop.
 
     """
 
     generate: Generate
     is_link: bool = False
-    waits: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """What is told of each process in its own folder."""
-
-    generate: Callable[[int], bytes]
-    private: bool
 
 
 class VirtualLayer:
@@ -64,7 +52,7 @@ class VirtualLayer:
     def __init__(self) -> None:
         self._rules: dict[bytes, Rule] = {}
         self._in_process: dict[bytes, Rule] = {}
-        self._of_process: dict[bytes, _Own] = {}
+        self._of_process: dict[bytes, _Tell] = {}
         self._hides = False
 
     def __bool__(self) -> bool:
@@ -100,13 +88,12 @@ class VirtualLayer:
             raise ValueError(f"not a name in a process's folder: {name!r}")
         rule.names[last] = Place(VirtualFile(generate))
 
-    def add_of_process(self, name: bytes, generate: Callable[[int], bytes], *, private: bool = False) -> None:
-        """Let `name` in the /proc folder of each process be a file with what `generate` returns for that process's id.
+    def add_of_process(self, name: bytes, tell: _Tell) -> None:
+        """Let `name` in the /proc folder of each process be a file with what `tell` returns for that process's id.
 
-        It raises OSError for one that is gone. A `private` one is for the process itself and its ancestors, and
-        `generate` may take long.
+        It raises OSError for one that is gone, and may not wait.
         """
-        self._of_process[name] = _Own(generate, private)
+        self._of_process[name] = tell
 
     def hide_others_in_process(self, folder: bytes) -> None:
         """Let nothing but what was added be in that folder of each process."""
@@ -140,7 +127,7 @@ class VirtualLayer:
 class _ProcessFolders:
     """What names in /proc mean."""
 
-    def __init__(self, view: View, names: dict[bytes, Rule], own: dict[bytes, _Own], hides: bool) -> None:
+    def __init__(self, view: View, names: dict[bytes, Rule], own: dict[bytes, _Tell], hides: bool) -> None:
         self._processes: Processes = view.services.processes
         self._view = view
         self._hides = hides
@@ -174,21 +161,19 @@ class _ProcessFolders:
         rule = self._rules.get(pid)
         if rule is None:
             names = dict(self._rule.names) if self._rule is not None else {}
-            for name, own in self._own.items():
-                names[name] = Place(VirtualFile(self._made_by(pid, own), waits=own.private))
+            for name, tell in self._own.items():
+                names[name] = Place(VirtualFile(self._made_by(pid, tell)))
             rule = Awaited(names, self._enter_process, transient=True)
             if self._processes.get(pid) is not None:  # somebody tells when it ends
                 self._rules[pid] = rule
         return rule
 
-    def _made_by(self, pid: int, own: _Own) -> Generate:
+    def _made_by(self, pid: int, tell: _Tell) -> Generate:
         known = self._processes.get(pid)
 
-        def generate(process: Process) -> bytes:
-            if own.private and pid != process.pid and not _descends(pid, process.pid):
-                raise Refusal(EACCES, "another process's, and not a descendant's")
+        def generate(_: Process) -> bytes:
             try:
-                content = own.generate(pid)
+                content = tell(pid)
             except OSError as error:
                 raise Refusal(error.errno or EACCES) from error
             # Safety: the id may have been given to a process outside, before it was read or while it was.
@@ -218,16 +203,6 @@ def _start_of(pid: int) -> int:
         return read_stat(pid).starttime
     except OSError as error:
         raise Refusal(error.errno or EACCES) from error
-
-
-def _descends(pid: int, ancestor: int) -> bool:
-    """Whether a process descends from another one. What it is confined by then, that one could look into as well."""
-    with suppress(OSError, ValueError):
-        for _ in range(_GENERATIONS):
-            pid = read_stat(pid).ppid
-            if pid <= 1 or pid == ancestor:
-                return pid == ancestor
-    return False
 
 
 def _belongs(folder: int, pid: int) -> bool:
