@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cow_lab import Lab, write
 
-from sandlock_cow import Branch, State, list_preserved
+from sandlock_cow import Branch, State, list_preserved, metadata, removing, storage
 
 # Every call that changes a file system, counted; at the given one the process is killed before or after it.
 COMMITTER = """
@@ -131,6 +131,34 @@ def test_killed_at_any_step_the_tree_is_old_or_new_and_resuming_settles_it(tmp_p
         assert os.listdir(lab.storage) == [], step
     assert finished > 3
     assert undone > 3
+
+
+@pytest.mark.parametrize("how", ["discard", "refused"])
+def test_a_sweep_of_somebody_else_takes_nothing_from_who_removes_a_branch(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    swept = 0
+
+    def sweep_first(home: int, name: bytes) -> None:
+        nonlocal swept
+        monkeypatch.undo()
+        storage.sweep(home)
+        assert name in [os.fsencode(entry) for entry in os.listdir(home)]
+        swept += 1
+        removing.remove_tree(home, name)
+
+    branch = lab.branch()
+    if how == "refused":
+        branch.discard()
+        monkeypatch.setattr(metadata, "copy_directory", lambda *_: 1 / 0)
+    monkeypatch.setattr(storage, "remove_tree", sweep_first)
+    if how == "refused":
+        with pytest.raises(ZeroDivisionError):
+            lab.branch()
+    else:
+        branch.discard()
+    assert swept == 1
+    assert os.listdir(lab.storage) == []
 
 
 def test_an_undone_commit_leaves_the_times_of_directories(lab: Lab) -> None:

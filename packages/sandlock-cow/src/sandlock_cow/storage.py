@@ -106,10 +106,12 @@ class Store:
             os.rename(NEW + name, name, src_dir_fd=home, dst_dir_fd=home)
             return cls(os.path.join(os.path.realpath(place), name), folder, meta, (lower_fd, upper, work))
         except BaseException:
-            for fd in (upper, work, folder):
-                if fd >= 0:
-                    os.close(fd)
-            remove_tree(home, os.fsencode(NEW + name))
+            try:
+                remove_tree(home, os.fsencode(NEW + name))  # while it is locked, see `remove`
+            finally:
+                for fd in (upper, work, folder):
+                    if fd >= 0:
+                        os.close(fd)
             raise
 
     @staticmethod
@@ -168,6 +170,7 @@ class Store:
     def remove(self) -> None:
         """Remove the folder, and close. A crash halfway leaves a name that `sweep` clears."""
         home = os.open("..", _FOLDER, dir_fd=self.folder)
+        lock = os.dup(self.folder)  # until all is gone: whoever sweeps meanwhile would take names away from under us
         try:
             name = os.fsencode(os.path.basename(self.path))
             gone = GONE.encode() + name
@@ -175,6 +178,7 @@ class Store:
             self.close()
             remove_tree(home, gone)
         finally:
+            os.close(lock)
             os.close(home)
 
 
