@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import ENOENT
 
-from sandlock_arch.errors import SandboxError
+from sandlock_arch.errors import SandboxError, SandlockError
 
 __all__ = [
     "ChildError",
@@ -13,6 +13,7 @@ __all__ = [
     "ConfinementError",
     "ForkError",
     "LandlockUnavailableError",
+    "MemoryProtectError",
     "NotRunningError",
     "NotifError",
     "SandboxBusyError",
@@ -146,6 +147,10 @@ class ChildError(SandboxError):
     def __reduce__(self) -> tuple[type[ChildError], tuple[Result]]:
         """Pickle what the constructor takes."""
         return type(self), (self.result,)
+
+
+class MemoryProtectError(SandlockError):
+    """Never raised here: programs that were written for the Rust SDK of the same names may catch it."""
 
 
 class TaskError(SandboxError):

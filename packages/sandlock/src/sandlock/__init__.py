@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         ConfinementError,
         ForkError,
         LandlockUnavailableError,
+        MemoryProtectError,
         NotifError,
         NotRunningError,
         SandboxBusyError,
@@ -129,6 +130,7 @@ __all__ = [
     "LandlockUnavailableError",
     "LayerMissingError",
     "Leave",
+    "MemoryProtectError",
     "NotRunningError",
     "NotifAction",
     "NotifError",
@@ -216,8 +218,8 @@ _SOURCES = {
     "sandlock_runtime.confine": "confine",
     "sandlock_runtime.errors": (
         "ChildError CommandNotFoundError CommandNotRunnableError ConfinementError ForkError "
-        "LandlockUnavailableError NotifError NotRunningError SandboxBusyError SandboxError SeccompError "
-        "TaskError"
+        "LandlockUnavailableError MemoryProtectError NotifError NotRunningError SandboxBusyError SandboxError "
+        "SeccompError TaskError"
     ),
     "sandlock_runtime.executor": "SandboxExecutor",
     "sandlock_runtime.features": "probe=host_features",
