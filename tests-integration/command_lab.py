@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,35 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def on_terminal(self, *words: str) -> tuple[subprocess.CompletedProcess[bytes], bytes]:
+        """Type it with a terminal for its errors, and return what ended and what was drawn there."""
+        main, side = pty.openpty()
+        try:
+            done = subprocess.run(
+                self.line(*words), cwd=self.work, env=self.env, stderr=side, stdout=subprocess.PIPE, check=False,
+                timeout=60,
+            )  # fmt: skip
+        finally:
+            os.close(side)
+        drawn = b""
+        try:
+            while chunk := os.read(main, 65536):
+                drawn += chunk
+        except OSError:  # EIO: the terminal's other side is closed
+            pass
+        finally:
+            os.close(main)
+        return done, drawn
+
+    def listed(self, verb: str, key: str) -> list[dict[str, Any]]:
+        """Ask `verb` until it tells of something by `key`, and return that; after 30 seconds the nothing it told."""
+        deadline = time.monotonic() + 30
+        while True:
+            told: list[dict[str, Any]] = self.told(verb)[key]
+            if told or time.monotonic() > deadline:
+                return told
+            time.sleep(0.05)
 
     def line(self, *words: str) -> list[str]:
         """The words of the process itself."""

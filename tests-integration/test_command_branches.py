@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 import time
@@ -254,23 +253,11 @@ def test_names_of_files_cannot_speak_to_the_terminal_nor_forge_a_line(sandlock: 
 def test_progress_is_drawn_on_a_terminal_and_never_into_a_pipe(sandlock: Command) -> None:
     script = "for i in $(seq 300); do echo $i > f$i; done"
     name = deferred(sandlock, script)
-    main, side = pty.openpty()
-    done = subprocess.run(
-        sandlock.line("commit", name), cwd=sandlock.work, env=sandlock.env, stderr=side, stdout=subprocess.PIPE,
-        check=False, timeout=60,
-    )  # fmt: skip
-    os.close(side)
-    drawn = b""
-    try:
-        while chunk := os.read(main, 65536):
-            drawn += chunk
-    except OSError:  # EIO: the terminal's other side is closed
-        assert drawn.endswith(b"\r\x1b[K"), "it is erased at the end"
-    finally:
-        os.close(main)
+    done, drawn = sandlock.on_terminal("commit", name)
     assert done.returncode == 0
     assert drawn.startswith(b"\r[")
     assert b"of the changes" in drawn
+    assert drawn.endswith(b"\r\x1b[K"), "it is erased at the end"
     name = deferred(sandlock, "rm f*")
     assert sandlock("commit", name).stderr == ""
 
@@ -284,10 +271,7 @@ def test_a_killed_run_leaves_its_branch_for_a_decision(sandlock: Command) -> Non
     assert running.stdout.readline() == "up\n"
     running.kill()
     running.communicate()
-    deadline = time.monotonic() + 30
-    while not sandlock.told("branches")["branches"] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (branch,) = sandlock.told("branches")["branches"]
+    (branch,) = sandlock.listed("branches", "branches")
     assert branch["state"] == "left"
     assert sandlock.tree() == before
     assert sandlock("diff", branch["name"]).stdout == "D 100644 gone\nA 100644 new\n"

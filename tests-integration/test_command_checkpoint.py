@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +42,7 @@ def counter(sandlock: Command) -> Iterator[subprocess.Popen[str]]:
     running = sandlock.start("run", "--name", "counter", "-t", "100", "--", "/usr/bin/python3", "-c", COUNTER)
     assert running.stdout is not None
     assert running.stdout.readline() == "1\n"
-    deadline = time.monotonic() + 20
-    while not sandlock.told("ps")["runs"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert sandlock.listed("ps", "runs")
     yield running
     end(running)
 

@@ -33,9 +33,7 @@ def job(sandlock: Command, mark: str) -> Iterator[subprocess.Popen[str]]:
     running = sandlock.start("run", "--name", "job", "-t", "100", "-e", script)
     assert running.stdout is not None
     assert running.stdout.readline() == "up\n"
-    deadline = time.monotonic() + 10
-    while not sandlock.told("ps")["runs"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert sandlock.listed("ps", "runs")
     yield running
     running.kill()
     running.communicate()
@@ -135,9 +133,7 @@ def test_the_log_tells_what_was_denied_also_after_the_end(sandlock: Command) -> 
 
 def test_a_log_is_followed_until_the_end(sandlock: Command) -> None:
     running = sandlock.start("run", "--name", "job", "-e", "sleep 2; exit 5")
-    deadline = time.monotonic() + 10
-    while not sandlock.told("ps")["runs"] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert sandlock.listed("ps", "runs")
     done = sandlock("logs", "--follow", "job")
     assert running.wait(10) == 5
     assert done.stdout.splitlines()[-1].split()[1:3] == ["end", "EXITED,"]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import pty
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +201,7 @@ def test_what_a_killed_run_leaves_never_reaches_the_image(sandlock: Command, oci
     assert running.stdout.readline() == "up\n"
     running.kill()
     running.communicate()
-    deadline = time.monotonic() + 30
-    while not sandlock.told("branches")["branches"] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (branch,) = sandlock.told("branches")["branches"]
+    (branch,) = sandlock.listed("branches", "branches")
     assert "M 100644 file" in sandlock("diff", branch["name"]).stdout
     done = sandlock("commit", branch["name"])
     assert done.returncode == 1
@@ -218,22 +212,10 @@ def test_what_a_killed_run_leaves_never_reaches_the_image(sandlock: Command, oci
 
 
 def test_unpacking_is_drawn_on_a_terminal_only(sandlock: Command, oci: OciLayout) -> None:
-    main, side = pty.openpty()
-    done = subprocess.run(
-        sandlock.line("run", "--image", f"oci:{oci.path}", "--", "cat", "/file"), cwd=sandlock.work, env=sandlock.env,
-        stderr=side, stdout=subprocess.PIPE, check=False, timeout=60,
-    )  # fmt: skip
-    os.close(side)
-    drawn = b""
-    try:
-        while chunk := os.read(main, 65536):
-            drawn += chunk
-    except OSError:  # EIO: the terminal's other side is closed
-        assert b"of the image" in drawn
-    finally:
-        os.close(main)
+    done, drawn = sandlock.on_terminal("run", "--image", f"oci:{oci.path}", "--", "cat", "/file")
     assert done.stdout == b"from the image\n"
-    assert drawn.endswith(b"\r\x1b[K")
+    assert b"of the image" in drawn
+    assert drawn.endswith(b"\r\x1b[K"), "it is erased at the end"
 
 
 @pytest.mark.parametrize(
