@@ -9,14 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sandlock_checkpoint import Checkpoint, Leave, Restored, Scope, capture, load, restore
 
-__all__ = ["PROGRAMS", "Lab", "Running", "build", "lab_folder", "wait_until"]
+__all__ = ["PROGRAMS", "Lab", "Running", "build", "die_at", "in_child", "lab_folder", "state_of", "wait_until"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PATIENCE_S = 30.0
@@ -30,6 +31,11 @@ def wait_until(ready: Callable[[], bool], what: str, patience_s: float = _PATIEN
         time.sleep(0.005)
 
 
+def state_of(pid: int) -> str:
+    """The letter of a process's state, as in proc_pid_stat(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def build(folder: Path, name: str, *flags: str) -> Path:
     """Compile tests/programs/NAME.c, by default as a dynamic executable."""
     program = folder / f"{name}{''.join(flags)}".replace("=", "_")
@@ -40,6 +46,36 @@ def build(folder: Path, name: str, *flags: str) -> Path:
         )
         assert done.returncode == 0, done.stderr
     return program
+
+
+def die_at(module: Any, names: Iterable[str], last: int) -> None:
+    """Let this process die by SIGKILL right after call number `last` of these functions of `module`."""
+    count = [0]
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            count[0] += 1
+            if count[0] == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return step
+
+    for name in names:
+        setattr(module, name, counting(getattr(module, name)))
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Run it in a child; its exit code, 0 when it came to its end."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        except BaseException:  # noqa: BLE001 - the parent sees that it failed
+            os._exit(3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @contextlib.contextmanager

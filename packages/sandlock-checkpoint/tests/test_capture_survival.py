@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from process_lab import Lab, Running, build, wait_until
+from process_lab import Lab, Running, build, die_at, in_child, state_of, wait_until
 
 import sandlock_arch
 from sandlock_checkpoint import CaptureError, Leave, capture, tracing
@@ -30,36 +29,17 @@ STEPS = [
 ]  # fmt: skip
 
 
-def capture_until(pid: int, last: int, count: list[int]) -> None:
-    """Capture, and die by SIGKILL right after ptrace step number `last`; never return."""
-
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            result = function(*arguments, **named)
-            count[0] += 1
-            if count[0] == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return step
-
-    for name in STEPS:
-        setattr(ptrace, name, counting(getattr(ptrace, name)))
-    try:
-        capture(pid).close()
-    except BaseException:  # noqa: BLE001 - whatever it is, the parent sees that it was no SIGKILL
-        os._exit(3)
-    os._exit(0)
+def capture_until(pid: int, last: int) -> None:
+    """Capture, and die by SIGKILL right after ptrace step number `last`."""
+    die_at(ptrace, STEPS, last)
+    capture(pid).close()
 
 
 def kill_at_every_step(running: Running, stride: int) -> int:
     """Let captures die after every `stride`-th step; return how many died."""
     killed = 0
     while True:
-        child = os.fork()
-        if not child:
-            capture_until(running.pid, killed * stride + 1, [0])
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code = in_child(partial(capture_until, running.pid, killed * stride + 1))
         assert running.process.poll() is None, f"it died after step {killed * stride + 1}: {running.text()!r}"
         if code == 0:
             return killed
@@ -134,14 +114,12 @@ def test_a_process_that_is_traced_already_is_refused(lab: Lab) -> None:
     running = lab.python("import time; print('ready'); time.sleep(0.5); print('done')")
     running.wait_for("ready")
     ptrace.seize(running.pid)
-    child = os.fork()
-    if not child:
-        try:
+
+    def capture_too() -> None:
+        with pytest.raises(CaptureError, match=f"process {os.getppid()} traces"):
             capture(running.pid)
-        except CaptureError as error:
-            os._exit(0 if f"process {os.getppid()} traces" in str(error) else 1)
-        os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
+
+    assert in_child(capture_too) == 0
     ptrace.interrupt(running.pid)
     wait_until(lambda: isinstance(ptrace.wait(running.pid), ptrace.Stopped), "the stop")
     ptrace.detach(running.pid)
@@ -248,14 +226,10 @@ def test_a_stopped_process_stays_stopped(lab: Lab) -> None:
     running = lab.python("import time; print('ready'); time.sleep(0.3); print('done')")
     running.wait_for("ready")
     os.kill(running.pid, signal.SIGSTOP)
-
-    def state() -> str:
-        return Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-    wait_until(lambda: state() == "T", "the stop")
+    wait_until(lambda: state_of(running.pid) == "T", "the stop")
     capture(running.pid).close()
     time.sleep(0.1)
-    assert state() == "T"
+    assert state_of(running.pid) == "T"
     os.kill(running.pid, signal.SIGCONT)
     assert running.process.wait(20) == 0
 
@@ -265,7 +239,7 @@ def test_leave_says_what_becomes_of_it(lab: Lab) -> None:
     running.wait_for("ready")
     capture(running.pid, leave=Leave.STOPPED).close()
     time.sleep(0.05)
-    assert Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    assert state_of(running.pid) == "T"
     os.kill(running.pid, signal.SIGCONT)
     assert running.process.wait(20) == 0
     other = lab.start([sys.executable, "-c", "import time; time.sleep(30)"])

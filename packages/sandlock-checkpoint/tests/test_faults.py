@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from process_lab import Lab, Running, wait_until
+from process_lab import Lab, Running, die_at, in_child, wait_until
 
 from sandlock_checkpoint import (
     CaptureError,
@@ -135,41 +134,11 @@ def test_memory_that_cannot_be_read_ends_the_save_and_not_the_process(
 SAVING_CALLS = ("open", "pwrite", "write", "fsync", "mkdir", "ftruncate", "unlink", "rmdir", "listdir")
 
 
-def dying(names: tuple[str, ...], module: Any, last: int) -> None:
-    """Let this process die by SIGKILL after call number `last` of these functions."""
-    count = [0]
-
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            result = function(*arguments, **named)
-            count[0] += 1
-            if count[0] == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return step
-
-    for name in names:
-        setattr(module, name, counting(getattr(module, name)))
-
-
-def in_child(action: Callable[[], object]) -> int:
-    """Run it in a child; its exit code, 0 when it came to its end."""
-    child = os.fork()
-    if not child:
-        try:
-            action()
-        except BaseException:  # noqa: BLE001 - the parent sees that it failed
-            os._exit(3)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def test_a_saver_that_is_killed_kills_nobody_before_the_image_is_there(lab: Lab, running: Running) -> None:
     """SIGKILL at many steps of a save of one who is to be killed: he runs on, or his image is whole."""
 
     def save_until(last: int) -> None:
-        dying(SAVING_CALLS, os, last)
+        die_at(os, SAVING_CALLS, last)
         capture(running.pid, leave=Leave.KILLED).save(lab.folder / "image", threads=1)
 
     survived = 0
@@ -222,7 +191,7 @@ def test_a_restorer_that_is_killed_at_any_step_leaves_nothing(lab: Lab) -> None:
     lab.take(running).close()
 
     def restore_until(last: int) -> None:
-        dying(STEPS, ptrace, last)
+        die_at(ptrace, STEPS, last)
         restore(load(lab.folder / "image2"))
 
     last, died = 1, 0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_lab import Lab, build
+from process_lab import Lab, Running, build
 
 from sandlock_checkpoint import CaptureError, capture
 
@@ -61,6 +61,15 @@ def test_one_image_is_restored_many_times_at_once(lab: Lab, programs: Path) -> N
     assert [lab.finish(restored) for restored in many] == [9] * 20
 
 
+def refused_for(running: Running) -> list[str]:
+    """The kinds that a program is not captured for, once it said `ready`; it runs on, to a good end."""
+    running.wait_for("ready")
+    with pytest.raises(CaptureError) as caught:
+        capture(running.pid)
+    assert running.process.wait(20) == 0
+    return [one.kind for one in caught.value.unsupported]
+
+
 def test_a_mapping_of_a_device_is_refused_by_name(lab: Lab) -> None:
     """System V shared memory outlives its users and cannot be made again under its key; the refusal names it."""
     running = lab.python(
@@ -70,11 +79,7 @@ def test_a_mapping_of_a_device_is_refused_by_name(lab: Lab) -> None:
         "ctypes.memset(at, 65, 4096); print('ready'); time.sleep(2)\n"
         "print(ctypes.string_at(at, 3))"
     )
-    running.wait_for("ready")
-    with pytest.raises(CaptureError) as caught:
-        capture(running.pid)
-    assert [one.kind for one in caught.value.unsupported] == ["sysv_shm"]
-    assert running.process.wait(20) == 0  # and it ran on
+    assert refused_for(running) == ["sysv_shm"]
     assert running.lines()[-1] == "b'AAA'"
 
 
@@ -87,11 +92,7 @@ def test_a_context_of_asynchronous_io_is_refused_by_name(lab: Lab) -> None:
         "assert libc.syscall(setup, 8, ctypes.byref(context)) == 0; print('ready'); time.sleep(1)\n"
         "print(libc.syscall(destroy, context))"
     )
-    running.wait_for("ready")
-    with pytest.raises(CaptureError) as caught:
-        capture(running.pid)
-    assert [one.kind for one in caught.value.unsupported] == ["aio"]
-    assert running.process.wait(20) == 0
+    assert refused_for(running) == ["aio"]
     assert running.lines()[-1] == "0"
 
 
