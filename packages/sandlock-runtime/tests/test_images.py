@@ -15,16 +15,11 @@ from typing import Any
 
 import pytest
 
-from sandlock_runtime.images import (  # fmt: skip
-    OciImageError,
-    cache_folder,
-    hold_root,
-    list_images,
-    remove_image,
-    unpack,
-    unpack_image,
-)
 from sandlock_runtime.images import layer as layers
+from sandlock_runtime.images import unpack
+from sandlock_runtime.images.cache import list_images, remove_image, unpack_image
+from sandlock_runtime.images.errors import OciImageError
+from sandlock_runtime.images.hold import cache_folder, hold_root
 from sandlock_testkit.oci import OciLayout, entry, layer
 
 

@@ -13,7 +13,7 @@ from sandlock_cli.options import UsageError, parse, table
 from sandlock_cli.progress import bar
 from sandlock_cli.verbs import options_of
 from sandlock_cow import Branch, BranchConflictError, BranchError, BranchLateExecutionError
-from sandlock_runtime.images import is_image_root
+from sandlock_runtime.images.hold import is_image_root
 
 __all__ = ["main"]
 

@@ -25,7 +25,7 @@ def explain(policy: Policy, command: list[str], *, as_json: bool) -> int:
     """Print the policy as a profile, then each protection and grant with the layer that enforces it."""
     enforced = policy
     if policy.image is not None:
-        from sandlock_runtime.images import in_image  # lazy: few policies have one
+        from sandlock_runtime.images.running import in_image  # lazy: few policies have one
 
         enforced, command = in_image(policy, command, unpack=False)  # type: ignore[assignment]  # a list comes back
     context, program = make_context(enforced, command or None)

@@ -11,7 +11,9 @@ from sandlock_cli.options import UsageError, parse, table
 from sandlock_cli.progress import bar
 from sandlock_cli.verbs import IMAGES_ACTIONS, options_of
 from sandlock_policy.validate import closest
-from sandlock_runtime.images import OciImageError, image_path, list_images, remove_image, unpack_image
+from sandlock_runtime.images.cache import list_images, remove_image, unpack_image
+from sandlock_runtime.images.errors import OciImageError
+from sandlock_runtime.images.running import image_path
 
 __all__ = ["main", "unpack"]
 

@@ -75,7 +75,7 @@ def launch(
     for fd in keep:
         os.fstat(fd)  # before anything is opened here: a number that is free now would become one of the launch's own
     if policy.image is not None:
-        from sandlock_runtime.images import in_image  # lazy: most runs have no image
+        from sandlock_runtime.images.running import in_image  # lazy: most runs have no image
 
         policy, command = in_image(policy, command)
     features = host_features()

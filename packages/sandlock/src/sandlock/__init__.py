@@ -75,7 +75,8 @@ if TYPE_CHECKING:
     )
     from sandlock_runtime.executor import SandboxExecutor
     from sandlock_runtime.features import host_features as probe
-    from sandlock_runtime.images import CachedImage, OciImageError, list_images, remove_image, unpack_image
+    from sandlock_runtime.images.cache import CachedImage, list_images, remove_image, unpack_image
+    from sandlock_runtime.images.errors import OciImageError
     from sandlock_runtime.inputs import inputs
     from sandlock_runtime.many import run_many
     from sandlock_runtime.pipeline import Gather, Pipeline, Stage
@@ -223,7 +224,8 @@ _SOURCES = {
     ),
     "sandlock_runtime.executor": "SandboxExecutor",
     "sandlock_runtime.features": "probe=host_features",
-    "sandlock_runtime.images": "CachedImage OciImageError list_images remove_image unpack_image",
+    "sandlock_runtime.images.cache": "CachedImage list_images remove_image unpack_image",
+    "sandlock_runtime.images.errors": "OciImageError",
     "sandlock_runtime.inputs": "inputs",
     "sandlock_runtime.many": "run_many",
     "sandlock_runtime.pipeline": "Gather Pipeline Stage",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["Blob", "Descriptor", "Layout"]
+__all__ = ["Blob", "Descriptor", "Layout", "split_digest"]
 
-DIGESTS = {"sha256": 64, "sha512": 128}  # algorithm -> hexadecimal digits; what image-spec, descriptor.md registers
+_DIGESTS = {"sha256": 64, "sha512": 128}  # algorithm -> hexadecimal digits; what image-spec, descriptor.md registers
 _DIGEST = re.compile(r"(sha256|sha512):([0-9a-f]+)")
 _MOST_JSON = 4 << 20  # what registries accept as a manifest
 _MOST_NAMES = 100_000  # in an archive, which has two for each blob at most
@@ -51,16 +51,31 @@ class Descriptor:
 def split_digest(text: str) -> tuple[str, str]:
     """Return algorithm and digits; a digest that is anything else could name any file."""
     found = _DIGEST.fullmatch(text)
-    if found is None or len(found[2]) != DIGESTS[found[1]]:
+    if found is None or len(found[2]) != _DIGESTS[found[1]]:
         raise OciImageError(f"{text[:100]!r} is not a digest that is known here", "sha256 and sha512 are")
     return found[1], found[2]
 
 
-class Blob:
+class _Owner:
+    """Owns an fd; `with` closes it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+
+class Blob(_Owner):
     """Bytes of the image, read from their beginning, and compared with their digest at their end. Owns its fd."""
 
     def __init__(self, fd: int, start: int, descriptor: Descriptor) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._start = start
         self._descriptor = descriptor
         self._hash = hashlib.new(split_digest(descriptor.digest)[0])
@@ -85,18 +100,8 @@ class Blob:
             reason = f"the content of {self._descriptor.path} is not what its digest says"
             raise OciImageError(reason, "it is damaged or was changed: get it again")
 
-    def __enter__(self) -> Self:
-        """Return the blob itself."""
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        os.close(self._fd)
-
-
-class Layout:
+class Layout(_Owner):
     """An open image layout, a folder's or an archive's; `with` closes it.
 
     Raises:
@@ -108,7 +113,7 @@ class Layout:
         self._names: dict[str, tuple[int, int]] | None = None
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if archive else os.O_DIRECTORY)
         try:
-            self._fd = os.open(path, flags)
+            super().__init__(os.open(path, flags))
         except OSError as error:
             kind = "an archive (oci-archive:FILE)" if archive else "a folder (oci:DIR)"
             raise OciImageError(f"{path}: {(error.strerror or '').lower()}", f"name {kind} that is there") from error
@@ -166,16 +171,6 @@ class Layout:
             os.close(fd)
             raise OciImageError(f"its {name} is no file")
         return fd, 0, found.st_size
-
-    def __enter__(self) -> Self:
-        """Return the layout itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        os.close(self._fd)
 
 
 class _Whole:
