@@ -20,6 +20,7 @@ from sandlock_notif.handlers.network.binding import Binder
 from sandlock_notif.handlers.network.connecting import Connector
 from sandlock_notif.handlers.network.gate import Gate
 from sandlock_notif.handlers.network.inside import Inside
+from sandlock_notif.handlers.network.lingering import LINGER, set_linger
 from sandlock_notif.handlers.network.netlink import Netlink
 from sandlock_notif.handlers.network.pinning import Pending, Source, holding, take, take_named
 from sandlock_notif.handlers.network.ports import PortMap
@@ -103,6 +104,7 @@ class NetworkTable(HandlerTable):
         ]
         if posture.tcp:
             rows.append(Trap("listen", self._told(self._listen, "listen"), "it may bind a port of its own"))
+            rows.append(Trap("setsockopt", self._linger, "a close never waits, here or there", LINGER, cost="memory"))
         if posture.inet:
             reason = "a stand-in for route netlink, a remapped port and an intercepted peer are named as asked for"
             rows.append(Trap("socket", self._netlink.open, "a stand-in that knows two interfaces", NETLINK_ROUTE))
@@ -206,6 +208,9 @@ class NetworkTable(HandlerTable):
         if pinned.domain == AF_UNIX:
             return self._binder.listen_unix(pinned, backlog)
         raise Refusal(EACCES, f"sockets of family {pinned.domain} have no verdict")
+
+    def _linger(self, request: Request) -> Action | Pending:
+        return holding(self._take(request), partial(set_linger, request))
 
     def _name(self, request: Request, *, peer: bool) -> Action | Pending:
         """Tell a name that is not the kernel's; everything else is the kernel's to tell, and protects nothing."""
