@@ -1,6 +1,7 @@
 """Capture, save, load and restore a running process, without privileges."""
 
 from sandlock_checkpoint.capture.drive import capture
+from sandlock_checkpoint.capture.tracking import Tracker
 from sandlock_checkpoint.errors import CaptureError, CheckpointError, ImageError, InjectionError, RestoreError
 from sandlock_checkpoint.image.load import load
 from sandlock_checkpoint.memory import (
@@ -41,6 +42,7 @@ __all__ = [
     "Spawn",
     "Store",
     "ThreadState",
+    "Tracker",
     "Unsupported",
     "capture",
     "load",

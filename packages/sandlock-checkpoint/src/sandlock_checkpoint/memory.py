@@ -22,6 +22,7 @@ __all__ = [
     "MemorySource",
     "Run",
     "SharedMemory",
+    "Tracking",
 ]
 
 
@@ -83,6 +84,16 @@ class MappableSource(MemorySource, Protocol):
 
     def mappable(self, area: Area) -> Sequence[Run]:
         """Return the parts of the area's runs that `locate` has an answer for, each in one piece, ascending."""
+
+
+class Tracking(Protocol):
+    """Knows what live processes have written since earlier captures."""
+
+    def changed_since(self, digest: str, area: Area, runs: Sequence[Run]) -> Sequence[Run] | None:
+        """Return the parts of an area's runs that may differ from the image `digest`, None when that is not known."""
+
+    def saved(self, digest: str) -> None:
+        """Hear that the checkpoint is the image `digest` now, which later ones may have as their parent."""
 
 
 class MappingKind(enum.Enum):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from sandlock_checkpoint.memory import Mapping, MemorySource, SharedMemory
+from sandlock_checkpoint.memory import Mapping, MemorySource, SharedMemory, Tracking
 from sandlock_checkpoint.open_files import Descriptor, OpenFile, Pipe, SocketPair
 
 __all__ = [
@@ -339,6 +339,7 @@ class Checkpoint:
         app_state: bytes of the caller, or None.
         cow: directory that holds a snapshot of the copy-on-write branch, or None.
         source: reads the contents of memory.
+        tracking: of live processes that a tracker watches: what changed since its earlier captures.
         spare: of live processes: makes the next `close` let them run on, whatever `leave` says; None for an image.
 
     """
@@ -363,6 +364,7 @@ class Checkpoint:
     cow: str | None = None
     source: MemorySource = field(compare=False, repr=False, kw_only=True)
     spare: Callable[[], object] | None = field(default=None, compare=False, repr=False, kw_only=True)
+    tracking: Tracking | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
         """Write the image to directory `path`, atomically, and close this checkpoint; see `image.save.save`."""

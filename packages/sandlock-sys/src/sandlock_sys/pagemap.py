@@ -14,6 +14,7 @@ __all__ = ["Region", "scan"]
 
 _REGIONS_AT_ONCE = 1024
 _REGION_SIZE = 24  # struct page_region
+_PROTECT = 1 << 0 | 1 << 1  # PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC
 
 
 class Region(NamedTuple):
@@ -25,7 +26,15 @@ class Region(NamedTuple):
 
 
 def scan(
-    pagemap: int, start: int, end: int, *, all_of: int = 0, any_of: int = 0, none_of: int = 0, report: int
+    pagemap: int,
+    start: int,
+    end: int,
+    *,
+    all_of: int = 0,
+    any_of: int = 0,
+    none_of: int = 0,
+    report: int,
+    protect: bool = False,
 ) -> list[Region]:
     """Return the regions between two page-aligned addresses whose pages are of the wanted kind.
 
@@ -37,16 +46,19 @@ def scan(
         any_of: categories of which it must have one, if there are any.
         none_of: categories that it must not have.
         report: the categories to tell, and to split regions by.
+        protect: write-protect what is found, where writes are noted (`userfaultfd`), in the same step.
 
     Raises:
         SyscallError: ENOTTY before 6.7, EINVAL for unaligned addresses or an unknown category, ESRCH when the process
-            is gone.
+            is gone, EPERM where memory is to be protected and writes to it are not noted.
 
     """
     memory = bytearray(_REGIONS_AT_ONCE * _REGION_SIZE)
     regions = writable(memory)
     argument = ffi.new("struct sl_pagemap_scan *")
     argument.end = end
+    # Even who needs no regions asks for them: without, the kernel protects all pages, and marks those not there.
+    argument.flags = _PROTECT if protect else 0
     # The kernel inverts the unwanted categories first; then each of the mask must be set.
     argument.category_inverted = none_of
     argument.category_mask = all_of | none_of

@@ -19,6 +19,7 @@ from sandlock_checkpoint.capture.shared import SharedObjects
 from sandlock_checkpoint.capture.sockets import reopenable
 from sandlock_checkpoint.capture.source import LiveSource
 from sandlock_checkpoint.capture.stop import stop_process
+from sandlock_checkpoint.capture.tracking import Moment, Tracker
 from sandlock_checkpoint.capture.tree import Member, children_of, stop_tree
 from sandlock_checkpoint.errors import CaptureError, InjectionError
 from sandlock_checkpoint.inject import Injector, Scratch
@@ -44,6 +45,7 @@ def capture(
     name: str = "",
     timeout_s: float = _STOP_TIMEOUT_S,
     interrupted: set[int] | None = None,
+    tracker: Tracker | None = None,
 ) -> Checkpoint:
     """Stop a process, or a tree, and return what it is; it stays stopped until the checkpoint is closed.
 
@@ -59,13 +61,15 @@ def capture(
         timeout_s: seconds that one thread may take to stop.
         interrupted: has, at any time, the threads that are interrupted and have not stopped yet. One in a notified
             system call stops only when it is answered, and whoever answers knows from this that it may send it back.
+        tracker: watches the processes from now on, so that a save with the image of an earlier capture by it as parent
+            reads and writes only what has changed.
 
     Raises:
         CaptureError: it cannot be captured; `unsupported` lists all that stands against it. It runs on.
 
     """
     architecture = sandlock_arch.native()
-    job = _Job(pid, architecture, allow)
+    job = _Job(pid, architecture, allow, tracker)
     try:
         job.stop(scope, timeout_s, interrupted)
         return job.describe(scope, leave, name)
@@ -85,6 +89,7 @@ class _Job:
     pid: int
     architecture: Architecture
     allow: AbstractSet[str]
+    tracker: Tracker | None = None
     members: list[Member] = field(default_factory=list)
     shared: SharedObjects = field(default_factory=SharedObjects)
     unsupported: list[Unsupported] = field(default_factory=list)
@@ -110,6 +115,8 @@ class _Job:
     def describe(self, scope: Scope, leave: Leave, name: str) -> Checkpoint:
         subjects = self._examine()
         pids = [member.pid for member in self.members]
+        if self.tracker is not None:
+            self.tracker.look([subject.pid for subject in subjects])
         opened, joints = OpenFiles(), Joints()
         for subject in subjects:
             opened.add(subject.pid, subject.number, subject.prefix)
@@ -117,13 +124,14 @@ class _Job:
         files, descriptors = opened.describe(pids, self.shared, joints)
         self.unsupported += opened.unsupported
         for subject in subjects:
-            subject.mappings, refused = describe_mappings(subject.pid, subject.prefix, self.shared)
+            subject.mappings, refused = describe_mappings(subject.pid, subject.prefix, self.shared, self.tracker)
             self.unsupported += refused
         self.unsupported += find_outsiders(self.shared, {os.getpid(), *pids})
         self._refuse()
         files = _reopened(files, opened, descriptors)
         now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         processes, shared = self._ask(subjects, descriptors, now_ns)
+        tracking = self._arm(pids, processes)
         system = os.uname()
         stopped = [member.stopped for member in self.members if member.stopped is not None]
         source = LiveSource(stopped, pids, processes, self.shared, leave)
@@ -145,7 +153,17 @@ class _Job:
             unsupported=tuple(self.unsupported),
             source=source,
             spare=source.spare,
+            tracking=tracking,
         )
+
+    def _arm(self, pids: list[int], processes: tuple[ProcessInfo, ...]) -> Moment | None:
+        """Have writes noted from now on: nothing that is injected writes any more."""
+        if self.tracker is None:
+            return None
+        before = self.tracker.armed()
+        for pid, process in zip(pids, processes, strict=True):
+            self.tracker.arm(pid, process.mappings)
+        return Moment(self.tracker, self.tracker.number, tuple(pids), tuple(one.mappings for one in processes), before)
 
     def _examine(self) -> list[Subject]:
         subjects = []
@@ -174,6 +192,8 @@ class _Job:
                 injector = stack.enter_context(subject.stopped.injector(self.architecture))
                 scratch = stack.enter_context(Scratch(injector, subject.pid, _SCRATCH))
                 injectors[subject.pid] = (injector, scratch)
+                if self.tracker is not None:
+                    self.tracker.attach(subject.pid, injector, filtered=bool(subject.status.seccomp))
                 found[subject.number] = describe_process(
                     subject, injector, scratch, self.architecture, descriptors[subject.number], now_ns
                 )

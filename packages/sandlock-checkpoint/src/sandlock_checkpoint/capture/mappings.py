@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandlock_checkpoint.capture.pages import PageFinder
 from sandlock_checkpoint.capture.shared import SharedObjects
+from sandlock_checkpoint.capture.tracking import Tracker
 from sandlock_checkpoint.memory import FileIdentity, Mapping, MappingKind, Run
 from sandlock_checkpoint.model import Unsupported
 from sandlock_sys import procmem
@@ -28,10 +29,13 @@ _REFUSED = {
     "mm": ("device", "it mixes a device's memory with pages"),
     "ht": ("huge_pages", "it is hugetlb memory; transparent huge pages are captured"),
     "um": ("userfaultfd", "page faults in it go to a userfaultfd"),
-    "uw": ("userfaultfd", "writes to it go to a userfaultfd"),
+    "uw": ("userfaultfd", "writes to it go to a userfaultfd, its own or another tracker's"),
     "ui": ("userfaultfd", "page faults in it go to a userfaultfd"),
     "ss": ("shadow_stack", "it is a shadow stack"),
 }
+
+
+_WATCHED = frozenset({"um", "uw", "ui"})
 
 
 class UnreachableError(SyscallError):
@@ -46,7 +50,7 @@ class _Kind:
 
 
 def describe_mappings(
-    pid: int, prefix: str, shared: SharedObjects
+    pid: int, prefix: str, shared: SharedObjects, tracker: Tracker | None = None
 ) -> tuple[tuple[Mapping, ...], tuple[Unsupported, ...]]:
     """Return the mappings of a process, and what of them cannot be captured (and is left out).
 
@@ -54,13 +58,15 @@ def describe_mappings(
         pid: the process, stopped.
         prefix: goes before the names of unsupported things.
         shared: collects the shared memory of all processes.
+        tracker: may watch some of them.
 
     """
     found: list[Mapping] = []
     refused: list[Unsupported] = []
     finder = PageFinder(pid)
     try:
-        for use in read_smaps(pid):
+        for seen in read_smaps(pid):
+            use = _without_tracker(pid, seen, tracker) if tracker is not None else seen
             problem = refuse_mapping(use, prefix)
             if problem is not None:
                 refused.append(problem)
@@ -73,6 +79,13 @@ def describe_mappings(
     finally:
         finder.close()
     return tuple(found), tuple(refused)
+
+
+def _without_tracker(pid: int, use: MappingUse, tracker: Tracker) -> MappingUse:
+    """Return what the mapping is when its tracker is not thought of."""
+    if _WATCHED & use.flags == {"uw"} and tracker.owns(pid, use.mapping.start, use.mapping.end):
+        return replace(use, flags=use.flags - {"uw"})
+    return use
 
 
 def refuse_mapping(use: MappingUse, prefix: str) -> Unsupported | None:

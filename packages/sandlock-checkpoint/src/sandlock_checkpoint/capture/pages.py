@@ -58,9 +58,10 @@ class PageFinder:
 
         """
         while self._scans:
-            unwanted = _FILE | (0 if of_file else _ZERO) | (_GUARD if self._guards else 0)
+            # Whether a page is a file's is asked only where one is: it costs a look at each page's description.
+            unwanted = (_FILE if of_file else _ZERO) | (_GUARD if self._guards else 0)
             try:
-                regions = pagemap.scan(self._fd, start, end, any_of=_PRESENT | _SWAPPED, none_of=unwanted, report=_FILE)
+                regions = pagemap.scan(self._fd, start, end, any_of=_PRESENT | _SWAPPED, none_of=unwanted, report=0)
             except SyscallError as error:
                 self._give_up(error)
                 continue

@@ -107,6 +107,8 @@ class Meta:
         threads: for each process, the number of its threads.
         compression: RAW or ZSTD, of all page data of this image.
         ancestors: the images this one needs.
+        unread_bytes: of what they hold for it, how much was not compared: who watched the process said that it had not
+            been written.
         cow: None without one.
         files: all files but meta.json and what is in cow/, in order of their names.
         sha256: of this file's canonical form without this field; names the image.
@@ -128,6 +130,7 @@ class Meta:
     threads: tuple[int, ...]
     compression: str
     ancestors: tuple[Ancestor, ...]
+    unread_bytes: int
     cow: CowSnapshot | None
     files: tuple[FileEntry, ...]
     sha256: str

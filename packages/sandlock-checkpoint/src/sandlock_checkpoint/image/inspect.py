@@ -90,6 +90,7 @@ def _summary(image: Parent) -> dict[str, Json]:
         "shared_memory": len(checkpoint.shared),
         "contents_bytes": contents,
         "inherited_bytes": inherited,
+        "unread_bytes": image.unread_bytes,
         "ancestors": _names([one.name for one in image.ancestors[1:]]),
         "unsupported": unsupported,
         "policy": bool(checkpoint.policy),

@@ -13,7 +13,7 @@ from itertools import accumulate
 from sandlock_checkpoint.image.format import BLOCK, PACKED, SPARSE, SPARSE_LIMIT
 from sandlock_checkpoint.memory import Run
 
-__all__ = ["Stream", "choose_layout", "data_size", "intersect", "merge", "subtract", "total"]
+__all__ = ["Stream", "choose_layout", "data_size", "intersect", "merge", "subtract", "total", "within"]
 
 
 def total(runs: Iterable[Run]) -> int:
@@ -83,19 +83,31 @@ def merge(runs: Iterable[Run]) -> list[Run]:
 
 def intersect(ours: Sequence[Run], theirs: Sequence[Run]) -> list[Run]:
     """Return what is in both; each is ascending and disjoint."""
-    common = []
+    common: list[Run] = []
     one = two = 0
     while one < len(ours) and two < len(theirs):
-        start = max(ours[one].offset, theirs[two].offset)
-        ours_end, theirs_end = (run.offset + run.length for run in (ours[one], theirs[two]))
-        end = min(ours_end, theirs_end)
-        if start < end:
-            common.append(Run(start, end - start))
-        if ours_end <= theirs_end:
+        start, length = ours[one]
+        other, other_length = theirs[two]
+        end, other_end = start + length, other + other_length
+        first, last = max(start, other), min(end, other_end)
+        if first < last:
+            common.append(Run(first, last - first))
+        if end <= other_end:
             one += 1
         else:
             two += 1
     return common
+
+
+def within(runs: Sequence[Run], place: Run) -> list[Run]:
+    """Return what of `runs`, ascending and disjoint, lies in `place`; quick where that is little of many."""
+    low = max(0, bisect.bisect_right(runs, place.offset, key=_offset) - 1)
+    high = bisect.bisect_left(runs, place.offset + place.length, lo=low, key=_offset)
+    return intersect([place], runs[low:high])
+
+
+def _offset(run: Run) -> int:
+    return run.offset
 
 
 def subtract(ours: Sequence[Run], theirs: Sequence[Run]) -> list[Run]:

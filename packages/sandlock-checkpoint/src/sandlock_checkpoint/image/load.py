@@ -80,7 +80,7 @@ def _load(path: str, owner: int | None) -> Parent:
         )
         for area, found in parts.items()
     }
-    return Parent(checkpoint, source, (own, *reader.meta.ancestors), origins)
+    return Parent(checkpoint, source, (own, *reader.meta.ancestors), origins, reader.meta.unread_bytes)
 
 
 def _open_ancestors(reader: ImageReader, undo: ExitStack) -> list[ImageReader]:

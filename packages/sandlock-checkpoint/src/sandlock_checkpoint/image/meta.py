@@ -77,6 +77,8 @@ def decode_meta(value: Json) -> Meta:
         check_digest(ancestor.sha256, f"ancestors[{index}].sha256")
         if not is_component(ancestor.name):
             raise ImageError(_FILE, f"ancestors[{index}].name", f"{ancestor.name!r} is no name in this directory")
+    if not 0 <= meta.unread_bytes < 1 << 63 or (meta.unread_bytes and not meta.ancestors):
+        raise ImageError(_FILE, "unread_bytes", f"{meta.unread_bytes} cannot be")
     if meta.cow is not None:
         check_digest(meta.cow.sha256, "cow.sha256")
     if not 1 <= len(meta.threads) <= MAX_PROCESSES:

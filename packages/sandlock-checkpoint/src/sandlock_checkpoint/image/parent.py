@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from sandlock_checkpoint.errors import ImageError
 from sandlock_checkpoint.image.format import MAX_ANCESTORS, Ancestor, Inherited
-from sandlock_checkpoint.image.layout import intersect, merge, subtract
+from sandlock_checkpoint.image.layout import intersect, merge, subtract, total
 from sandlock_checkpoint.image.source import ImageSource, covered
 from sandlock_checkpoint.memory import Area, Run
 from sandlock_checkpoint.model import Checkpoint
@@ -41,6 +41,7 @@ class Parent:
         source: that.
         ancestors: the images that hold its pages: itself first, then those it needs.
         origins: for each part of `source.parts`, in the same order, where its bytes are.
+        unread_bytes: as in `format.Meta`.
 
     """
 
@@ -48,6 +49,7 @@ class Parent:
     source: ImageSource
     ancestors: tuple[Ancestor, ...]
     origins: dict[Area, tuple[Origin, ...]]
+    unread_bytes: int
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class ParentPages:
         self._changed = changed
         self._matches = dict(_matches(parent, checkpoint))
         self._scratch = bytearray()
+        self.unread = 0  # bytes that were left to the parent without a comparison
 
     def plan(self, area: Area, runs: Sequence[Run]) -> Iterator[tuple[Sequence[Run], bool]]:
         """Yield what of `runs` must be read, in ascending order, with whether it may be unchanged."""
@@ -89,6 +92,7 @@ class ParentPages:
         changed = self._changed(area, runs) if self._changed and area.process >= 0 else None
         if changed is not None:
             match.same = subtract(known, changed)
+            self.unread += total(match.same)
             yield subtract(runs, match.same), False
             return
         mixed = [(run, True) for run in known] + [(run, False) for run in subtract(runs, known)]

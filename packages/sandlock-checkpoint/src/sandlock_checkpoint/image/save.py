@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_checkpoint.errors import ImageError
@@ -69,8 +70,8 @@ def save(
         compression: "none" or "zstd" (needs the package zstandard). Compressing is done while the process is stopped,
             and a compressed image cannot be mapped for a lazy restore.
         parent: an image in the same directory. Pages that it has are not written again; it is needed to load this one.
-        changed: with `parent`: asked for which of an area's runs may differ from it; it must know. Without it, or
-            where it answers None, contents are compared.
+        changed: with `parent`: asked for which of an area's runs may differ from it; it must know. By default the
+            tracker of the capture is asked. Where nobody knows (None) contents are compared.
         threads: that write, compress and make checksums; by default one for each CPU, four at most.
         progress: called in this thread with the bytes that have been read and those there are.
 
@@ -95,11 +96,11 @@ def save(
             if parent is not None:
                 old = load_parent(os.path.abspath(os.fspath(parent)))
                 _check_beside(image, old, target)
-            pages = ParentPages(old, checkpoint, changed) if old else None
+            pages = ParentPages(old, checkpoint, changed or _told(checkpoint, old)) if old else None
             writer = _Writer(image, checkpoint, compression, threads or _threads())
             digest = writer.write(pages, old.ancestors if old else (), progress)
             image.publish()
-        checkpoint.close()
+        _finish(checkpoint, digest)
     except OSError as error:
         raise ImageError(target, "", f"could not be written: {error.strerror or error}") from error
     finally:
@@ -146,7 +147,8 @@ class _Writer:
         if checkpoint.app_state is not None:
             self._file("app_state.bin", checkpoint.app_state, LIMITS["app_state.bin"])
         cow = self._cow(checkpoint.cow) if checkpoint.cow is not None else None
-        meta, data = sealed(self._meta(tuple(ancestors[one] for one in used), cow))
+        unread = pages.unread if pages else 0
+        meta, data = sealed(self._meta(tuple(ancestors[one] for one in used), cow, unread))
         self._image.write("meta.json", _bounded("meta.json", data, LIMITS["meta.json"]))
         return meta.sha256
 
@@ -198,7 +200,7 @@ class _Writer:
         finally:
             os.close(target)
 
-    def _meta(self, ancestors: tuple[Ancestor, ...], cow: CowSnapshot | None) -> Meta:
+    def _meta(self, ancestors: tuple[Ancestor, ...], cow: CowSnapshot | None, unread: int) -> Meta:
         checkpoint = self._checkpoint
         return Meta(
             format=FORMAT, version=VERSION, name=checkpoint.name, architecture=checkpoint.architecture,
@@ -206,7 +208,8 @@ class _Writer:
             monotonic_ns=checkpoint.monotonic_ns, scope=checkpoint.scope, leave=checkpoint.leave,
             vdso_digest=checkpoint.vdso_digest, unsupported=checkpoint.unsupported,
             threads=tuple(len(process.threads) for process in checkpoint.processes), compression=self._compression,
-            ancestors=ancestors, cow=cow, files=tuple(sorted(self._entries, key=lambda entry: entry.name)), sha256="",
+            ancestors=ancestors, unread_bytes=unread, cow=cow,
+            files=tuple(sorted(self._entries, key=lambda entry: entry.name)), sha256="",
         )  # fmt: skip
 
     def _json(self, name: str, value: Json, kind: str = "") -> None:
@@ -236,6 +239,18 @@ def _renumbered(contents: Contents, used: list[int]) -> Contents:
         return contents
     inherited = tuple(dataclasses.replace(one, ancestor=used.index(one.ancestor)) for one in contents.inherited)
     return dataclasses.replace(contents, inherited=inherited)
+
+
+def _told(checkpoint: Checkpoint, parent: Parent) -> Changed | None:
+    """Return what the tracker of the capture knows, who has seen the parent being saved."""
+    return partial(checkpoint.tracking.changed_since, parent.ancestors[0].sha256) if checkpoint.tracking else None
+
+
+def _finish(checkpoint: Checkpoint, digest: str) -> None:
+    """The image stands: who watches may take it as a parent, and the processes are let go."""
+    if checkpoint.tracking is not None:
+        checkpoint.tracking.saved(digest)
+    checkpoint.close()
 
 
 def _check_beside(image: NewImage, parent: Parent, path: str) -> None:

@@ -90,6 +90,7 @@ def _from_0(folder: ImageFolder, meta: dict[str, Json]) -> tuple[dict[str, Json]
         "files": files,
         "compression": RAW,
         "ancestors": [],
+        "unread_bytes": 0,
         "cow": None,
         "scope": "process",
     }
