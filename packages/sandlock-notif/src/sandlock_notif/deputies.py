@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from sandlock_sys.deputy import Ticket
 
-__all__ = ["Deputies"]
+__all__ = ["BUSY_S", "Deputies"]
 
-_BUSY_S = 0.02  # a deputy that is not back after this is taken for blocked
+BUSY_S = 0.02
+"""A deputy that is not back after so many seconds is taken for blocked."""
 _CROWDED = 16  # completions that are worth a look before the loop turns
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h, 2.6.26
 _CLOSING = Completion(-ECANCELED, 0, ())
@@ -37,7 +38,6 @@ class _Worker:
     def __init__(self, deputy: Deputy) -> None:
         self.deputy = deputy
         self.waiting: dict[Ticket, Callable[[Completion], None]] = {}
-        self.since = 0.0
 
 
 class Deputies:
@@ -49,6 +49,10 @@ class Deputies:
         confine: called with each new deputy before its first call, to put it into the sandbox's domain; a deputy that
             cannot be confined is not used.
 
+    Attributes:
+        closed: it makes no further call.
+        last: the deputy that was given the last call; until this is closed.
+
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: int, confine: Callable[[Deputy], None]) -> None:
@@ -56,8 +60,8 @@ class Deputies:
         self._listener = listener
         self._confine = confine
         self._workers: list[_Worker] = []
-        self._room = asyncio.Condition()
         self.closed = False
+        self.last: Deputy | None = None
 
     @property
     def own_folder(self) -> bool:
@@ -115,8 +119,7 @@ class Deputies:
 
         """
         worker = self._choose()
-        if not worker.waiting:
-            worker.since = self._loop.time()
+        self.last = worker.deputy
         for call, *values in first:
             assert isinstance(call, int)  # noqa: S101  # the number
             worker.waiting[worker.deputy.submit(call, *values)] = _nobody
@@ -128,11 +131,10 @@ class Deputies:
     def _choose(self) -> _Worker:
         if self.closed:
             raise NotifError("the sandbox is being closed")
-        now = self._loop.time()
         for worker in self._workers:
             if len(worker.waiting) >= _CROWDED:
                 self._collect(worker)
-        fit = [w for w in self._workers if not w.waiting or now - w.since < _BUSY_S]
+        fit = [w for w in self._workers if w.deputy.busy_s < BUSY_S]
         best = min(fit, key=lambda w: len(w.waiting), default=None)
         if best is not None and len(best.waiting) < SLOTS // 2:
             return best
@@ -172,7 +174,6 @@ class Deputies:
             done = worker.waiting.pop(ticket, None)
             if done is not None:
                 done(completion)
-        worker.since = self._loop.time()
 
     async def close(self) -> None:
         """End all deputies, after the calls that they are in; what waits gets NotifError. Twice is fine."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sandlock_notif.deputies import Deputies
     from sandlock_notif.events import Sink
     from sandlock_notif.processes import Processes
+    from sandlock_sys.shortcut import Row, Shortcut
 
 __all__ = ["BoundPort", "Dispatch", "Handle", "HandlerTable", "Outcome", "Services", "Trap", "filter_rules", "holds"]
 
@@ -37,6 +38,7 @@ class Trap:
         reason: why it must be trapped, for docs/syscalls.md.
         conditions: tests of arguments that the filter makes, so that other uses of the call cost nothing.
         cost: what an answer takes: "answer", "memory" (reads or writes the child's), "deputy", "task".
+        row: how the call is read where it needs no thought; the table's `shorten` may have it served without us then.
 
     """
 
@@ -45,6 +47,7 @@ class Trap:
     reason: str
     conditions: tuple[Condition, ...] = ()
     cost: str = "answer"
+    row: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,10 @@ class HandlerTable(ABC):
         _ = fd
         return False
 
+    def shorten(self, shortcut: Shortcut) -> None:
+        """Say what calls with a `row` must not touch to be served without us; called whenever that is forgotten."""
+        _ = shortcut
+
     def controls(self) -> Mapping[str, Callable[..., None]]:
         """Return what a policy callback may change of this domain, by the name of the `PolicyContext` method."""
         return {}
@@ -126,7 +133,8 @@ class Dispatch:
 
     def __init__(self, arch: Architecture, tables: Iterable[HandlerTable]) -> None:
         traps: dict[int, list[Trap]] = {}
-        for table in tables:
+        self.tables = tuple(tables)
+        for table in self.tables:
             for trap in table.traps():
                 number = arch.syscalls.get(trap.syscall)
                 if number is not None:
@@ -134,6 +142,10 @@ class Dispatch:
         self.arch = arch
         self.handlers: dict[int, tuple[Handle, ...]] = {number: _handles(found) for number, found in traps.items()}
         self.names = {number: found[0].syscall for number, found in traps.items()}
+        # Nobody is passed over: only who is asked first, and always, can have a call served without being asked.
+        self.rows: dict[int, Row] = {
+            number: found[0].row for number, found in traps.items() if found[0].row and not found[0].conditions
+        }
 
 
 def filter_rules(tables: Iterable[HandlerTable]) -> tuple[Rule, ...]:

@@ -21,6 +21,7 @@ from sandlock_notif.events import Event, Sink, ignore
 from sandlock_notif.listener import CONTINUE_FLAG
 from sandlock_notif.processes import Processes
 from sandlock_notif.request import Request
+from sandlock_notif.shortcuts import judge, shortcut_of
 from sandlock_notif.tasks import TaskPool
 
 if TYPE_CHECKING:
@@ -55,9 +56,6 @@ class Supervisor:
         patient: wait a moment for the next call before the loop turns: faster for one sandbox, and others in the same
             loop wait as long.
 
-    Attributes:
-        served: notifications answered so far.
-
     """
 
     def __init__(
@@ -74,7 +72,7 @@ class Supervisor:
         self.dispatch = dispatch
         self.processes = processes if processes is not None else Processes()
         self.deputies = deputies
-        self.served = 0
+        self._asked = 0
         self._sink = sink
         self._handlers = dispatch.handlers
         self._audit_arch = dispatch.arch.audit_arch
@@ -83,8 +81,19 @@ class Supervisor:
         self._long = frozenset(numbers[name] for name in _LONG if name in numbers)
         self._tasks = TaskPool(MAX_TASKS, _PER_PROCESS, self._task_failed)
         self._answerer = Answerer(listener, self.processes, deputies, self._tell, self._delegate)
+        self._shortcut = shortcut_of(listener, dispatch, self._wait_ns)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Future[None] | None = None
+
+    @property
+    def served(self) -> int:
+        """Notifications answered so far."""
+        return self._asked + self.shortly
+
+    @property
+    def shortly(self) -> int:
+        """Of these, the ones that were served without the interpreter."""
+        return 0 if self._shortcut is None else self._shortcut.served
 
     async def serve(self) -> None:
         """Answer until no task has the filter any more, or until cancelled; then close.
@@ -109,6 +118,7 @@ class Supervisor:
     async def close(self) -> None:
         """Stop, deny what waits, and free everything; closing twice is fine."""
         self._stop(None)
+        self.listener.exchange.use(None)
         await self._tasks.close()
         self._answerer.close()
         if self.deputies is not None:
@@ -132,7 +142,11 @@ class Supervisor:
 
     def _ready(self) -> None:
         """Serve a bounded number of requests; called by the loop when there is one."""
-        exchange = self.listener.exchange
+        exchange, shortcut = self.listener.exchange, self._shortcut
+        if shortcut is not None:
+            shortcut.allow(_BURST)
+            if shortcut.stale:
+                judge(shortcut, self.dispatch)
         try:
             fields = exchange.take()
             left = _BURST
@@ -154,7 +168,7 @@ class Supervisor:
             action: Action | None = Errno(ENOSYS, "a call that nobody handles")
         else:
             action = self._ask(request, handlers, 0)
-        self.served += 1
+        self._asked += 1
         exchange = self.listener.exchange
         if last or type(action) not in _SIMPLE:
             if action is not None:
@@ -232,7 +246,7 @@ class Supervisor:
             action = Errno(EPERM)
         except Exception as error:  # noqa: BLE001  # as above
             action = self._fault(request, error)
-        self.served += 1
+        self._asked += 1
         if action is not None:
             self._answerer.perform(request, action)
 

@@ -172,6 +172,19 @@ class Deputy:
         return completions
 
     @property
+    def busy_s(self) -> float:
+        """For how many seconds it has been in one call by now; 0 when it has nothing to do."""
+        with self._lock:
+            busy_ns: int = lib.sl_deputy_busy(self._running())
+        return busy_ns / 1e9
+
+    @property
+    def ring(self) -> CData:
+        """The memory that it shares with C, for a `Shortcut`, which may use it until `close` is called."""
+        with self._lock:
+            return self._running()
+
+    @property
     def listener(self) -> int:
         """The notification listener's fd that answers go to, borrowed; -1 for none. Set it before the first answer."""
         with self._lock:

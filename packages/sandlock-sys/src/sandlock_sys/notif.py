@@ -16,6 +16,13 @@ from sandlock_sys._call import check, refusal, restarting
 from sandlock_sys._ffi import lib
 from sandlock_sys.errors import SyscallError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlock_sys._ffi import CData
+    from sandlock_sys.shortcut import Shortcut
+
 __all__ = ["Exchange", "Received", "Request", "add_fd", "id_valid", "receive", "send", "set_flags"]
 
 _REQUEST = Struct("=QIIiIQ6Q")  # struct seccomp_notif, linux/seccomp.h, 5.0
@@ -111,13 +118,24 @@ class Exchange:
 
     """
 
-    __slots__ = ("_listener", "_memory", "_pointer", "hung_up")
+    __slots__ = ("_exchange", "_listener", "_memory", "_next", "_pointer", "_source", "hung_up")
 
     def __init__(self, listener: int) -> None:
         self._listener = listener
+        self._source: int | CData = listener
+        self._next: Callable[..., int] = lib.sl_notif_next
+        self._exchange: Callable[..., int] = lib.sl_notif_exchange
         self._memory = bytearray(_REQUEST.size)
         self._pointer = writable(self._memory)
         self.hung_up = False
+
+    def use(self, shortcut: Shortcut | None) -> None:
+        """Serve what `shortcut` can serve from now on, without returning it; None: nothing any more."""
+        if shortcut is None:
+            self._source, self._next, self._exchange = self._listener, lib.sl_notif_next, lib.sl_notif_exchange
+        else:
+            self._source, self._next = shortcut.memory, lib.sl_shortcut_next
+            self._exchange = lib.sl_shortcut_exchange
 
     def take(self, wait_ns: int = 0) -> tuple[int, ...] | None:
         """Return the next notification as `Request.fields` does, waiting for it at most `wait_ns` nanoseconds.
@@ -128,7 +146,7 @@ class Exchange:
             SyscallError: the kernel refused.
 
         """
-        result = lib.sl_notif_next(self._listener, self._pointer, wait_ns)
+        result = self._next(self._source, self._pointer, wait_ns)
         return _FIELDS(self._memory) if result == 1 else self._nothing(result)
 
     def answer_and_take(
@@ -142,7 +160,7 @@ class Exchange:
             SyscallError: as both; after a refused answer nothing was taken.
 
         """
-        result = lib.sl_notif_exchange(self._listener, notification, value, -error, flags, self._pointer, wait_ns)
+        result = self._exchange(self._source, notification, value, -error, flags, self._pointer, wait_ns)
         return _FIELDS(self._memory) if result == 1 else self._nothing(result)
 
     def _nothing(self, result: int) -> tuple[int, ...] | None:

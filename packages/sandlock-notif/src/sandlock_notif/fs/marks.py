@@ -169,6 +169,14 @@ class MarkTable:
         names.discard(b"")  # the root: no path goes through it, and a walk looks at where it starts
         self.triggers = frozenset(names)
 
+    def closed(self) -> Marks:
+        """Return the directories in which every name may mean something, so that each path from there is walked."""
+        return Marks(
+            identity
+            for identity, mark in self.pinned()
+            if mark.denied or mark.hook or (mark.root_of is not None and mark.root_of.cow is not None)
+        )
+
     def pinned(self) -> list[tuple[Identity, Mark]]:
         """Return all marks that are pinned."""
         return list(self._by_identity.items())

@@ -72,6 +72,16 @@ class Origins:
         self._fence = Marks(())
         self._known: OrderedDict[Identity, int] = OrderedDict()
 
+    @property
+    def denied(self) -> Marks:
+        """The directories below which nothing may start."""
+        return self._denied
+
+    @property
+    def fences(self) -> Marks:
+        """The directories below one of which everything has to start, or none."""
+        return self._fence
+
     def fence(self, roots: Marks) -> None:
         """Refuse directories that do not lie below one of `roots` from now on."""
         self._fence = roots

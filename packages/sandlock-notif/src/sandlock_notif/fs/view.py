@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sandlock_notif.fs.mount import Bind
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
+    from sandlock_sys.shortcut import Shortcut
 
 __all__ = ["View"]
 
@@ -93,6 +94,7 @@ class View:
         self.root = self.host_root = -1
         self.root_identity = (0, 0)
         self._changing = Lock()
+        self._shortcut: Shortcut | None = None
         self._services: Services | None = None
         self._calls: dict[int, str] = {}
         self._magic: Magic | None = None
@@ -233,6 +235,24 @@ class View:
         with self._changing:
             self.table.refresh()
             self.origins.forget()
+            if self._shortcut is not None:
+                self._shortcut.forget()
+
+    def shorten(self, shortcut: Shortcut) -> None:
+        """Say what a path must not touch for its call to be served in one step; `changed` forgets it."""
+        self._shortcut = shortcut
+        if self.root < 0:
+            return
+        closed = self.table.closed()
+        shortcut.judge_by(
+            root=-1 if self.root_identity in closed.identities else self.root,
+            relative=not self.has_cow,  # the names of an fd's own place in a branch have to be looked up
+            marks=self.table.marks,
+            names=self.table.triggers,
+            closed=closed,
+            denied=self.origins.denied,
+            fence=self.origins.fences,
+        )
 
     def expect(self, directory: int, rule: Awaited) -> None:
         """Mark a directory, whose fd is given away, in which names mean what `rule` says."""

@@ -98,13 +98,27 @@ static void answer(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
 static void complete(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
 {
     uint64_t one = 1;
+    if (slot->lent) {
+        RAW(__NR_close, slot->lent - 1);
+        __atomic_store_n(&slot->state, FREE, __ATOMIC_RELEASE);
+        return;
+    }
     __atomic_store_n(&slot->state, DONE, __ATOMIC_RELEASE);
     RAW(__NR_futex, &slot->state, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX);
     RAW(__NR_write, deputy->completions, &one, sizeof one);
 }
 
+/* By the vDSO: no lock is taken. */
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
 static void execute(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
 {
+    __atomic_store_n(&deputy->begun_ns, now_ns(), __ATOMIC_RELAXED);
     uint64_t values[6];
     for (int index = 0; index < 6; index++)
         values[index] = slot->buffer_mask & (1U << index) ? (uint64_t)(uintptr_t)slot->buffer + slot->arguments[index]
@@ -118,6 +132,7 @@ static void execute(struct sl_deputy *deputy, struct sl_deputy_slot *slot)
                                     (long)values[4], (long)values[5]);
     answer(deputy, slot);
     complete(deputy, slot);
+    __atomic_add_fetch(&deputy->finished, 1, __ATOMIC_RELEASE);
 }
 
 static void *run(void *argument)
@@ -134,7 +149,7 @@ static void *run(void *argument)
         if (deputy->taken == bell)
             RAW(__NR_futex, &deputy->bell, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, bell, 0);
         else
-            execute(deputy, &deputy->slots[deputy->queue[deputy->taken++ % SL_DEPUTY_SLOTS]]);
+            execute(deputy, &deputy->slots[deputy->queue[deputy->taken++ % SL_DEPUTY_QUEUE]]);
     }
     return NULL;
 }
@@ -202,7 +217,9 @@ void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index)
     uint32_t stopped = deputy->stop;
     slot->state = SUBMITTED;
     if (!stopped) {
-        deputy->queue[deputy->bell % SL_DEPUTY_SLOTS] = index;
+        if (deputy->bell == __atomic_load_n(&deputy->finished, __ATOMIC_ACQUIRE))
+            __atomic_store_n(&deputy->begun_ns, now_ns(), __ATOMIC_RELAXED);
+        deputy->queue[deputy->bell % SL_DEPUTY_QUEUE] = index;
         ring_bell(deputy);
     }
     unlock(deputy);
@@ -210,6 +227,16 @@ void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index)
         slot->result = -ECANCELED;
         complete(deputy, slot);
     }
+}
+
+int64_t sl_deputy_busy(struct sl_deputy *deputy)
+{
+    /* The time is read first: what is done or begun meanwhile makes it look shorter, never longer. */
+    int64_t now = now_ns();
+    if (__atomic_load_n(&deputy->finished, __ATOMIC_ACQUIRE) == __atomic_load_n(&deputy->bell, __ATOMIC_ACQUIRE))
+        return 0;
+    int64_t since = now - __atomic_load_n(&deputy->begun_ns, __ATOMIC_RELAXED);
+    return since > 0 ? since : 1;
 }
 
 void sl_deputy_call(struct sl_deputy *deputy, uint32_t index)
@@ -242,7 +269,7 @@ void sl_deputy_stop(struct sl_deputy *deputy)
     unlock(deputy);
     pthread_join(ring->thread, NULL);
     for (; deputy->taken != bell; deputy->taken++) {
-        struct sl_deputy_slot *slot = &deputy->slots[deputy->queue[deputy->taken % SL_DEPUTY_SLOTS]];
+        struct sl_deputy_slot *slot = &deputy->slots[deputy->queue[deputy->taken % SL_DEPUTY_QUEUE]];
         slot->result = -ECANCELED;
         complete(deputy, slot);
     }

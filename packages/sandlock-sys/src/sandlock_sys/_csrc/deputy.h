@@ -3,7 +3,8 @@
 
 #include <stdint.h>
 
-enum { SL_DEPUTY_SLOTS = 64, SL_DEPUTY_BYTES = 8192 };
+/* The first slots are handed out by the interpreter's side, the others by C (shortcut.c): neither asks the other. */
+enum { SL_DEPUTY_SLOTS = 64, SL_DEPUTY_OWN = 16, SL_DEPUTY_QUEUE = 128, SL_DEPUTY_BYTES = 8192 };
 
 /* What the deputy does besides system calls; no architecture has such numbers. */
 enum {
@@ -29,15 +30,17 @@ struct sl_deputy_slot {
     uint32_t buffer_mask;    /* bit N: arguments[N] is an offset into `buffer`, made an address here */
     uint32_t fd_flags;       /* O_CLOEXEC or 0, for the injected fd */
     uint32_t state;          /* futex: 0 free, 1 submitted, 2 done */
-    uint32_t reserved;
+    int32_t lent;            /* an fd + 1: nobody collects the slot; when it is done the fd is closed and the slot free. Or 0 */
     char buffer[SL_DEPUTY_BYTES];
 };
 
 struct sl_deputy {
-    struct sl_deputy_slot slots[SL_DEPUTY_SLOTS];
-    uint32_t queue[SL_DEPUTY_SLOTS]; /* of slots, in the order of submission; no more than all are in it */
-    uint32_t bell;           /* futex: counts submissions, so the next goes to queue[bell % SL_DEPUTY_SLOTS] */
+    struct sl_deputy_slot slots[SL_DEPUTY_SLOTS + SL_DEPUTY_OWN];
+    uint32_t queue[SL_DEPUTY_QUEUE]; /* of slots, in the order of submission; there are fewer of them than places */
+    uint32_t bell;           /* futex: counts submissions, so the next goes to queue[bell % SL_DEPUTY_QUEUE] */
     uint32_t taken;          /* the deputy's own count */
+    uint32_t finished;       /* counts what it is done with */
+    int64_t begun_ns;        /* CLOCK_MONOTONIC when it began its last call, or was rung out of its rest */
     uint32_t locked;         /* by who submits, or stops: a few instructions long */
     uint32_t stop;
     int32_t completions;     /* eventfd that the loop reads */
@@ -52,6 +55,9 @@ long sl_deputy_start(struct sl_deputy **started);
 /* Submit slot `index`, which the caller has filled; it belongs to the deputy until its state is 2. Calls are made in
  * the order of submission. A deputy that was stopped does nothing: the slot is done at once, with -ECANCELED. */
 void sl_deputy_submit(struct sl_deputy *deputy, uint32_t index);
+
+/* How long, in nanoseconds, the deputy has been in one call; 0 when it has nothing to do. */
+int64_t sl_deputy_busy(struct sl_deputy *deputy);
 
 /* Wait until slot `index` is done, at most until CLOCK_MONOTONIC says `deadline_ns` (-1: no bound).
  * 0, or -ETIMEDOUT, or -EINTR so that the caller can run its signal handlers. */

@@ -8,17 +8,7 @@
 
 #include "raw.h"
 
-/* The structures of linux/seccomp.h, 5.0 (addfd 5.9) */
-struct request {
-    uint64_t id;
-    uint32_t pid;
-    uint32_t flags;
-    int32_t nr;
-    uint32_t arch;
-    uint64_t instruction_pointer;
-    uint64_t args[6];
-};
-
+/* More structures of linux/seccomp.h, 5.0 (addfd 5.9) */
 struct response {
     uint64_t id;
     int64_t value;
@@ -34,11 +24,11 @@ struct add_fd {
     uint32_t target_flags;
 };
 
-_Static_assert(sizeof(struct request) == SL_NOTIF_REQUEST_SIZE, "struct seccomp_notif");
+_Static_assert(sizeof(struct sl_notif_request) == SL_NOTIF_REQUEST_SIZE, "struct seccomp_notif");
 _Static_assert(sizeof(struct response) == 24, "struct seccomp_notif_resp");
 _Static_assert(sizeof(struct add_fd) == 24, "struct seccomp_notif_addfd");
 
-#define NOTIF_RECV _IOWR('!', 0, struct request)   /* 5.0 */
+#define NOTIF_RECV _IOWR('!', 0, struct sl_notif_request)   /* 5.0 */
 #define NOTIF_SEND _IOWR('!', 1, struct response)  /* 5.0 */
 #define NOTIF_ID_VALID _IOW('!', 2, uint64_t)      /* 5.0; this direction 5.8 */
 #define NOTIF_ADDFD _IOW('!', 3, struct add_fd)    /* 5.9 */

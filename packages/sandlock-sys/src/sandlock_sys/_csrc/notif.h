@@ -5,6 +5,16 @@
 
 #define SL_NOTIF_REQUEST_SIZE 80
 
+struct sl_notif_request { /* struct seccomp_notif, linux/seccomp.h, 5.0 */
+    uint64_t id;
+    uint32_t pid;
+    uint32_t flags;
+    int32_t nr;
+    uint32_t arch;
+    uint64_t instruction_pointer;
+    uint64_t args[6];
+};
+
 long sl_notif_receive(int listener, void *request);
 long sl_notif_send(int listener, uint64_t id, int64_t value, int32_t error, uint32_t flags);
 long sl_notif_id_valid(int listener, uint64_t id);

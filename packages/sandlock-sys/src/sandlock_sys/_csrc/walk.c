@@ -240,30 +240,43 @@ long sl_walk(int start, const char *path, uint32_t length, uint32_t flags, const
     }
 }
 
-long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_mark *marks, uint32_t count, void *result)
+long sl_look(int fd, const struct sl_walk_mark *marks, uint32_t count, void *result)
 {
     struct sl_walk *walk = result;
     struct identity identity;
-    struct how how = {PATH_FD | O_CLOEXEC | (flags & SL_WALK_NO_FOLLOW ? O_NOFOLLOW : 0), 0,
-                      RESOLVE_PLAIN | (flags & SL_WALK_CACHED ? RESOLVE_CACHED_ : 0)};
-    while (*path == '/')
-        path++;
     memset(walk, 0, sizeof *walk);
     walk->directory = -1;
-    walk->object = (int)RAW(__NR_openat2, start, *path ? path : ".", &how, sizeof how);
+    walk->object = fd;
     walk->last = 1;
-    if (walk->object < 0) {
-        int error = -walk->object;
+    long error = identify(fd, &identity);
+    if (error < 0) {
         walk->object = -1;
-        return end(walk, SL_WALK_ERROR, error);
-    }
-    long error = identify(walk->object, &identity);
-    if (error < 0)
         return end(walk, SL_WALK_ERROR, (int)-error);
+    }
     walk->device = identity.device;
     walk->inode = identity.inode;
     walk->mode = identity.mode;
     return end(walk, marked(&identity, marks, count) >= 0 ? SL_WALK_MARK : SL_WALK_END, 0);
+}
+
+long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_mark *marks, uint32_t count, void *result)
+{
+    struct sl_walk *walk = result;
+    struct how how = {PATH_FD | O_CLOEXEC | (flags & SL_WALK_NO_FOLLOW ? O_NOFOLLOW : 0), 0,
+                      RESOLVE_PLAIN | (flags & SL_WALK_CACHED ? RESOLVE_CACHED_ : 0)};
+    while (*path == '/')
+        path++;
+    long object = RAW(__NR_openat2, start, *path ? path : ".", &how, sizeof how);
+    if (object >= 0) {
+        sl_look((int)object, marks, count, result);
+        if (walk->outcome == SL_WALK_ERROR)
+            drop((int)object);
+        return 0;
+    }
+    memset(walk, 0, sizeof *walk);
+    walk->directory = walk->object = -1;
+    walk->last = 1;
+    return end(walk, SL_WALK_ERROR, (int)-object);
 }
 
 long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count)

@@ -51,6 +51,9 @@ long sl_walk(int start, const char *path, uint32_t length, uint32_t flags, const
  * but at its end. ERROR with ELOOP where a symlink has to be followed. */
 long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_mark *marks, uint32_t count, void *walk);
 
+/* Look at the object of an fd, which stays the caller's: END, or MARK, or ERROR. */
+long sl_look(int fd, const struct sl_walk_mark *marks, uint32_t count, void *walk);
+
 /* Go from the directory `start` up until an object is marked (its index), or the root (-ENOENT), at most 4096 steps. */
 long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count);
 

@@ -17,6 +17,7 @@ from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.memory import read_path, write
 from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
+from sandlock_sys.shortcut import Kind, Row
 
 if TYPE_CHECKING:
     from sandlock_notif.dispatch import Outcome
@@ -54,19 +55,19 @@ class Looking:
     def traps(self) -> list[Trap]:
         """The calls, by every name that an architecture has."""
         rows = (
-            ("stat", self.stat),
-            ("lstat", self.lstat),
-            ("newfstatat", self.fstatat),
-            ("statx", self.statx),
-            ("access", self.access),
-            ("faccessat", self.faccessat),
-            ("faccessat2", self.faccessat2),
-            ("readlink", self.readlink),
-            ("readlinkat", self.readlinkat),
-            ("statfs", self.statfs),
+            ("stat", self.stat, Row(Kind.STAT, 0, 1)),
+            ("lstat", self.lstat, Row(Kind.STAT, 0, 1, fixed=_SYMLINK_NOFOLLOW)),
+            ("newfstatat", self.fstatat, Row(Kind.STAT, 1, 2, at=0, flags=3)),
+            ("statx", self.statx, Row(Kind.STATX, 1, 4, at=0, flags=2)),
+            ("access", self.access, Row(Kind.ACCESS, 0, 1)),
+            ("faccessat", self.faccessat, Row(Kind.ACCESS, 1, 2, at=0)),
+            ("faccessat2", self.faccessat2, Row(Kind.ACCESS, 1, 2, at=0, flags=3)),
+            ("readlink", self.readlink, Row(Kind.READLINK, 0, 1)),
+            ("readlinkat", self.readlinkat, Row(Kind.READLINK, 1, 2, at=0)),
+            ("statfs", self.statfs, None),
         )
         return [
-            *(Trap(name, handle, _WHY, cost="memory") for name, handle in rows),
+            *(Trap(name, handle, _WHY, cost="memory", row=row) for name, handle, row in rows),
             Trap("file_getattr", lambda _: Errno(ENOSYS), "it takes a path (6.17), and its callers know the ioctl"),
         ]
 

@@ -12,6 +12,7 @@ from sandlock_notif.dispatch import Trap
 from sandlock_notif.fs.how import CREATE, NO_FOLLOW, PARENT, Limits
 from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.memory import READ_MAX, read, read_path
+from sandlock_sys.shortcut import Kind, Row
 
 if TYPE_CHECKING:
     from sandlock_notif.dispatch import Outcome
@@ -45,8 +46,13 @@ class Opening:
 
     def traps(self) -> list[Trap]:
         """The calls, by every name that an architecture has."""
-        rows = (("open", self.open), ("creat", self.creat), ("openat", self.openat), ("openat2", self.openat2))
-        return [Trap(name, handle, _WHY, cost="deputy") for name, handle in rows]
+        rows = (
+            ("open", self.open, Row(Kind.OPEN, 0, flags=1)),
+            ("creat", self.creat, None),
+            ("openat", self.openat, Row(Kind.OPEN, 1, at=0, flags=2)),
+            ("openat2", self.openat2, None),
+        )
+        return [Trap(name, handle, _WHY, cost="deputy", row=row) for name, handle, row in rows]
 
     def open(self, request: Request) -> Outcome:
         """Serve open: path, flags, mode."""

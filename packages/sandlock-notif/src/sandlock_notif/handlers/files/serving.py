@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sandlock_notif.fs.view import View
     from sandlock_notif.request import Request
     from sandlock_sys.deputy import Completion
+    from sandlock_sys.shortcut import Shortcut
 
 __all__ = ["ANSWERED", "Files"]
 
@@ -46,12 +47,14 @@ class Files:
     Attributes:
         view: where paths lead.
         numbers: system call numbers by name.
+        shortcut: what serves the simplest calls without us.
 
     """
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.numbers: dict[str, int] = {}
+        self.shortcut: Shortcut | None = None
         self._privileged = os.geteuid() == 0
         self.waiting = WaitingOpens(self)
         self.host = HostLayer(self, self.waiting)
@@ -234,6 +237,8 @@ class Files:
             for fd in held:
                 os.close(fd)
             raise
+        if opens and self.shortcut is not None:
+            self.shortcut.open_by(self.deputies.last)  # which is not blocked, or we have no other
         return ANSWERED
 
     async def post_free(self, request: Request, call: str, fd: int, *arguments: int | bytes) -> Action:

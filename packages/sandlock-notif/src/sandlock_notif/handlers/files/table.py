@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandlock_notif.dispatch import Services, Trap
     from sandlock_notif.fs.view import View
     from sandlock_notif.request import Request
+    from sandlock_sys.shortcut import Shortcut
 
 __all__ = ["FilesTable"]
 
@@ -72,6 +73,11 @@ class FilesTable(HandlerTable):
         """
         self.view.attach(services)
         self.files.attach()
+
+    def shorten(self, shortcut: Shortcut) -> None:
+        """Have what the view does not touch served without us."""
+        self.view.shorten(shortcut)
+        self.files.shortcut = shortcut
 
     def look_at_images(self, look: Callable[[Request, Sequence[bytes]], Callable[[int], None]]) -> None:
         """Let `look` (`ExecTable.look_at`) judge and change the programs that are run by the view."""

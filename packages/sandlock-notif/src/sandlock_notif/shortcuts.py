@@ -1,0 +1,38 @@
+"""What is served without the interpreter: the calls that the handler tables gave a `row`, within what they say."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from sandlock_notif.deputies import BUSY_S
+from sandlock_sys.shortcut import Shortcut
+
+if TYPE_CHECKING:
+    from sandlock_notif.dispatch import Dispatch
+    from sandlock_notif.listener import Listener
+
+__all__ = ["judge", "shortcut_of"]
+
+
+def shortcut_of(listener: Listener, dispatch: Dispatch, wait_ns: int) -> Shortcut | None:
+    """Return the shortcut of a listener, in use and serving nothing yet; None where no table has a call for it."""
+    if not dispatch.rows:
+        return None
+    shortcut = Shortcut(
+        listener.fileno(),
+        dispatch.arch.audit_arch,
+        dispatch.rows,
+        wait_ns=wait_ns,
+        blocked_ns=int(BUSY_S * 1e9),
+        privileged=os.geteuid() == 0,
+    )
+    listener.exchange.use(shortcut)
+    return shortcut
+
+
+def judge(shortcut: Shortcut, dispatch: Dispatch) -> None:
+    """Let the tables say anew what calls must not touch."""
+    shortcut.fresh()
+    for table in dispatch.tables:
+        table.shorten(shortcut)

@@ -1,0 +1,111 @@
+"""Calls that a view does not touch are served without the interpreter; nobody who has to be asked is passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from supervision import Outcome, supervise, table
+from test_files_denied import ALL, READ, base
+
+from sandlock_notif import HandlerTable, Request, Supervisor
+from sandlock_notif.action import Action
+from sandlock_notif.fs.view import View
+from sandlock_notif.handlers.files.table import FilesTable
+
+pytestmark = [
+    pytest.mark.needs("seccomp", level=2),
+    pytest.mark.needs("landlock", level=3),
+    pytest.mark.needs("pidfd", level=2),
+]
+_ = base  # the fixture
+
+# Stats, opens and reads a file by its whole path and a short one, N times each: prints how often which call failed.
+SOURCE = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    int bad_stat = 0, bad_open = 0, wrong = 0;
+    struct stat found;
+    if (chdir(argv[1]) != 0)
+        return 1;
+    for (int n = 0; n < 2 * atoi(argv[3]); n++) {
+        char whole[4096], text[8] = "";
+        snprintf(whole, sizeof whole, "%s/%s", argv[1], argv[2]);
+        const char *path = n & 1 ? argv[2] : whole;
+        bad_stat += stat(path, &found) != 0;
+        int fd = open(path, O_RDONLY);
+        if (fd < 0) {
+            bad_open++;
+            continue;
+        }
+        wrong += read(fd, text, 7) != found.st_size || memcmp(text, "fine", 4);
+        close(fd);
+    }
+    printf("%d %d %d\n", bad_stat, bad_open, wrong);
+    return 0;
+}
+"""
+TRIES = 50
+
+
+@pytest.fixture
+def run(base: Path, compile_c: Callable[..., Path]) -> Callable[..., Outcome]:
+    """`run(name, *tables)`: the program above in a tree with a denied file."""
+    tree = base / "tree"
+    (tree / "dir/ok").write_text("fine")
+    (tree / "dir/no").write_text("fine too")
+    program = compile_c(SOURCE)
+
+    def start(name: str, *tables: HandlerTable) -> Outcome:
+        argv = [str(program), str(tree / "dir"), name, str(TRIES)]
+        return supervise(argv, *tables, grants=[(b"/", READ), (os.fsencode(base), ALL)])
+
+    return start
+
+
+def denying(base: Path) -> FilesTable:
+    return FilesTable(View(denied=[os.fsencode(base / "tree/dir/no")]))
+
+
+def shortly(supervisor: Supervisor | None) -> int:
+    """How many calls were served without the interpreter."""
+    assert supervisor is not None
+    return supervisor.shortly
+
+
+def test_most_calls_are_served_without_being_asked_about(base: Path, run: Callable[..., Outcome]) -> None:
+    outcome = run("ok", denying(base))
+    assert outcome.output == b"0 0 0\n"
+    assert shortly(outcome.supervisor) > 2 * TRIES
+    assert outcome.supervisor is not None
+    assert outcome.supervisor.served >= 4 * TRIES
+
+
+def test_what_is_denied_is_refused_each_time(base: Path, run: Callable[..., Outcome]) -> None:
+    outcome = run("no", denying(base))
+    assert outcome.output == b"%d %d 0\n" % (2 * TRIES, 2 * TRIES)
+    assert len([event for event in outcome.events if event.kind == "denied"]) >= 4 * TRIES
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_whoever_comes_first_is_asked_about_every_call(base: Path, run: Callable[..., Outcome], *, first: bool) -> None:
+    seen: list[int] = []
+
+    def handle(request: Request) -> Action | None:
+        seen.append(request.nr)
+        return None
+
+    files, mine = denying(base), table("openat", handle)
+    outcome = run("ok", *((mine, files) if first else (files, mine)))
+    assert outcome.output == b"0 0 0\n"
+    assert len(seen) >= 2 * TRIES if first else not seen
+    assert shortly(outcome.supervisor) > TRIES  # the other calls

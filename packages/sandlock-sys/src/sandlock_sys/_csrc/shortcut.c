@@ -1,0 +1,381 @@
+/* Requests about files that no rule touches, served where they are received: the interpreter is asked about the others.
+ *
+ * A request is served here only if its path has none of the names by which a marked object is reached, starts outside
+ * what is denied, and leads in one step of the kernel's, which follows no symlink, to an object without a mark. All
+ * else, every failure of this process's own included, is left to the caller, who begins from the start: nothing that
+ * was found out here is used for it. The judgement is that of sandlock_notif.fs.resolve, and has to stay the same.
+ */
+#define _GNU_SOURCE
+#include "shortcut.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "capabilities.h"
+#include "deputy.h"
+#include "inode.h"
+#include "notif.h"
+#include "procmem.h"
+#include "raw.h"
+#include "walk.h"
+
+enum {
+    LONGEST = 4096,             /* PATH_MAX */
+    ROOM = 256,                 /* for what inode.h tells */
+    CWD = -100,                 /* AT_FDCWD, linux/fcntl.h */
+    SYMLINK_NOFOLLOW = 0x100,   /* AT_*, linux/fcntl.h */
+    NO_AUTOMOUNT = 0x800,
+    EMPTY_PATH = 0x1000,        /* says nothing of a path that is not empty */
+    SYNC_TYPE = 0x6000,
+    EACCESS = 0x200,
+    STATX_RESERVED_ = (int)0x80000000,
+    TMPFILE = 020000000,        /* __O_TMPFILE, asm-generic/fcntl.h, 3.11 */
+    PROC_MAGIC = 0x9fa0,        /* PROC_SUPER_MAGIC, linux/magic.h */
+    TYPE = 0170000, FOLDER = 0040000, FILE_ = 0100000, LINK = 0120000, /* linux/stat.h */
+};
+
+/* What open does not refuse and knows, as in sandlock_notif.handlers.files.opening. The other flags need more thought. */
+#define OPEN_KNOWN (O_ACCMODE | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | O_ASYNC | O_DIRECT \
+                    | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | 0100000 | O_LARGEFILE)
+#define OPEN_THOUGHT (O_CREAT | O_EXCL | O_PATH | TMPFILE)
+
+/* One request and what is known of it. */
+struct call {
+    struct sl_shortcut *shortcut;
+    const struct sl_notif_request *request;
+    const struct sl_shortcut_row *row;
+    uint32_t flags;
+    uint32_t find; /* SL_WALK_* */
+    int object;    /* O_PATH fd; -1 when somebody else closes it */
+    uint32_t mode;
+};
+
+static uint64_t argument(const struct call *call, int index)
+{
+    return call->request->args[index];
+}
+
+/* Reads the flags, and tells whether they are plain ones. */
+static int understood(struct call *call)
+{
+    const struct sl_shortcut_row *row = call->row;
+    uint64_t wide = row->flags < 0 ? (uint64_t)row->fixed : argument(call, row->flags);
+    uint32_t flags = call->flags = (uint32_t)wide;
+    const uint32_t look = SYMLINK_NOFOLLOW | NO_AUTOMOUNT | EMPTY_PATH | SYNC_TYPE;
+    call->find = SL_WALK_CACHED;
+    switch (row->kind) {
+    case SL_SHORTCUT_STAT:
+        call->find |= flags & SYMLINK_NOFOLLOW ? SL_WALK_NO_FOLLOW : 0;
+        return !(flags & ~look);
+    case SL_SHORTCUT_STATX:
+        call->find |= flags & SYMLINK_NOFOLLOW ? SL_WALK_NO_FOLLOW : 0;
+        return !(flags & ~look) && (flags & SYNC_TYPE) != SYNC_TYPE
+               && !(argument(call, row->value - 1) & (uint32_t)STATX_RESERVED_);
+    case SL_SHORTCUT_ACCESS:
+        call->find |= flags & SYMLINK_NOFOLLOW ? SL_WALK_NO_FOLLOW : 0;
+        return !(flags & ~(uint32_t)(SYMLINK_NOFOLLOW | EMPTY_PATH | EACCESS)) && !((uint32_t)argument(call, row->value) & ~7U);
+    case SL_SHORTCUT_READLINK:
+        call->find |= SL_WALK_NO_FOLLOW;
+        return (int32_t)argument(call, row->value + 1) > 0;
+    case SL_SHORTCUT_OPEN:
+        call->find |= flags & O_NOFOLLOW ? SL_WALK_NO_FOLLOW : 0;
+        return !(flags & OPEN_THOUGHT) && call->shortcut->deputy != NULL;
+    default:
+        return 0;
+    }
+}
+
+/* Whether a component is one of the names by which a marked object is reached. */
+static int special(const struct sl_shortcut *shortcut, const char *component, size_t size)
+{
+    uint32_t low = 0, high = shortcut->name_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const char *name = shortcut->names + shortcut->name_at[middle];
+        int order = strncmp(name, component, size);
+        if (!order)
+            order = name[size] != 0;
+        if (!order)
+            return 1;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return 0;
+}
+
+static int plain_path(const struct sl_shortcut *shortcut, const char *path)
+{
+    while (*path) {
+        size_t size = strcspn(path, "/");
+        if (size && special(shortcut, path, size))
+            return 0;
+        path += size;
+        path += *path == '/';
+    }
+    return 1;
+}
+
+static char *put(char *at, const char *text)
+{
+    while (*text)
+        *at++ = *text++;
+    *at = 0;
+    return at;
+}
+
+static char *put_number(char *at, uint32_t number)
+{
+    char digits[10];
+    int count = 0;
+    do
+        digits[count++] = (char)('0' + number % 10);
+    while (number /= 10);
+    while (count)
+        *at++ = digits[--count];
+    *at = 0;
+    return at;
+}
+
+static int waits(const struct call *call)
+{
+    return sl_notif_id_valid(call->shortcut->listener, call->request->id) == 0;
+}
+
+/* Whether paths that start in this directory are served: it is not closed, nothing denied above it, within the fence. */
+static int good_start(const struct sl_shortcut *shortcut, int start)
+{
+    struct sl_walk found;
+    sl_look(start, shortcut->closed, shortcut->closed_count, &found);
+    if (found.outcome != SL_WALK_END || (found.mode & TYPE) != FOLDER)
+        return 0;
+    if (shortcut->denied_count && sl_climb(start, shortcut->denied, shortcut->denied_count) != -ENOENT)
+        return 0;
+    return !shortcut->fence_count || sl_climb(start, shortcut->fence, shortcut->fence_count) >= 0;
+}
+
+/* The fd that a relative path starts from, to be closed; -1: not served. */
+static int start_of(const struct call *call)
+{
+    const struct sl_shortcut *shortcut = call->shortcut;
+    char link[48];
+    int at = call->row->at < 0 ? CWD : (int)(uint32_t)argument(call, call->row->at);
+    if (!shortcut->relative || (at < 0 && at != CWD))
+        return -1;
+    char *end = put_number(put(link, "/proc/"), call->request->pid);
+    if (at == CWD)
+        put(end, "/cwd");
+    else
+        put_number(put(end, "/fd/"), (uint32_t)at);
+    int start = (int)RAW(__NR_openat, CWD, link, O_PATH | O_CLOEXEC, 0);
+    if (start < 0)
+        return -1;
+    /* It was the caller's if the caller waits still. */
+    if (waits(call) && good_start(shortcut, start))
+        return start;
+    RAW(__NR_close, start);
+    return -1;
+}
+
+static int answer(struct call *call, int64_t value, long error)
+{
+    long result;
+    do
+        result = sl_notif_send(call->shortcut->listener, call->request->id, value, (int32_t)error, 0);
+    while (result == -EINTR);
+    return result == 0 || result == -ENOENT; /* nobody waits for it any more */
+}
+
+/* Writes to the caller's memory and answers. The fd of the memory stays with the process that it was opened for; that
+ * this is the caller's is known when the caller waits afterwards, so nothing is written to one that got its number. */
+static int give(struct call *call, const void *data, size_t size, int64_t value)
+{
+    char link[32];
+    put(put_number(put(link, "/proc/"), call->request->pid), "/mem");
+    int memory = (int)RAW(__NR_openat, CWD, link, O_RDWR | O_CLOEXEC, 0);
+    if (memory < 0)
+        return 0;
+    long written = -1;
+    if (waits(call))
+        written = RAW(__NR_pwrite64, memory, data, size, argument(call, call->row->value));
+    RAW(__NR_close, memory);
+    return written == (long)size && answer(call, value, 0);
+}
+
+static int look(struct call *call)
+{
+    _Alignas(16) char data[ROOM];
+    long size = sl_inode_stat(call->object, data);
+    return size > 0 && give(call, data, (size_t)size, 0);
+}
+
+static int look_extended(struct call *call)
+{
+    _Alignas(16) char data[ROOM];
+    uint32_t mask = (uint32_t)argument(call, call->row->value - 1);
+    return sl_inode_statx(call->object, call->flags & SYNC_TYPE, mask, data) == 0 && give(call, data, ROOM, 0);
+}
+
+static int check_access(struct call *call)
+{
+    return answer(call, 0, sl_inode_access(call->object, (int)argument(call, call->row->value),
+                                           (int)(call->flags & EACCESS)));
+}
+
+static int read_link(struct call *call)
+{
+    char text[LONGEST];
+    _Alignas(16) char system[ROOM];
+    if ((call->mode & TYPE) != LINK)
+        return answer(call, 0, -EINVAL);
+    uint64_t magic = 0; /* links of /proc say what is true for who asks */
+    if (sl_inode_statfs(call->object, system) < 0 || (memcpy(&magic, system, sizeof magic), magic == PROC_MAGIC))
+        return 0;
+    long size = sl_inode_readlink(call->object, text, sizeof text), room = (int32_t)argument(call, call->row->value + 1);
+    if (size <= 0 || size >= LONGEST)
+        return 0;
+    if (size > room)
+        size = room;
+    return give(call, text, (size_t)size, size);
+}
+
+static long free_slot(struct sl_deputy *deputy)
+{
+    for (uint32_t index = SL_DEPUTY_SLOTS; index < SL_DEPUTY_SLOTS + SL_DEPUTY_OWN; index++)
+        if (__atomic_load_n(&deputy->slots[index].state, __ATOMIC_ACQUIRE) == 0)
+            return index;
+    return -1;
+}
+
+/* Lets the deputy open exactly the object, give it to the caller, and close what this thread found it by. */
+static int open_object(struct call *call)
+{
+    struct sl_deputy *deputy = call->shortcut->deputy;
+    uint32_t type = call->mode & TYPE;
+    long index = free_slot(deputy);
+    if (index < 0 || (type != FILE_ && type != FOLDER) || sl_deputy_busy(deputy) > call->shortcut->blocked_ns)
+        return 0;
+    struct sl_deputy_slot *slot = &deputy->slots[index];
+    memset(slot, 0, offsetof(struct sl_deputy_slot, buffer));
+    put_number(put(slot->buffer, "/proc/self/fd/"), (uint32_t)call->object);
+    slot->number = __NR_openat;
+    slot->arguments[0] = (uint64_t)(int64_t)CWD;
+    slot->arguments[2] = (call->flags & OPEN_KNOWN & ~(uint32_t)O_NOFOLLOW) | O_CLOEXEC;
+    slot->buffer_mask = 1U << 1;
+    slot->notification = call->request->id;
+    slot->answer = SL_ANSWER_FD;
+    slot->fd_flags = call->flags & O_CLOEXEC;
+    slot->lent = call->object + 1;
+    call->object = -1;
+    sl_deputy_submit(deputy, (uint32_t)index);
+    return 1;
+}
+
+static int act(struct call *call)
+{
+    switch (call->row->kind) {
+    case SL_SHORTCUT_STAT:
+        return look(call);
+    case SL_SHORTCUT_STATX:
+        return look_extended(call);
+    case SL_SHORTCUT_ACCESS:
+        return check_access(call);
+    case SL_SHORTCUT_READLINK:
+        return read_link(call);
+    default:
+        return open_object(call);
+    }
+}
+
+static int find_and_act(struct call *call, int start, const char *path)
+{
+    const struct sl_shortcut *shortcut = call->shortcut;
+    struct sl_walk found;
+    sl_find(start, path, call->find, shortcut->marks, shortcut->mark_count, &found);
+    if (found.outcome == SL_WALK_ERROR) /* a symlink, or what the kernel would have to ask a file system for */
+        return found.error != ELOOP && found.error != EAGAIN && answer(call, 0, -found.error);
+    call->object = found.object;
+    call->mode = found.mode;
+    int served = found.outcome == SL_WALK_END && act(call);
+    if (call->object >= 0)
+        RAW(__NR_close, call->object);
+    return served;
+}
+
+static const struct sl_shortcut_row *row_of(const struct sl_shortcut *shortcut, const struct sl_notif_request *request)
+{
+    if (request->arch != shortcut->arch || !request->pid)
+        return NULL;
+    for (uint32_t index = 0; index < shortcut->row_count; index++)
+        if (shortcut->rows[index].number == request->nr)
+            return &shortcut->rows[index];
+    return NULL;
+}
+
+/* 1: answered, or somebody will answer. 0: nothing was done. */
+static int serve(struct call *call)
+{
+    struct sl_shortcut *shortcut = call->shortcut;
+    char path[LONGEST];
+    if (!understood(call))
+        return 0;
+    long length = sl_procmem_string((int)call->request->pid, argument(call, call->row->path), path, sizeof path);
+    if (length <= 0 || !waits(call) || !plain_path(shortcut, path))
+        return 0;
+    if (path[0] == '/')
+        return shortcut->root >= 0 && find_and_act(call, shortcut->root, path);
+    int start = start_of(call);
+    if (start < 0)
+        return 0;
+    int served = find_and_act(call, start, path);
+    RAW(__NR_close, start);
+    return served;
+}
+
+long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_ns)
+{
+    uint64_t privileges = 0;
+    int given_up = 0;
+    long result;
+    for (;;) {
+        result = sl_notif_next(shortcut->listener, request, wait_ns);
+        if (result != 1)
+            break;
+        struct call call = {.shortcut = shortcut, .request = request, .row = row_of(shortcut, request), .object = -1};
+        if (!call.row || __atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE))
+            break;
+        if (shortcut->privileged && !given_up) {
+            if (sl_capabilities_set(0, &privileges) < 0)
+                break;
+            given_up = 1;
+        }
+        if (!serve(&call))
+            break;
+        shortcut->served++;
+        wait_ns = shortcut->wait_ns;
+        if (!shortcut->left || !--shortcut->left) {
+            result = 0;
+            break;
+        }
+    }
+    if (given_up)
+        sl_capabilities_set(privileges, &privileges);
+    return result;
+}
+
+long sl_shortcut_exchange(struct sl_shortcut *shortcut, uint64_t id, int64_t value, int32_t error, uint32_t flags,
+                          void *request, int64_t wait_ns)
+{
+    long result;
+    do
+        result = sl_notif_send(shortcut->listener, id, value, error, flags);
+    while (result == -EINTR);
+    if (result < 0 && result != -ENOENT) {
+        memset(request, 0, SL_NOTIF_REQUEST_SIZE);
+        return result;
+    }
+    return sl_shortcut_next(shortcut, request, wait_ns);
+}

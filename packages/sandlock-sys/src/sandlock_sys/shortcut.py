@@ -1,0 +1,185 @@
+"""Requests about files that no rule touches, served in C where they are taken: the interpreter never sees them.
+
+    shortcut = Shortcut(listener, audit_arch, [Row(...)], ...)
+    shortcut.judge_by(root=root, relative=True, marks=marks, denied=NO_MARKS, fence=NO_MARKS, names=names)
+    notif.Exchange(listener).use(shortcut)
+
+A call is served there if its path has none of certain names, starts outside of what is denied, and leads, without a
+symlink, to an object that is not marked; all others are returned by `Exchange.take` as ever. So what a shortcut says
+must be what whoever serves those would say.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from sandlock_sys._buffers import NULL, readable
+from sandlock_sys._ffi import ffi
+from sandlock_sys.walk import NO_MARKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sandlock_sys.deputy import Deputy
+    from sandlock_sys.walk import Marks
+
+__all__ = ["MAX_NAMES", "MAX_ROWS", "Kind", "Row", "Shortcut"]
+
+MAX_ROWS = 16  # SL_SHORTCUT_ROWS, _csrc/shortcut.h
+MAX_NAMES = 64  # SL_SHORTCUT_NAMES
+
+
+class Kind(IntEnum):
+    """What a call does with the object that its path leads to; `enum sl_shortcut_kind` in _csrc/shortcut.h."""
+
+    STAT = 1
+    """Writes struct stat to `value`."""
+    STATX = 2
+    """Writes struct statx to `value`; the mask is the argument before."""
+    ACCESS = 3
+    """Checks the mode `value`."""
+    READLINK = 4
+    """Writes the link's text to `value`; the size is the argument behind."""
+    OPEN = 5
+    """Lets the deputy open it, and puts the fd into the caller."""
+
+
+class Row:
+    """How one system call is read.
+
+    Attributes:
+        kind: what it does.
+        path: number of the argument that points to the path.
+        at: of the argument with the directory's fd; -1: the path starts in the working directory.
+        value: of the argument that `kind` needs.
+        flags: of the argument with the flags; -1: the flags are `fixed`.
+        fixed: flags.
+
+    """
+
+    __slots__ = ("at", "fixed", "flags", "kind", "path", "value")
+
+    def __init__(self, kind: Kind, path: int, value: int = 0, *, at: int = -1, flags: int = -1, fixed: int = 0) -> None:
+        self.kind, self.path, self.value = kind, path, value
+        self.at, self.flags, self.fixed = at, flags, fixed
+
+
+class Shortcut:
+    """What may be served without the interpreter, for one listener. It serves nothing until `judge_by`.
+
+    All but `forget` is for the thread that takes the notifications, while it takes none.
+
+    Arguments:
+        listener: whose notifications are served, borrowed.
+        arch: AUDIT_ARCH_* of the calls.
+        rows: how calls are read, by their numbers; those behind MAX_ROWS are not served.
+        wait_ns: how long the next notification is waited for after one that was served.
+        blocked_ns: a deputy that has been in one call for longer gets no further one.
+        privileged: capabilities of this thread are given up while files are looked at.
+
+    Attributes:
+        memory: what C works with.
+
+    """
+
+    __slots__ = ("_deputy", "_held", "memory")
+
+    def __init__(
+        self,
+        listener: int,
+        arch: int,
+        rows: dict[int, Row],
+        *,
+        wait_ns: int,
+        blocked_ns: int,
+        privileged: bool = False,
+    ) -> None:
+        self.memory = memory = ffi.new("struct sl_shortcut *")
+        self._held: list[object] = []
+        self._deputy: Deputy | None = None
+        memory.stale = 1
+        memory.listener, memory.arch, memory.privileged = listener, arch, privileged
+        memory.wait_ns, memory.blocked_ns = wait_ns, blocked_ns
+        memory.root = -1
+        memory.row_count = min(len(rows), MAX_ROWS)
+        for place, (number, row) in zip(range(MAX_ROWS), rows.items(), strict=False):
+            entry = memory.rows[place]
+            entry.number, entry.kind, entry.path, entry.value = number, row.kind, row.path, row.value
+            entry.at, entry.flags, entry.fixed = row.at, row.flags, row.fixed
+
+    @property
+    def served(self) -> int:
+        """How many requests were served."""
+        return int(self.memory.served)
+
+    @property
+    def stale(self) -> bool:
+        """Whether it has to be told anew what to judge by."""
+        return bool(self.memory.stale)
+
+    def forget(self) -> None:
+        """Serve nothing that is taken from now on, until `judge_by`; for any thread."""
+        self.memory.stale = 1
+
+    def allow(self, count: int) -> None:
+        """Serve at most `count` requests, until this is called again."""
+        self.memory.left = count
+
+    def judge_by(
+        self,
+        *,
+        root: int,
+        relative: bool,
+        marks: Marks,
+        names: Collection[bytes],
+        closed: Marks = NO_MARKS,
+        denied: Marks = NO_MARKS,
+        fence: Marks = NO_MARKS,
+    ) -> None:
+        """Serve, from now on, what is not touched by these. They are to be read after `fresh` was called.
+
+        Arguments:
+            root: O_PATH fd where absolute paths start, borrowed; -1: they are not served.
+            relative: whether paths that start elsewhere are served.
+            marks: objects that are not served.
+            names: of path components that are not served; with more than MAX_NAMES nothing is served.
+            closed: directories at which no path may start.
+            denied: directories below which no path may start.
+            fence: where there are any, a path may start only below one of these.
+
+        """
+        memory = self.memory
+        ordered: Sequence[bytes] = sorted(names)
+        fits = len(ordered) <= MAX_NAMES
+        block = b"\0".join(ordered) + b"\0"
+        held = [readable(data) for data in (marks.packed, closed.packed, denied.packed, fence.packed, block)]
+        memory.marks, memory.closed, memory.denied, memory.fence, memory.names = held
+        memory.mark_count, memory.closed_count = marks.count, closed.count
+        memory.denied_count, memory.fence_count = denied.count, fence.count
+        memory.name_count = len(ordered) if fits else 0
+        at = 0
+        for place, name in enumerate(ordered if fits else ()):
+            memory.name_at[place] = at
+            at += len(name) + 1
+        memory.root = root if fits else -1
+        memory.relative = relative and fits
+        self._held = list(held)  # pointers in a structure keep nothing alive
+
+    def fresh(self) -> None:
+        """Say that `judge_by` comes next.
+
+        Safety: whoever changes what is judged by calls `forget` after the change, and it is read after this. So either
+        the change is read, or `forget` comes later and it is asked for again.
+        """
+        self.memory.stale = 0
+
+    def open_by(self, deputy: Deputy | None) -> None:
+        """Let `deputy` open files, until this is called again; before it is closed with None."""
+        self._deputy = deputy
+        self.memory.deputy = NULL if deputy is None else deputy.ring
+
+    @property
+    def opens(self) -> bool:
+        """Whether there is somebody to open files."""
+        return self._deputy is not None

@@ -1,0 +1,409 @@
+"""A shortcut serves the calls that touch nothing special as the kernel would, and returns all others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandlock_sys import landlock, notif, pidfd, prctl, seccomp
+from sandlock_sys.constants.seccomp import Action, FilterFlag
+from sandlock_sys.deputy import Deputy
+from sandlock_sys.shortcut import MAX_NAMES, Kind, Row, Shortcut
+from sandlock_sys.walk import NO_MARKS, Marks
+
+pytestmark = [
+    pytest.mark.usefixtures("leaks"),
+    pytest.mark.needs("seccomp", level=2),
+    pytest.mark.needs("pidfd", level=2),
+]
+
+X86 = os.uname().machine == "x86_64"
+STAT, OPEN, READLINK, PPOLL = (262, 257, 267, 271) if X86 else (79, 56, 78, 73)
+ROWS = {
+    STAT: Row(Kind.STAT, 1, 2, at=0, flags=3),
+    OPEN: Row(Kind.OPEN, 1, at=0, flags=2),
+    READLINK: Row(Kind.READLINK, 1, 2, at=0),
+}
+CALLS = {"newfstatat": STAT, "openat": OPEN, "readlinkat": READLINK}
+AUDIT_ARCH = 0xC000003E if X86 else {"aarch64": 0xC00000B7, "riscv64": 0xC00000F3}.get(os.uname().machine, 0)
+RETURNED = errno.EXFULL
+READ_FILE, READ_DIR = 1 << 2, 1 << 3
+
+
+class Served:
+    """What a shortcut did: how many requests it returned, and the child's outcome."""
+
+    def __init__(self, listener: int) -> None:
+        self.shortcut = Shortcut(listener, AUDIT_ARCH, ROWS, wait_ns=1_000_000, blocked_ns=20_000_000)
+        self.shortcut.allow(1_000_000)
+        self.returned = 0
+        self.told = ""
+
+
+@pytest.fixture
+def serve(filter_for: Any, child: Any, numbers: dict[str, int]) -> Callable[..., Served]:
+    """`serve(call, body, judge)`: the body's result, its calls served by a shortcut; what is returned fails."""
+    numbers.update(CALLS)
+
+    def run(call: str, body: Callable[[], object], judge: Callable[[Shortcut], None]) -> Served:
+        reader, writer = os.pipe()
+
+        def in_child() -> None:
+            prctl.set_no_new_privs()
+            listener = seccomp.set_mode_filter(filter_for(call, Action.USER_NOTIF), FilterFlag.NEW_LISTENER)
+            os.write(writer, b"%d\n" % listener)
+            try:
+                told = repr(body())
+            except OSError as error:
+                told = errno.errorcode[error.errno or 0]
+            os.write(writer, told.encode())
+
+        with child(in_child) as pid, os.fdopen(reader, "rb", buffering=0) as stream:
+            os.close(writer)
+            number = b""
+            while not number.endswith(b"\n"):
+                number += stream.read(1)
+            process = pidfd.open_pidfd(pid)
+            listener = pidfd.getfd(process, int(number))
+            os.close(process)
+            try:
+                served = Served(listener)
+                judge(served.shortcut)
+                exchange = notif.Exchange(listener)
+                exchange.use(served.shortcut)
+                fields = exchange.take(100_000_000)
+                while not exchange.hung_up:
+                    if fields is None:
+                        fields = exchange.take(100_000_000)
+                    else:
+                        served.returned += 1
+                        fields = exchange.answer_and_take(fields[0], 0, RETURNED, 0, 100_000_000)
+                served.told = stream.read().decode()
+            finally:
+                os.close(listener)
+        return served
+
+    return run
+
+
+@pytest.fixture
+def root() -> Iterator[int]:
+    fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def judging(root: int, **others: Any) -> Callable[[Shortcut], None]:
+    """Everything is served, but for what `others` say."""
+
+    def judge(shortcut: Shortcut) -> None:
+        shortcut.fresh()
+        said: dict[str, Any] = {"root": root, "relative": True, "marks": NO_MARKS, "names": ()}
+        shortcut.judge_by(**said | others)
+
+    return judge
+
+
+def look(*paths: Path | str, **options: Any) -> Callable[[], list[object]]:
+    """A body that stats each path: its inode, or the errno."""
+
+    def body() -> list[object]:
+        found: list[object] = []
+        for path in paths:
+            try:
+                found.append(os.stat(path, **options).st_ino)
+            except OSError as error:
+                found.append(errno.errorcode[error.errno or 0])
+        return found
+
+    return body
+
+
+def test_a_plain_path_is_served_and_told_as_bare(serve: Any, root: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    paths: list[Path | str] = [tmp_path / "file", tmp_path, tmp_path / "absent", f"{tmp_path}//./file"]
+    bare = look(*paths)()  # first: the kernel has to know that a name is absent
+    served = serve("newfstatat", look(*paths), judging(root))
+    assert served.told == repr(bare)
+    assert (served.returned, served.shortcut.served) == (0, 4)
+    whole = serve("newfstatat", lambda: tuple(os.stat(tmp_path / "file")), judging(root))
+    assert whole.told == repr(tuple((tmp_path / "file").stat()))
+
+
+def test_a_path_with_a_special_name_is_returned(serve: Any, root: int, tmp_path: Path) -> None:
+    for name in ("secret", "secre", "secrets", "a", "z"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    names = [b"secret", b"m", b"sec", b"zz"]
+    paths = [tmp_path / name / "file" for name in ("secret", "secre", "secrets", "a", "z")]
+    served = serve(
+        "newfstatat", look(*paths, tmp_path / "secret", tmp_path / "a/../secret"), judging(root, names=names)
+    )
+    inodes = [path.stat().st_ino for path in paths]
+    assert served.told == repr(["EXFULL", *inodes[1:], "EXFULL", "EXFULL"])
+    assert (served.returned, served.shortcut.served) == (3, 4)
+
+
+def test_a_marked_object_is_returned_whatever_its_name(serve: Any, root: int, tmp_path: Path) -> None:
+    marked, other = tmp_path / "marked", tmp_path / "other"
+    marked.touch()
+    other.touch()
+    (tmp_path / "alias").hardlink_to(marked)
+    marks = Marks([identity(marked), (1, 1), (1 << 40, 7)])
+    served = serve("newfstatat", look(marked, tmp_path / "alias", other), judging(root, marks=marks))
+    assert served.told == repr(["EXFULL", "EXFULL", other.stat().st_ino])
+
+
+def test_links_are_returned_and_one_that_is_meant_itself_is_served(serve: Any, root: int, tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/file").touch()
+    (tmp_path / "link").symlink_to("dir")
+    link = tmp_path / "link"
+    followed = serve("newfstatat", look(link, link / "file"), judging(root))
+    assert (followed.told, followed.shortcut.served) == (repr(["EXFULL", "EXFULL"]), 0)
+    itself = serve("newfstatat", look(link, follow_symlinks=False), judging(root))
+    assert itself.told == repr([link.lstat().st_ino])
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        text = serve("readlinkat", lambda: os.readlink("link", dir_fd=fd), judging(root))
+        no_link = serve("readlinkat", lambda: os.readlink("dir", dir_fd=fd), judging(root))
+        of_proc = serve("readlinkat", lambda: os.readlink("/proc/self", dir_fd=fd), judging(root))
+    finally:
+        os.close(fd)
+    assert (text.told, no_link.told, of_proc.told) == ("'dir'", "EINVAL", "EXFULL")
+
+
+def test_bad_memory_and_what_is_not_a_path_are_returned(serve: Any, root: int, tmp_path: Path) -> None:
+    import ctypes
+
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.argtypes = [ctypes.c_long] * 5
+    text = ctypes.create_string_buffer(os.fsencode(tmp_path))
+    room = ctypes.create_string_buffer(256)
+    path, buffer = ctypes.addressof(text), ctypes.addressof(room)
+    empty = ctypes.addressof(ctypes.create_string_buffer(b""))
+    cases = [(path, buffer, 0), (8, buffer, 0), (path, 8, 0), (empty, buffer, 0x1000), (path, buffer, 1 << 20)]
+
+    def body() -> list[int]:
+        return [ctypes.get_errno() if call(STAT, -100, *case) else 0 for case in cases]
+
+    served = serve("newfstatat", body, judging(root))
+    assert served.told == repr([0, *[RETURNED] * 4])
+    assert (served.returned, served.shortcut.served) == (4, 1)
+
+
+def test_relative_paths_start_outside_of_what_is_denied_and_within_the_fence(
+    serve: Any, root: int, tmp_path: Path
+) -> None:
+    for name in ("inside", "inside/deep", "outside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    inside, deep, outside = ((tmp_path / name) for name in ("inside", "inside/deep", "outside"))
+
+    def body() -> list[object]:
+        found = []
+        for folder in (inside, deep, outside):
+            os.chdir(folder)
+            found += look("file")()
+            fd = os.open(folder, os.O_RDONLY)
+            found += look("file", dir_fd=fd)()
+            os.close(fd)
+        return [*found, *look("x", dir_fd=1000)()]
+
+    inodes = [(folder / "file").stat().st_ino for folder in (inside, deep, outside) for _ in range(2)]
+    no = "EXFULL"
+    mark = Marks([identity(inside)])
+    cases: dict[str, tuple[dict[str, Any], list[object]]] = {
+        "nothing": ({}, [*inodes, no]),
+        "denied": ({"denied": mark}, [no, no, no, no, *inodes[4:], no]),
+        "fence": ({"fence": mark}, [*inodes[:4], no, no, no]),
+        "closed": ({"closed": mark}, [no, no, *inodes[2:], no]),
+        "absolute only": ({"relative": False}, [no] * 7),
+    }
+    for name, (said, expected) in cases.items():
+        assert serve("newfstatat", body, judging(root, **said)).told == repr(expected), name
+
+
+def test_what_was_forgotten_is_not_served_until_it_is_judged_by_again(serve: Any, root: int, tmp_path: Path) -> None:
+    def forgotten(shortcut: Shortcut) -> None:
+        judging(root)(shortcut)
+        shortcut.forget()
+
+    assert serve("newfstatat", look(tmp_path), lambda _: None).told == repr(["EXFULL"])
+    assert serve("newfstatat", look(tmp_path), forgotten).told == repr(["EXFULL"])
+    many = [b"%d" % number for number in range(MAX_NAMES + 1)]
+    assert serve("newfstatat", look(tmp_path), judging(root, names=many)).told == repr(["EXFULL"])
+    assert serve("newfstatat", look(tmp_path), judging(-1)).told == repr(["EXFULL"])
+    served = serve("newfstatat", look(tmp_path), judging(root, names=many[1:]))
+    assert served.told == repr([tmp_path.stat().st_ino])
+
+
+def test_another_thread_can_stop_it_while_it_serves(serve: Any, root: int, tmp_path: Path) -> None:
+    def body() -> int:
+        for count in range(1_000_000):
+            try:
+                os.stat(tmp_path)
+            except OSError:
+                return min(count, 1)
+        return 0
+
+    def judge(shortcut: Shortcut) -> None:
+        judging(root)(shortcut)
+
+        def stop() -> None:
+            while not shortcut.served:
+                time.sleep(0.001)
+            shortcut.forget()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        stopping.append(thread)
+
+    stopping: list[threading.Thread] = []
+    served = serve("newfstatat", body, judge)
+    stopping[0].join()
+    assert (served.told, served.returned) == ("1", 1)
+
+
+def test_it_returns_to_its_caller_when_its_share_is_used_up(serve: Any, root: int, tmp_path: Path) -> None:
+    def judge(shortcut: Shortcut) -> None:
+        judging(root)(shortcut)
+        shortcut.allow(3)
+
+    served = serve("newfstatat", look(*[tmp_path] * 10), judge)
+    assert served.told == repr([tmp_path.stat().st_ino] * 10)
+    assert served.shortcut.served == 10  # each one more by one `take`
+
+
+@contextmanager
+def opening(root: int, *, listens: bool = True) -> Iterator[tuple[Deputy, Callable[[Shortcut], None]]]:
+    with Deputy() as deputy, ExitStack() as last:
+
+        def judge(shortcut: Shortcut) -> None:
+            judging(root)(shortcut)
+            deputy.listener = shortcut.memory.listener
+            shortcut.open_by(deputy)
+            last.callback(shortcut.open_by, None)
+
+        yield deputy, judge
+
+
+def text_of(path: Path, flags: int = os.O_RDONLY) -> str:
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    try:
+        return os.read(fd, 100).decode() if stat.S_ISREG(os.fstat(fd).st_mode) else "no file"
+    finally:
+        os.close(fd)
+
+
+def test_a_file_is_opened_by_the_deputy_and_given_to_the_child(serve: Any, root: int, tmp_path: Path) -> None:
+    file, fifo, absent = (tmp_path / name for name in ("file", "fifo", "absent"))
+    file.write_text("content")
+    os.mkfifo(fifo)
+    (tmp_path / "link").symlink_to("file")
+    cases = [
+        (file, os.O_RDONLY, "content"),
+        (file, os.O_RDONLY | os.O_NOFOLLOW, "content"),
+        (tmp_path, os.O_RDONLY | os.O_DIRECTORY, "no file"),
+        (file, os.O_RDONLY | os.O_DIRECTORY, "ENOTDIR"),
+        (tmp_path, os.O_WRONLY, "EISDIR"),
+        (absent, os.O_RDONLY, "ENOENT"),
+        (fifo, os.O_RDONLY | os.O_NONBLOCK, "EXFULL"),
+        (tmp_path / "link", os.O_RDONLY, "EXFULL"),
+        (file, os.O_RDONLY | os.O_CREAT, "EXFULL"),
+        (file, os.O_PATH, "EXFULL"),
+        (Path("/dev/null"), os.O_RDONLY, "EXFULL"),
+        (file, os.O_RDWR | os.O_TRUNC, ""),
+    ]
+    assert not absent.exists()
+    with opening(root) as (_, judge):
+        served = serve("openat", lambda: [text_of(path, flags) for path, flags, _ in cases], judge)
+    assert served.told == repr([expected for _, _, expected in cases])
+    nobody = serve("openat", lambda: text_of(file), judging(root))
+    assert nobody.told == repr("EXFULL"), "there is no deputy"
+
+
+def test_close_on_exec_is_the_child_s_wish(serve: Any, root: int, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "file").touch()
+
+    def body() -> list[int]:
+        import ctypes
+
+        call = ctypes.CDLL(None, use_errno=True).syscall
+        path = os.fsencode(tmp_path / "file")
+        return [fcntl.fcntl(call(OPEN, -100, path, flags, 0), fcntl.F_GETFD) for flags in (0, os.O_CLOEXEC)]
+
+    with opening(root) as (_, judge):
+        assert serve("openat", body, judge).told == repr([0, 1])
+
+
+def test_many_opens_in_a_row_use_the_slots_again(serve: Any, root: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with opening(root) as (deputy, judge):
+        served = serve("openat", lambda: [text_of(tmp_path / "file") for _ in range(300)].count("x"), judge)
+        assert not deputy.collect()
+    # What comes while a deputy is held up, by a busy machine say, is returned.
+    assert int(served.told) == served.shortcut.served > 100
+    assert served.returned == 300 - served.shortcut.served
+
+
+@pytest.mark.needs("landlock", level=1)
+def test_what_is_opened_is_opened_in_the_deputy_s_domain(serve: Any, root: int, tmp_path: Path) -> None:
+    for name in ("granted", "kept"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    with opening(root) as (deputy, judge):
+        ruleset = landlock.create_ruleset(READ_FILE | READ_DIR, 0, 0)
+        landlock.add_paths(ruleset, [(os.fsencode(tmp_path / "granted"), READ_FILE | READ_DIR)])
+        deputy.restrict_self(ruleset)
+        os.close(ruleset)
+        served = serve("openat", lambda: [text_of(tmp_path / name / "file") for name in ("granted", "kept")], judge)
+    assert served.told == repr(["granted", "EACCES"])
+    assert served.shortcut.served == 2
+
+
+def test_a_blocked_deputy_gets_no_further_file(serve: Any, root: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with opening(root) as (deputy, judge):
+        assert deputy.busy_s == 0
+        reader, writer = os.pipe()
+        fds = bytearray(reader.to_bytes(4, "little") + (1).to_bytes(2, "little") + bytes(2))  # struct pollfd, POLLIN
+        ticket = deputy.submit(PPOLL, fds, 1, 0, 0)
+        while deputy.busy_s < 0.05:
+            time.sleep(0.01)
+        held_up = serve("openat", lambda: text_of(tmp_path / "file"), judge)
+        os.write(writer, b"x")
+        deputy.wait(ticket, 10)
+        while deputy.busy_s:
+            time.sleep(0.001)
+        free = serve("openat", lambda: text_of(tmp_path / "file"), judge)
+        os.close(reader)
+        os.close(writer)
+    assert (held_up.told, held_up.returned) == (repr("EXFULL"), 1)
+    assert (free.told, free.returned) == (repr("x"), 0)
+
+
+def test_it_stands_beside_answers_of_its_caller(serve: Any, root: int, tmp_path: Path) -> None:
+    paths = [tmp_path, tmp_path / "secret"] * 20
+    served = serve("newfstatat", look(*paths), judging(root, names=[b"secret"]))
+    assert served.told == repr([tmp_path.stat().st_ino, "EXFULL"] * 20)
+    assert (served.returned, served.shortcut.served) == (20, 20)
