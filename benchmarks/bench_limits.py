@@ -1,4 +1,4 @@
-"""What the served limits cost: fork and exec under max_processes (wall), allocation under max_memory (CPU time)."""
+"""What the served limits cost: forks under max_processes and writes under max_disk (wall), allocation (CPU time)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from measure import Row, report
 sys.path.insert(0, str(Path(__file__).parent.parent / "packages/sandlock-notif/tests"))
 from supervision import PYTHON, supervise
 
+from sandlock import Sandbox, preset
 from sandlock_notif.handlers.memory import MemoryLimit
 from sandlock_notif.handlers.processes import ProcessLimit
 from sandlock_notif.handlers.signals import ChildSignals
@@ -98,6 +99,15 @@ for turn in range(4):
     words.sort()
 print(time.process_time() - start)
 """
+WRITING = """
+import os, time
+fd = os.open("file", os.O_WRONLY | os.O_CREAT)
+block = bytes(4096)
+start = time.monotonic()
+for _ in range(2000):
+    os.pwrite(fd, block, 0)
+print(time.monotonic() - start)
+"""
 ROUNDS = 9
 CLONE3 = Rule("clone3", (), ABSENT, "as in the default filter")
 Case = tuple[str, "list[str]", "Callable[[], Sequence[HandlerTable]]", float | None]
@@ -115,9 +125,26 @@ def outside(argv: Sequence[str]) -> float:
     return float(subprocess.run(argv, capture_output=True, check=True).stdout)
 
 
+def writing(max_disk: str | None) -> float:
+    """Return how long a program in a served branch wrote to one open file."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        work = Path(folder, "work")
+        work.mkdir()
+        box = Sandbox(
+            preset("python"), workdir=str(work), cwd=str(work), fs_storage=f"{folder}/storage", namespaces="off",
+            max_disk=max_disk, on_exit="abort", fs_writable=[],
+        )  # fmt: skip
+        return float(box.run([PYTHON, "-c", WRITING]).check().stdout)
+
+
 def main() -> None:
     """Compile the program, run each case bare and inside in turn."""
-    rows = []
+    pairs = [(writing("1G"), writing(None)) for _ in range(ROUNDS)]
+    ratios = sorted(mine / bare for mine, bare in pairs)
+    middle = sorted(mine for mine, _ in pairs)[len(pairs) // 2] * 1e3
+    rows = [
+        Row("2000 writes of 4 KiB, max_disk=1G", "no limit", middle, ratios[ROUNDS // 2], ratios[0], ratios[-1], None)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         source, program = Path(folder, "limits.c"), str(Path(folder, "limits"))

@@ -238,7 +238,6 @@ def test_the_branch_itself_is_out_of_reach(tree: Path) -> None:
         ({"fs_writable": ["{tree}/.."]}, "behind its back"),
         ({"fs_mount": {"/mnt": "{tree}/.."}}, "behind its back"),
         ({"namespaces": "off", "supervisor": False}, "workdir .*needs the supervisor"),
-        ({"max_disk": "1M"}, "not enforced"),
     ],
 )
 def test_what_cannot_be_a_branch_is_refused_by_name(tree: Path, fields: dict[str, Any], text: str) -> None:

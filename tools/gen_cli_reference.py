@@ -43,7 +43,7 @@ without them, is one line on that descriptor, which the program does not get.
 | `schema` | 1 |
 | `success` | whether the program exited with 0, by itself |
 | `status` | the exit status of the command, as below |
-| `reason` | `EXITED`, `SIGNALED`, `TIMEOUT`, `MEMORY`, `DENIED` (by the filter), `SUPERVISOR` (lost), \
+| `reason` | `EXITED`, `SIGNALED`, `TIMEOUT`, `MEMORY`, `DISK`, `DENIED` (by the filter), `SUPERVISOR` (lost), \
 `SETUP` (no start) |
 | `exit_code`, `signal` | how the program ended: -1 and the number where a signal did it, else the code and null |
 | `error` | what went wrong with the sandbox itself, or "" |

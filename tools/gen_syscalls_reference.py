@@ -130,6 +130,7 @@ DOMAINS: dict[str, Domain] = {
     "ProcessLimit": Domain("`limits.processes`", _made("processes", "ProcessLimit", 64)),
     "ChildSignals": Domain("`limits.processes`", _made("signals", "ChildSignals")),
     "MemoryLimit": Domain("`limits.memory`; here 1G", _made("memory", "MemoryLimit", 1 << 30)),
+    "DiskLimit": Domain("`limits.disk`", _made("disk", "DiskLimit", None, 1 << 30)),
     "MachineTable": Domain(
         "`limits.memory`; `determinism.time_start` or a granted `/proc`, where there is no pid namespace",
         _made("machine", "MachineTable", 2, 0, None),

@@ -333,3 +333,71 @@ print(open(lower + "/kept").read(), os.path.getsize(lower + "/large"))
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.stdout.splitlines() == ["28", "[] ['kept']", "kept 4194304"], done.stderr
+
+
+def test_fs23_what_lost_its_name_counts_while_somebody_reads_it(lab: Lab) -> None:
+    """Else a program keeps quota after quota: write, open for reading, close, remove, again."""
+    branch = lab.branch(quota=1 << 20)
+    fd = branch.open(b"big", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(fd, b"x" * (3 << 18))
+    held = branch.open(b"big", os.O_RDONLY)
+    os.close(fd)
+    branch.usage()
+    branch.unlink(b"big")
+    assert branch.usage().allocated > 3 << 18
+    with pytest.raises(BranchQuotaError):
+        branch.reserve(1 << 19)
+    os.close(held)
+    branch.reserve(1 << 19)
+    assert branch.usage() == branch.usage(exact=True)
+
+
+def test_fs23_the_same_for_what_a_rename_replaces(lab: Lab) -> None:
+    branch = lab.branch(quota=1 << 20)
+    for name in (b"big", b"other"):
+        os.close(branch.open(name, os.O_WRONLY | os.O_CREAT, 0o600))
+    fd = branch.open(b"big", os.O_WRONLY)
+    os.write(fd, b"x" * (3 << 18))
+    held = branch.open(b"big", os.O_RDONLY)
+    os.close(fd)
+    branch.usage()
+    branch.rename(b"other", b"big")
+    with pytest.raises(BranchQuotaError):
+        branch.reserve(1 << 19)
+    os.close(held)
+    branch.reserve(1 << 19)
+
+
+def test_fs23_files_that_nobody_may_read_take_a_bounded_number_of_fds(lab: Lab) -> None:
+    """Nobody can be asked who has such a file open; so many and no more are watched."""
+    branch = lab.branch(quota=1 << 30)
+    before = len(os.listdir("/proc/self/fd"))
+    error: int | None = 0
+    for number in range(700):
+        try:
+            os.close(branch.open(b"%d" % number, os.O_WRONLY | os.O_CREAT, 0))
+            branch.unlink(b"%d" % number)
+        except OSError as refusal:
+            error = refusal.errno
+            break
+    assert error == (0 if os.geteuid() == 0 else errno.ENFILE)
+    assert len(os.listdir("/proc/self/fd")) - before < 600
+
+
+def test_fs23_the_holes_of_a_mapped_file_count(lab: Lab) -> None:
+    branch = lab.branch(quota=1 << 20)
+    fd = branch.open(b"big", os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, 2 << 20)
+    with pytest.raises(BranchQuotaError):
+        branch.books.map(fd)
+    os.ftruncate(fd, 3 << 18)
+    assert branch.books.holds(os.fstat(fd)) and not branch.books.is_mapped(os.fstat(fd))
+    branch.books.map(fd)
+    assert branch.books.is_mapped(os.fstat(fd))
+    with pytest.raises(BranchQuotaError):
+        branch.reserve(1 << 19)
+    os.close(fd)
+    assert branch.usage().allocated > 3 << 18, "nothing tells yet that nobody has it"
+    branch.unlink(b"big")
+    branch.reserve(1 << 19)
+    assert not branch.books.holds(os.stat(lab.lower / "file"))

@@ -71,7 +71,6 @@ def test_fields_are_attributes() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"max_disk": "1M", "workdir": "/tmp"}, "limits.disk"),
         ({"http_allow": ["GET example.org/*"]}, "http.allow"),
         ({"uid": 0, "fs_denied": ["/etc/shadow"]}, "program.uid"),
     ],

@@ -71,6 +71,8 @@ def _reason_hints(result: Result, policy: Policy) -> list[str]:
         return [f"the program was ended after {policy.timeout:g} s (--timeout)"]
     if result.reason == "MEMORY":
         return ["the program was killed for using more memory than --max-memory allows"]
+    if result.reason == "DISK":
+        return ["the program was ended: it raced past --max-disk and wrote far more than that"]
     if result.reason == "DENIED":
         line = "the program was killed for a system call of another architecture or interface (32-bit, x32); "
         return [line + "no option allows those"]

@@ -7,6 +7,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from sandlock_cow import attributes, committing, creation, listing, opening, removal, renaming
+from sandlock_cow.books import Books
 from sandlock_cow.delta import changes as _changes
 from sandlock_cow.errors import BranchError
 from sandlock_cow.paths import inside, split
@@ -42,7 +43,7 @@ class Branch:
     user and the modes that the branch shows.
 
     Thread-safe; operations exclude each other. `with Branch(...)` discards at the end what was neither committed nor
-    kept.
+    kept. `books` tells which files a quota is about.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Branch:
     def _open(self, store: Store, quota: int | None) -> None:
         self._lock = RLock()
         self._store = store
+        self.books = Books(self._using)
         try:
             self._tree = Tree(store, quota)
         except BaseException:
@@ -306,8 +308,8 @@ class Branch:
         Cheap: entries made, copied and removed here are counted as they come; files that were opened for writing are
         looked at again (one fstat each). `exact` walks the whole upper layer instead.
 
-        Bytes written through an fd that is already open are seen by the next call of this, and by every operation that
-        adds an entry. To refuse such a write beforehand, ask `reserve` first, or call `usage` from a timer.
+        Bytes written through an open fd are seen by the next call of this, and by every operation that adds an entry.
+        To refuse such a write beforehand, ask `reserve` first, or call `usage` from a timer.
         """
         with self._using() as tree:
             return tree.space.usage(exact=exact)

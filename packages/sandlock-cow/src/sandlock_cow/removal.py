@@ -35,6 +35,8 @@ def hide(tree: Tree, place: Place) -> None:
     tree.note(place)
     in_lower = tree.in_lower(place) is not None
     upper = tree.upper_directory(place.parts[:-1]).upper
+    if place.layer is Layer.UPPER:
+        tree.space.leaves(upper, place.name, place.attributes)
     if in_lower:
         name = tree.whiteout()
         whiteout = os.stat(name, dir_fd=tree.work, follow_symlinks=False)

@@ -116,6 +116,8 @@ def _move(tree: Tree, old: Place, new: Place) -> None:
         _clear(tree, source, old.name, new)
     else:
         hidden = os.stat(new.name, dir_fd=target, follow_symlinks=False) if new.layer is Layer.WHITEOUT else None
+        if new.layer is Layer.UPPER and new.found is not None:
+            tree.space.leaves(target, new.name, new.attributes)
         os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
         if hidden is not None:
             tree.space.removed(hidden)

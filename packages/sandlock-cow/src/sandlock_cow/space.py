@@ -15,19 +15,22 @@ from sandlock_cow.walking import walk
 __all__ = ["INODE_COST", "Space", "cost"]
 
 INODE_COST = 512  # what one entry costs beside its blocks, so that a million empty files are not free
+_BLOCK = 512  # bytes of st_blocks everywhere, stat(2)
 _WATCHED_MOST = 64
+_FDS_MOST = 512  # for files that are watched: what forbids reading cannot be asked who has it open
 
 
 def cost(found: os.stat_result) -> int:
     """Bytes charged for one object."""
-    return found.st_blocks * 512 + INODE_COST  # st_blocks counts 512-byte units everywhere: stat(2)
+    return found.st_blocks * _BLOCK + INODE_COST
 
 
-def _has_writers(path_only: int) -> bool:
-    """Whether anybody has the file open for writing; True where the kernel does not tell.
+def _in_use(path_only: int, found: os.stat_result) -> bool:
+    """Whether anybody has the file open for writing, or at all if it has no name; True where the kernel does not tell.
 
-    A read lease is granted only where nobody has (fcntl(2), F_SETLEASE). It is given back at once; should somebody open
-    the file in that moment, the notice is a signal that nobody dies of.
+    A read lease is granted only where nobody writes, a write lease where nobody else has the file open (fcntl(2),
+    F_SETLEASE). It is given back at once; should somebody open the file in that moment, the notice is a signal that
+    nobody dies of.
     """
     try:
         fd = os.open(f"/proc/self/fd/{path_only}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -37,7 +40,7 @@ def _has_writers(path_only: int) -> bool:
         return True
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK if found.st_nlink else fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINVAL, errno.EPERM):
@@ -51,8 +54,9 @@ def _has_writers(path_only: int) -> bool:
 class Space:
     """The books of a branch with a quota: what each inode is charged with, and which files may still be growing.
 
-    A file that was opened for writing is watched through an O_PATH fd, also when it has no name any more, and looked at
-    on every count, until nobody has it open for writing. Without a quota nothing is booked: a count is a walk.
+    A file that was opened for writing is watched through an O_PATH fd and looked at on every count, until nobody has it
+    open for writing; one that lost its last name, until nobody has it open at all, because until then its blocks are
+    taken. Without a quota nothing is booked: a count is a walk.
     """
 
     def __init__(self, upper: int, quota: int | None) -> None:
@@ -60,10 +64,12 @@ class Space:
             raise ValueError(f"a quota of {quota} bytes")
         self.quota = quota
         self._upper = upper
+        self._device = os.fstat(upper).st_dev
         self._charged: dict[int, int] = {}  # by inode number
         self._total = 0
         self._entries = 0
         self._watched: dict[int, int] = {}  # inode number to fd
+        self._mapped: set[int] = set()  # of the watched, those that memory writes to
         self._settled_at = _WATCHED_MOST
         if quota is not None:
             self._recount()
@@ -81,6 +87,8 @@ class Space:
 
     def _charge(self, found: os.stat_result) -> None:
         price = cost(found)
+        if found.st_ino in self._mapped:  # its holes are filled without a call
+            price = max(price, found.st_size + INODE_COST)
         self._total += price - self._charged.get(found.st_ino, 0)
         self._charged[found.st_ino] = price
 
@@ -100,22 +108,66 @@ class Space:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_ino in self._watched:
             return
-        if len(self._watched) >= self._settled_at:
-            self._settle()
-            # Asking costs calls for each: ask again only when as many came as are really being written.
-            self._settled_at = max(_WATCHED_MOST, 2 * len(self._watched))
+        self._make_room()
         self._watched[found.st_ino] = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
         self._charge(found)
+
+    def leaves(self, directory: int, name: bytes, found: os.stat_result) -> None:
+        """The name `name` of a file of the upper layer, with these attributes, is about to go: it may be open."""
+        if self.quota is None or found.st_nlink != 1 or not stat.S_ISREG(found.st_mode):
+            return
+        if found.st_ino not in self._watched:
+            self._make_room()
+            opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            self._watched[found.st_ino] = opened
+
+    def _make_room(self) -> None:
+        if len(self._watched) < self._settled_at:
+            return
+        self._settle()
+        if len(self._watched) >= _FDS_MOST:
+            raise OSError(errno.ENFILE, f"more than {_FDS_MOST} files of the branch are in use")
+        # Asking costs calls for each: ask again only when as many came as are really in use.
+        self._settled_at = min(max(_WATCHED_MOST, 2 * len(self._watched)), _FDS_MOST)
 
     def _settle(self) -> None:
         """Take the final size of every watched file that nobody can write to any more."""
         for inode, fd in list(self._watched.items()):
-            if not _has_writers(fd):
+            if not _in_use(fd, os.fstat(fd)):
                 self._drop(inode, fd)
+
+    def holds(self, found: os.stat_result) -> bool:
+        """Whether a file, by its attributes, is one of the upper layer, or was when it lost its last name."""
+        return found.st_ino in self._charged and found.st_dev == self._device
+
+    def mapped(self, fd: int) -> None:
+        """Memory may write to a file of the branch (a borrowed fd) from now on: its holes count, while it is open.
+
+        Raises:
+            BranchQuotaError: they do not fit.
+
+        """
+        self.watch(fd)
+        found = os.fstat(fd)
+        if self.quota is None or found.st_ino in self._mapped or found.st_ino not in self._watched:
+            return
+        self.reserve(max(found.st_size - found.st_blocks * _BLOCK, 0))
+        self._mapped.add(found.st_ino)
+        self._charge(found)
+
+    def is_mapped(self, found: os.stat_result) -> bool:
+        """Whether memory may write to the file."""
+        return found.st_ino in self._mapped
+
+    @property
+    def known(self) -> int:
+        """Bytes as of the last count, without looking."""
+        return self._total
 
     def _drop(self, inode: int, fd: int) -> None:
         found = os.fstat(fd)
         os.close(self._watched.pop(inode))
+        self._mapped.discard(inode)
         if found.st_nlink:
             self._charge(found)
         else:
@@ -127,7 +179,7 @@ class Space:
             self._recount()
         for inode, fd in list(self._watched.items()):
             found = os.fstat(fd)
-            if found.st_nlink or _has_writers(fd):
+            if found.st_nlink or _in_use(fd, found):
                 self._charge(found)
             else:
                 self._drop(inode, fd)

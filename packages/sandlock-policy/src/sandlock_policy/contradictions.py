@@ -39,6 +39,8 @@ def find_contradictions(values: Mapping[str, Any]) -> list[Problem]:
             conflict(one, f"{one} is of no use without {other}", f"set {other} as well")
     if is_set("net_refresh") and not is_set("net_allow"):
         conflict("net_refresh", "there is no allowed name to resolve again", "set net_allow as well")
+    if is_set("max_disk") and values.get("namespaces") == "require":
+        conflict("max_disk", "bytes are counted where the supervisor shows the branch", 'allow namespaces="auto"')
     if values.get("namespaces") == "off":
         for name in ("uid", "gid"):
             if is_set(name):

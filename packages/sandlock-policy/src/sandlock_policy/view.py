@@ -83,8 +83,11 @@ class View:
 
 
 def namespaces_possible(policy: Policy, features: HostFeatures) -> bool:
-    """Tell whether this run may try namespaces of its own: by the policy, and by what is known of the host."""
-    if policy.namespaces == "off" or features.mount_namespace is False:
+    """Tell whether this run may try namespaces of its own: by the policy, and by what is known of the host.
+
+    With max_disk it may not: what is written to an overlay mount nobody counts but the kernel, and that has no limit.
+    """
+    if policy.namespaces == "off" or policy.max_disk is not None or features.mount_namespace is False:
         return False
     return features.privileged or features.user_namespace is not False
 

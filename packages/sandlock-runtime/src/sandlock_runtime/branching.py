@@ -44,7 +44,8 @@ class RunBranch:
         if policy.fs_storage is not None:
             storage = expand_path(policy.fs_storage, cwd=context.cwd, home=context.home, variables=context.env)
         try:
-            self.branch = Branch(view.branch, storage=storage, backend="overlay" if plan.view else "served")
+            backend = "overlay" if plan.view else "served"
+            self.branch = Branch(view.branch, storage=storage, quota=policy.max_disk, backend=backend)
         except BranchStorageError as error:
             ours = os.path.realpath(view.branch) == os.path.realpath(error.path)
             field = "filesystem.workdir" if ours else "filesystem.storage"

@@ -39,6 +39,7 @@ _SERVED = (
     "http_inject_ca",
     "http_key",
     "http_ports",
+    "max_disk",
     "max_memory",
     "max_processes",
     "net_allow",

@@ -26,6 +26,7 @@ class Reason:
     KILLED = "KILLED"  # Sandbox.kill, or the end of the `with` block
     TIMEOUT = "TIMEOUT"
     MEMORY = "MEMORY"  # it exceeded max_memory
+    DISK = "DISK"  # it wrote past max_disk, by racing with the calls that were refused
     DENIED = "DENIED"  # the filter killed it: a foreign architecture or system call interface
     SUPERVISOR = "SUPERVISOR"  # the guard or the supervisor was lost
 

@@ -247,7 +247,7 @@ class Service:
     def _end(self, cause: str) -> None:
         self.cause = self.cause or cause
         if self._kill is not None:
-            self._kill(cause)
+            self._kill(self.cause)
 
     def _take(self, event: Event) -> None:
         """Count an event and pass it on, one at a time; called in the loop's thread, or in the proxy's."""
@@ -258,7 +258,8 @@ class Service:
 
     def _count(self, event: Event) -> None:
         if event.kind == "limit":
-            self.cause = self.cause or Reason.MEMORY  # the offender is dead; what can do without it goes on
+            # Of memory the offender is dead, and what can do without it goes on.
+            self.cause = self.cause or (Reason.DISK if event.reason == "disk" else Reason.MEMORY)
             return
         if event.kind in ("audit", "bound"):
             return

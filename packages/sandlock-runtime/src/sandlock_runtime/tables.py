@@ -151,7 +151,7 @@ def tables_for(
 
         callback = CallbackTable(hooks.policy_fn, policy.policy_timeout_s)
         tables.append(callback)
-    tables += _limits(policy, plan)
+    tables += _limits(policy, plan, shown)
     texts: dict[str, bytes] = {}
     if plan.filter.served_network:
         tables += _network(policy, names, web, socket_files=shown is None)
@@ -183,7 +183,7 @@ def tables_for(
     return tables
 
 
-def _limits(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
+def _limits(policy: Policy, plan: Plan, shown: ServedView | None) -> Iterator[HandlerTable]:
     if policy.max_processes is not None:
         from sandlock_notif.handlers.processes import ProcessLimit
 
@@ -192,6 +192,10 @@ def _limits(policy: Policy, plan: Plan) -> Iterator[HandlerTable]:
         from sandlock_notif.handlers.memory import MemoryLimit
 
         yield MemoryLimit(policy.max_memory, _folders_in_memory(plan))
+    if policy.max_disk is not None and shown is not None:
+        from sandlock_notif.handlers.disk import DiskLimit
+
+        yield from [DiskLimit(branch, policy.max_disk) for branch in shown.branches]
 
 
 def _network(

@@ -6,12 +6,15 @@ __all__ = ["register_profiles"]
 
 
 def register_profiles() -> None:
-    """Register `fuzz`: as many examples as an afternoon allows, chosen anew each time.
+    """Register `fuzz`: as many examples as an afternoon allows, chosen anew each time. No profile has a deadline.
 
-    Hypothesis takes its own `ci` profile (derandomized, without deadline) where the environment says CI.
+    Hypothesis takes its own `ci` profile (derandomized) where the environment says CI.
     """
     try:
         from hypothesis import settings  # only some suites declare it
     except ImportError:
         return
     settings.register_profile("fuzz", max_examples=20_000, deadline=None, derandomize=False)
+    if settings().deadline is not None:  # a machine with other work says nothing about the code
+        settings.register_profile("patient", deadline=None)
+        settings.load_profile("patient")
