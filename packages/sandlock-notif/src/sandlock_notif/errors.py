@@ -6,7 +6,7 @@ from errno import errorcode
 
 from sandlock_arch.errors import SandlockError
 
-__all__ = ["NotifError", "Refusal", "VanishedError"]
+__all__ = ["NotifError", "Refusal", "VanishedError", "contained", "shown"]
 
 
 class NotifError(SandlockError):
@@ -30,3 +30,26 @@ class Refusal(NotifError):  # noqa: N818  # an answer, not a fault
 
 class VanishedError(NotifError):
     """Raised by a handler: the task no longer waits; it was killed, or left the call for a signal."""
+
+
+def contained(error: BaseException) -> Exception:
+    """Return what a caller's function raised as an error that can be raised in the loop, and told.
+
+    SystemExit and KeyboardInterrupt would end the loop, the cancellation of somebody else leaves a call unanswered, and
+    an error may have no text.
+    """
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001  # of the caller's making
+        return RuntimeError(f"{type(error).__name__}, which has no text")
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):  # which a future refuses
+        return error
+    return RuntimeError(f"{type(error).__name__}: {text}")
+
+
+def shown(value: object) -> str:
+    """Return the text of what a caller's function returned, or its type's name where that cannot be told."""
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001  # of the caller's making
+        return f"a {type(value).__name__}"

@@ -12,6 +12,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+from sandlock_notif.errors import contained
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,13 +41,12 @@ class Runner:
         Raises:
             TimeoutError: it took longer than `timeout_s` seconds, waiting for a thread included. It may run on; what it
                 returns then is dropped.
+            Exception: what it raised, as an error that ends no loop.
 
         """
         async with asyncio.timeout(timeout_s):
             value = await self._in_thread(lambda: function(*arguments))
-            if inspect.iscoroutine(value):
-                value = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(value, self._own_loop()))
-            elif inspect.isawaitable(value):
+            if inspect.isawaitable(value):
                 value = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_await(value), self._own_loop()))
             return value
 
@@ -81,9 +82,9 @@ class Runner:
                 continue
             try:
                 value: object = function()
-                error: BaseException | None = None
+                error: Exception | None = None
             except BaseException as raised:  # noqa: BLE001  # whatever it is, it belongs to the one who waits
-                value, error = None, raised
+                value, error = None, contained(raised)
             with self._lock:
                 self._idle += 1
             if not loop.is_closed():
@@ -106,18 +107,24 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _settle(future: asyncio.Future[object], value: object, error: BaseException | None) -> None:
+def _settle(future: asyncio.Future[object], value: object, error: Exception | None) -> None:
     if future.done():  # it was late
         if inspect.iscoroutine(value):
             value.close()
     elif error is None:
         future.set_result(value)
-    elif isinstance(error, StopIteration):  # a future refuses it
-        future.set_exception(RuntimeError(f"StopIteration: {error}"))
     else:
         future.set_exception(error)
 
 
 async def _await(value: Any) -> object:  # anything with __await__
-    result: object = await value
+    try:
+        result: object = await value
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # it was late
+            raise
+        raise contained(error) from error
+    except BaseException as error:
+        raise contained(error) from error
     return result

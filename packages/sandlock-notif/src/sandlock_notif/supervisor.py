@@ -127,8 +127,8 @@ class Supervisor:
         self.processes.close()
 
     def report(self, event: Event) -> None:
-        """Tell the sink; one that raises changes no verdict."""
-        with suppress(Exception):
+        """Tell the sink; one that raises, sys.exit() included, changes no verdict."""
+        with suppress(Exception, SystemExit, asyncio.CancelledError):
             self._sink(event)
 
     def _stop(self, error: OSError | None) -> None:

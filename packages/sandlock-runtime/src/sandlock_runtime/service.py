@@ -254,7 +254,8 @@ class Service:
         with self._telling:
             self._count(event)
             for audit in self._audits:
-                audit(event)
+                with suppress(Exception, SystemExit, asyncio.CancelledError):  # none of them keeps it from the others
+                    audit(event)
 
     def _count(self, event: Event) -> None:
         if event.kind == "limit":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from sandlock_notif.action import Action, Errno
 from sandlock_notif.context import PolicyContext
 from sandlock_notif.dispatch import HandlerTable, Services, Trap
+from sandlock_notif.errors import shown
 from sandlock_notif.events import Event
 from sandlock_notif.runner import Runner
 from sandlock_notif.syscall_event import SyscallEvent, describe
@@ -156,8 +157,8 @@ def decide_verdict(answer: object) -> tuple[int, bool]:
         return 0, False
     if answer is True or (type(answer) is int and answer == -1):
         return EPERM, False
-    if answer == "audit" or (type(answer) is int and answer == -2):
+    if type(answer) in (str, int) and answer in ("audit", -2):
         return 0, True
     if type(answer) is int and 1 <= answer <= 4095:
         return answer, False
-    raise ValueError(f"{answer!r} is no verdict")
+    raise ValueError(f"{shown(answer)} is no verdict")

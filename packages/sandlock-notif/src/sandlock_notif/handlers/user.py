@@ -17,7 +17,7 @@ from sandlock_arch import native
 from sandlock_notif import memory
 from sandlock_notif.action import CONTINUE, Action, Errno, Hold, InjectFd, Kill, Value
 from sandlock_notif.dispatch import HandlerTable, Services, Trap
-from sandlock_notif.errors import Refusal, VanishedError
+from sandlock_notif.errors import Refusal, VanishedError, shown
 from sandlock_notif.events import Event
 from sandlock_notif.runner import Runner
 from sandlock_policy.errors import PolicyError, Problem
@@ -301,7 +301,7 @@ def _action_of(answer: object) -> Action | None:
     if answer is None:
         return None
     if not isinstance(answer, NotifAction):
-        raise TypeError(f"a handler answered {answer!r}, which is no NotifAction")
+        raise TypeError(f"a handler answered {shown(answer)}, which is no NotifAction")
     return answer.make()
 
 
