@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sandlock_cow.removing import remove_tree
@@ -29,7 +29,7 @@ from sandlock_runtime.images.unpack import Tree, find_whiteouts, hide, lay
 from sandlock_sys.syncfs import syncfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sandlock_runtime.images.layout import Blob, Descriptor
     from sandlock_runtime.images.manifest import Image
@@ -138,26 +138,15 @@ def remove_image(word: str) -> CachedImage:
     return images[0]
 
 
-class _open_layout:  # noqa: N801  # used as a function: `with _open_layout(reference) as (layout, chosen)`
+@contextmanager
+def _open_layout(reference: str) -> Iterator[tuple[Layout, Descriptor]]:
     """Open the layout that a reference names, and choose the image in it."""
-
-    def __init__(self, reference: str) -> None:
-        kind, _, path = reference.partition(":")
-        tag = ""
-        if not os.path.lexists(path) and ":" in path:
-            path, _, tag = path.rpartition(":")
-        self._layout = Layout(path, archive=kind == "oci-archive")
-        self._tag = tag
-
-    def __enter__(self) -> tuple[Layout, Descriptor]:
-        try:
-            return self._layout, choose_image(self._layout, self._tag)
-        except BaseException:
-            self._layout.__exit__(None, None, None)
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._layout.__exit__(None, None, None)
+    kind, _, path = reference.partition(":")
+    tag = ""
+    if not os.path.lexists(path) and ":" in path:
+        path, _, tag = path.rpartition(":")
+    with Layout(path, archive=kind == "oci-archive") as layout:
+        yield layout, choose_image(layout, tag)
 
 
 def _open_home(*, make: bool) -> int:

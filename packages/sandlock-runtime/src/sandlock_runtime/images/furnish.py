@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISDIR
 
 from sandlock_runtime.images.errors import OciImageError
-from sandlock_sys.errors import SyscallError
-from sandlock_sys.openat2 import openat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_runtime.images.unpack import Tree
 
-__all__ = ["furnish", "home_of"]
+__all__ = ["furnish"]
 
 _FOLDERS = {b"dev": 0o755, b"etc": 0o755, b"proc": 0o755, b"root": 0o700, b"run": 0o755, b"sys": 0o755, b"tmp": 0o1777}
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
@@ -22,8 +20,6 @@ _LINKS = {b"fd": b"/proc/self/fd", b"stdin": b"/proc/self/fd/0", b"stdout": b"/p
           b"stderr": b"/proc/self/fd/2"}  # fmt: skip
 _FILES = (b"hostname", b"hosts", b"resolv.conf")  # in /etc
 _MOUNTED = (b"dev", b"proc", b"sys")
-_INSIDE = 0x10 | 0x02 | 0x01  # as in unpack.py
-_MOST = 1 << 20
 
 
 def furnish(tree: Tree, cwd: str) -> None:
@@ -51,24 +47,6 @@ def furnish(tree: Tree, cwd: str) -> None:
         os.close(settings)
     tree.folder([part for part in os.fsencode(cwd).split(b"/") if part not in (b"", b".", b"..")])
     tree.close()
-
-
-def home_of(root: int, user: str) -> str:
-    """Return the home that the root's /etc/passwd gives `user`, a name or a number; "/" where it knows none."""
-    try:
-        fd = openat2(root, b"etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, _INSIDE)
-    except SyscallError:
-        return "/"  # it has none, or a link that leads nowhere: as container engines take it
-    try:
-        content = os.read(fd, _MOST) if S_ISREG(os.fstat(fd).st_mode) else b""
-    finally:
-        os.close(fd)
-    wanted = user.partition(":")[0] or "0"
-    for line in content.decode("utf-8", "surrogateescape").splitlines():
-        fields = line.split(":")
-        if len(fields) >= 6 and wanted in (fields[0], fields[2]) and fields[5][:1] == "/":
-            return fields[5]
-    return "/"
 
 
 def _make_folder(above: int, name: bytes, mode: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from stat import S_ISREG
 
 from sandlock_policy.errors import PolicyError, Problem, RuleError
 from sandlock_policy.paths import expand_path
 from sandlock_runtime.images.cache import find_image, unpack_image
-from sandlock_runtime.images.furnish import home_of
+from sandlock_runtime.images.unpack import INSIDE
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.openat2 import openat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["image_path", "in_image"]
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what container engines set
+_MOST_USERS = 1 << 20  # bytes of its /etc/passwd that are read
 
 
 def image_path(reference: str) -> str:
@@ -59,11 +63,7 @@ def in_image(
     if unpack:
         image = unpack_image(reference, progress)
         root, config = image.root, image.config
-        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            home = home_of(fd, config.user)
-        finally:
-            os.close(fd)
+        home = _home_of(root, config.user)
     else:
         root, config = find_image(reference)
     words = list(command) or [*config.entrypoint, *config.command]
@@ -82,3 +82,24 @@ def in_image(
         "fs_writable": (),
     }
     return policy.replace(**fields), words
+
+
+def _home_of(root: str, user: str) -> str:
+    """Return the home that the root's /etc/passwd gives `user`, a name or a number; "/" where it knows none."""
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = openat2(folder, b"etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, INSIDE)
+    except SyscallError:
+        return "/"  # it has none, or a link that leads nowhere: as container engines take it
+    finally:
+        os.close(folder)
+    try:
+        content = os.read(fd, _MOST_USERS) if S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+    wanted = user.partition(":")[0] or "0"
+    for line in content.decode("utf-8", "surrogateescape").splitlines():
+        fields = line.split(":")
+        if len(fields) >= 6 and wanted in (fields[0], fields[2]) and fields[5][:1] == "/":
+            return fields[5]
+    return "/"

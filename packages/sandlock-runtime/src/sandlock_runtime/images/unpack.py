@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from sandlock_runtime.images.layer import LayerStream
 
-__all__ = ["Tree", "find_whiteouts", "hide", "lay"]
+__all__ = ["INSIDE", "Tree", "find_whiteouts", "hide", "lay"]
 
 # linux/openat2.h, 5.6
-_INSIDE = 0x10 | 0x02 | 0x01  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV
+INSIDE = 0x10 | 0x02 | 0x01  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _WHITEOUT, _OPAQUE, _OTHER = b".wh.", b".wh..wh..opq", b".wh..wh."  # image-spec, layer.md, "Whiteouts"
 _MOST_ENTRIES = 2_000_000
@@ -67,7 +67,7 @@ class Tree:
     def find(self, parts: list[bytes]) -> int:
         """Return an fd, the caller's, of a folder that is there; FileNotFoundError, NotADirectoryError."""
         try:
-            return openat2(self.fd, b"/".join(parts) or b".", _FOLDER, _INSIDE)
+            return openat2(self.fd, b"/".join(parts) or b".", _FOLDER, INSIDE)
         except SyscallError as error:
             if error.errno == ENOENT:
                 raise FileNotFoundError(os.fsdecode(b"/".join(parts))) from error
