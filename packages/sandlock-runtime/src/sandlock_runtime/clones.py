@@ -12,7 +12,7 @@ from sandlock_policy.record import record
 from sandlock_runtime.code_paths import import_paths, main_script, with_code
 from sandlock_runtime.errors import ForkError
 from sandlock_runtime.pickling import pickled
-from sandlock_runtime.pipeline_run import pipe_above
+from sandlock_runtime.pipes import pipe_above
 from sandlock_runtime.streams import DEVNULL, PIPE
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Clones:
         self._dropped = [0] * len(fds)
         self._result: Result | None = None
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._drain, name="sandlock-clones", daemon=True)
+        self._thread = threading.Thread(target=self._drive, name="sandlock-clones", daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
@@ -154,21 +154,22 @@ class Clones:
                     ends.setdefault(number, status)
         return ready, ends
 
-    def _drain(self) -> None:
+    def _drive(self) -> None:
+        """See the template to its end, while another thread takes what the clones write."""
         try:
             self._life.attach(b"", _MAX_REPORT)
             policy = self._policy
-            driver = threading.Thread(target=self._pass_output, name="sandlock-clones", daemon=True)
-            driver.start()
+            drain = threading.Thread(target=self._drain, name="sandlock-clones", daemon=True)
+            drain.start()
             try:
                 self._result = self._life.run(policy.timeout, policy.grace)
             finally:
                 self._end(self._life)
-                driver.join()
+                drain.join()
         except BaseException as error:  # noqa: BLE001  # raised by whoever waits
             self._failure = error
 
-    def _pass_output(self) -> None:
+    def _drain(self) -> None:
         """Take what the clones write until all of them have closed it."""
         watch = poll()
         open_fds = {fd: number for number, fd in enumerate(self._fds)}
@@ -203,7 +204,17 @@ def fork(
     count: int,
     bound: int | None,
 ) -> Clones:
-    """Start a template in a sandbox and have it make `count` clones; `Sandbox.fork` tells the rest."""
+    """Start a template in a sandbox and have it make `count` clones; `Sandbox.fork` tells the rest.
+
+    Arguments:
+        launch: of the sandbox, `Sandbox._launch`.
+        end: frees what `launch` returned, once it has ended.
+        policy: of the sandbox.
+        functions: what the template calls first, or None; and what each clone calls with its number.
+        count: from 1 on.
+        bound: bytes of each clone's output that are kept; None for all.
+
+    """
     if count < 1:
         raise ValueError(f"the number of clones is from 1 on, not {count}")
     if bound is not None and bound < 0:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from fcntl import F_DUPFD_CLOEXEC, fcntl
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_policy.record import record
 from sandlock_runtime.errors import SandboxBusyError
 from sandlock_runtime.inputs import VARIABLE
+from sandlock_runtime.pipes import close_held, pipe_above
 from sandlock_runtime.streams import DEVNULL, PIPE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandlock_runtime.result import Result
     from sandlock_runtime.streams import Stream
 
-__all__ = ["PipelineResult", "PipelineRun", "begin", "join", "pipe_above"]
+__all__ = ["PipelineResult", "PipelineRun", "begin", "join"]
 
 
 @record(frozen=True, slots=True)
@@ -135,13 +135,13 @@ class PipelineRun:
             for gathered in whole.gathered:
                 inputs[gathered.name], sink = pipe_above(held)
                 self._lay(gathered, sink, None)
-                _close(held, sink)
+                close_held(held, sink)
             for stage in whole.stages:
                 last = stage is whole.stages[-1]
                 reader, sink = (-1, -1) if last else pipe_above(held)
                 self._start(stage, source, stdout if last else sink, inputs, feed)
                 for fd in (*inputs.values(), *((source,) if isinstance(source, int) else ()), sink):
-                    _close(held, fd)
+                    close_held(held, fd)
                 source, inputs, feed = reader, {}, None
         finally:
             for fd in held:
@@ -171,23 +171,6 @@ class PipelineRun:
         except BaseException as error:  # noqa: BLE001  # raised by the caller's own thread
             self._failures.append(error)
             self.end()
-
-
-def pipe_above(held: list[int]) -> tuple[int, int]:
-    """Return a pipe whose ends are in `held`, above the standard streams."""
-    ends = list(os.pipe())
-    for index, fd in enumerate(ends):
-        if fd <= 2:  # the caller lacks that stream: what it prints there must not get into the pipe
-            ends[index] = fcntl(fd, F_DUPFD_CLOEXEC, 3)
-            os.close(fd)
-    held += ends
-    return ends[0], ends[1]
-
-
-def _close(held: list[int], fd: int) -> None:
-    if fd in held:
-        held.remove(fd)
-        os.close(fd)
 
 
 def begin(work: Callable[[], None]) -> threading.Thread:
