@@ -167,8 +167,8 @@ def _orphans(life: Life) -> list[int]:
     for pid in _children(life.guard_pid):
         if pid == life.pid:
             continue
-        numbers = read_status(pid).lines.get(b"NSpid".decode(), b"").split()
-        if len(numbers) > 1 and numbers[-1] == b"1":  # the init of the sandbox's own pid namespace
+        numbers = read_status(pid).ns_pid
+        if len(numbers) > 1 and numbers[-1] == 1:  # the init of the sandbox's own pid namespace
             found += _children(pid)
         else:
             found.append(pid)

@@ -58,7 +58,6 @@ class Terminal:
         self._modes: list[object] | None = None
         self._old_signals: list[tuple[int, object]] = []
         self._ended_by = 0
-        self._life: Life | None = None
         self._noted, self._note = os.pipe()
         os.set_blocking(self._note, False)
         os.set_blocking(self._noted, False)
@@ -94,7 +93,6 @@ class Terminal:
 
     def run(self, life: Life, policy: Policy) -> Result:
         """Pass on what is typed and shown until the program has ended, and return its result."""
-        self._life = life
         slave, self._slave = self._slave, -1
         os.close(slave)  # so that the end of the last program inside can be seen
         clock = Deadline(life, policy.timeout, policy.grace)
@@ -110,7 +108,7 @@ class Terminal:
                 elif fd == self._noted:
                     self._act(life)
                 elif fd == self._stdin:
-                    if not self._read_typed():
+                    if not self._read_typed(life):
                         watch.unregister(fd)
                 elif events & (POLLIN | POLLHUP):
                     shown = self._show()
@@ -124,10 +122,10 @@ class Terminal:
             continue
         return life.finish()
 
-    def _read_typed(self) -> bool:
+    def _read_typed(self, life: Life) -> bool:
         """Take what was typed; at the end of the caller's input type that."""
         if len(self._typed) > _CHUNK:  # the program does not read: what is typed waits where it is
-            self._life.wait(0.02) if self._life is not None else None
+            life.wait(0.02)
             return True
         data = os.read(self._stdin, _CHUNK)
         self._typed += data or _END_OF_INPUT
