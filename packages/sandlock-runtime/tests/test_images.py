@@ -83,6 +83,20 @@ def test_a_folder_replaces_a_link_and_a_file_a_folder(oci: OciLayout) -> None:
     assert (root / "d").read_text() == "file"
 
 
+def test_a_folder_in_the_place_of_a_file_or_a_link_hides_nothing_elsewhere(oci: OciLayout) -> None:
+    """Engines write an opaque mark into every folder that covers something; what it covered need be no folder."""
+    low = layer(
+        entry("file", b"low"), entry("link", "kept"), entry("loop", "loop"), entry("kept"), entry("kept/x", b"x"),
+        entry("through", "kept"), entry("kept/y", b"y"),
+    )  # fmt: skip
+    opaque = [one for name in ("file", "link", "loop") for one in (entry(name), entry(f"{name}/.wh..wh..opq", b""))]
+    high = layer(*opaque, entry("file/in", b"in"), entry("link/in", b"in"), entry("link/.wh.x", b""),
+                 entry("through/.wh.y", b""))  # fmt: skip
+    root = unpacked(oci, low, high)
+    assert names(root) == {"file", "file/in", "link", "link/in", "loop", "kept", "kept/x", "through"}
+    assert (root / "through").is_symlink(), "the layer has no folder of its own there: it is followed"
+
+
 def test_names_twice_the_later_one_counts(oci: OciLayout) -> None:
     twice = layer(entry("a", b"1"), entry("l", "a"), entry("l", b"2"), entry("a"), entry("a/b", b"3"))
     root = unpacked(oci, twice)

@@ -231,8 +231,8 @@ def _fill(folder: int, reference: str, layout: Layout, image: Image, progress: P
             # Read twice: nothing of a layer is put anywhere before all of it is known to be what the manifest names,
             # and what it hides is only ever what was there before it.
             with layout.blob(layer) as blob:
-                whiteouts = find_whiteouts(LayerStream(meter.watch(blob), layer.size, layer.media_type, diff_id))
-            hide(tree, whiteouts)
+                hidden = find_whiteouts(LayerStream(meter.watch(blob), layer.size, layer.media_type, diff_id))
+            hide(tree, hidden)
             with layout.blob(layer) as blob:
                 lay(tree, LayerStream(meter.watch(blob), layer.size, layer.media_type, diff_id))
         furnish(tree, image.config.cwd)

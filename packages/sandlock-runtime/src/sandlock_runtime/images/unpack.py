@@ -13,10 +13,11 @@ that modes do not count for.
 from __future__ import annotations
 
 import os
-from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC
+from errno import EDQUOT, EIO, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOTDIR
 from stat import S_ISDIR
 
 from sandlock_cow.removing import remove_tree
+from sandlock_policy.record import record
 from sandlock_runtime.images.errors import OciImageError
 from sandlock_runtime.images.members import members
 from sandlock_sys.errors import SyscallError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from sandlock_runtime.images.layer import LayerStream
 
-__all__ = ["INSIDE", "Tree", "find_whiteouts", "hide", "lay"]
+__all__ = ["INSIDE", "Hidden", "Tree", "find_whiteouts", "hide", "lay"]
 
 # linux/openat2.h, 5.6
 INSIDE = 0x10 | 0x02 | 0x01  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV
@@ -69,9 +70,22 @@ class Tree:
         try:
             return openat2(self.fd, b"/".join(parts) or b".", _FOLDER, INSIDE)
         except SyscallError as error:
-            if error.errno == ENOENT:
-                raise FileNotFoundError(os.fsdecode(b"/".join(parts))) from error
+            if error.errno in (ENOENT, ENOTDIR):  # OSError makes the fitting subclass of it, SyscallError is none
+                raise OSError(error.errno, os.strerror(error.errno), os.fsdecode(b"/".join(parts))) from error
             raise
+
+    def has_folder(self, parts: list[bytes]) -> bool:
+        """Whether there is a folder of this name, and no link to one."""
+        try:
+            above = self.find(parts[:-1])
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            return S_ISDIR(os.stat(parts[-1], dir_fd=above, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(above)
 
     def _open(self, parts: list[bytes]) -> int:
         there = len(parts)
@@ -103,13 +117,30 @@ class Tree:
         remove_tree(folder, name)
 
 
-def find_whiteouts(stream: LayerStream) -> list[tuple[list[bytes], bytes]]:
-    """Read a layer to its end and check it; return (folder, name) of what it hides, b"" for all of the folder."""
-    found = []
+@record(frozen=True, slots=True)
+class Hidden:
+    """What a layer hides of those below it.
+
+    Attributes:
+        names: (folder, name) of each thing, b"" for all of the folder.
+        folders: the layer's own folders, as paths.
+
+    """
+
+    names: list[tuple[list[bytes], bytes]]
+    folders: set[bytes]
+
+
+def find_whiteouts(stream: LayerStream) -> Hidden:
+    """Read a layer to its end and check it; return what it hides."""
+    found: list[tuple[list[bytes], bytes]] = []
+    folders: set[bytes] = set()
     for count, member in enumerate(members(stream)):
         if count > _MOST_ENTRIES:
             raise OciImageError(f"a layer has more than {_MOST_ENTRIES} entries", "nobody needs such a layer")
         parts = _parts(member.name)
+        if member.isdir():
+            folders.add(b"/".join(parts))
         if not parts or not parts[-1].startswith(_WHITEOUT):
             continue
         name = parts[-1].removeprefix(_WHITEOUT)
@@ -122,12 +153,19 @@ def find_whiteouts(stream: LayerStream) -> list[tuple[list[bytes], bytes]]:
         else:
             found.append((parts[:-1], name))
     stream.finish()
-    return found
+    return Hidden(found, folders)
 
 
-def hide(tree: Tree, whiteouts: list[tuple[list[bytes], bytes]]) -> None:
-    """Remove what a layer hides of those below it; all of it before anything of its own is there."""
-    for parts, name in whiteouts:
+def hide(tree: Tree, hidden: Hidden) -> None:
+    """Remove what a layer hides of those below it; all of it before anything of its own is there.
+
+    A folder of the layer's own that takes the place of a file or a link hides nothing: below such a thing is nothing,
+    and what a link leads to is another folder.
+    """
+    for parts, name in hidden.names:
+        above = [parts[: end + 1] for end in range(len(parts))]
+        if any(b"/".join(one) in hidden.folders and not tree.has_folder(one) for one in above):
+            continue
         try:
             folder = tree.find(parts)
         except (FileNotFoundError, NotADirectoryError):
