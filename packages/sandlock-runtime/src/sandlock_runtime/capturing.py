@@ -167,7 +167,7 @@ def _orphans(life: Life) -> list[int]:
     for pid in _children(life.guard_pid):
         if pid == life.pid:
             continue
-        numbers = read_status(pid).ns_pid
+        numbers = read_status(pid).ns_pid or ()
         if len(numbers) > 1 and numbers[-1] == 1:  # the init of the sandbox's own pid namespace
             found += _children(pid)
         else:
