@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from supervision import PYTHON, Outcome, Table, supervise
 
 from sandlock_notif import Action, Errno, Request, Trap
@@ -119,6 +121,20 @@ def test_a_first_line_means_what_it_means_to_the_kernel(head: bytes, found: tupl
 def test_a_first_line_without_an_interpreter_runs_nothing(head: bytes) -> None:
     with pytest.raises(ValueError, match="interpreter"):
         parse_first_line(head)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # `leaks`, which looks at all of them
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda rest: b"#!" + rest))
+def test_of_any_first_line_an_interpreter_is_one_word_or_nothing_runs(head: bytes) -> None:
+    try:
+        found = parse_first_line(head)
+    except ValueError:
+        assert head.startswith(b"#!")
+        return
+    assert (found is None) == (not head.startswith(b"#!"))
+    if found is not None:
+        assert found[0]
+        assert not set(found[0]) & set(b" \t\n\0")
 
 
 def test_scripts_of_every_first_line_that_the_kernel_takes_run(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from sandlock_sys.openat2 import openat2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Program", "parse_first_line", "pin"]
+__all__ = ["HEAD", "Program", "parse_first_line", "pin"]
 
 _LEVELS = 6  # fs/exec.c, exec_binprm: five scripts, and then it must be a program
-_HEAD = 255  # BINPRM_BUF_SIZE, linux/binfmts.h, 5.1: 256 with a NUL
+HEAD = 255
+"""Bytes of a file that tell how it is run: BINPRM_BUF_SIZE of linux/binfmts.h, 5.1, without the NUL behind."""
 _TRIES = 4
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 # The links of procfs that mean whoever follows them; by any other name they are not followed.
@@ -88,10 +89,10 @@ def parse_first_line(head: bytes) -> tuple[bytes, bytes] | None:
     """
     if not head.startswith(b"#!"):
         return None
-    line, end, _ = head[2:_HEAD].partition(b"\0")[0].partition(b"\n")
+    line, end, _ = head[2:HEAD].partition(b"\0")[0].partition(b"\n")
     stripped = line.strip(b" \t")
     interpreter, *rest = re.split(rb"[ \t]+", stripped, maxsplit=1)
-    cut = not end and len(line) == _HEAD - 2
+    cut = not end and len(line) == HEAD - 2
     if not interpreter or (cut and not re.search(rb"[ \t]", line.lstrip(b" \t"))):
         raise ValueError("no whole interpreter")
     return interpreter, rest[0] if rest else b""
@@ -150,7 +151,7 @@ def _head(file: int) -> bytes:
     except OSError:
         return b""
     try:
-        return os.pread(opened, _HEAD, 0)
+        return os.pread(opened, HEAD, 0)
     except OSError:
         return b""
     finally:

@@ -19,6 +19,7 @@ from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.fs.remote import ExecutedError, Remote, make_calls
 from sandlock_notif.fs.resolve import resolve
 from sandlock_notif.memory import read
+from sandlock_notif.program import HEAD, parse_first_line
 from sandlock_notif.tracing import Tracer
 from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
@@ -33,10 +34,9 @@ if TYPE_CHECKING:
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
 
-__all__ = ["Inside", "parse_script"]
+__all__ = ["Inside"]
 
 _EMPTY_PATH, _EACCESS = 0x1000, 0x200  # AT_*, linux/fcntl.h
-_HEAD = 256  # BINPRM_BUF_SIZE, linux/binfmts.h: what the kernel looks at
 _MAX_WORDS = 1 << 16
 _READ_WRITE, _PRIVATE_ANONYMOUS = 3, 0x22  # PROT_*, MAP_*, asm-generic/mman-common.h
 _SCRIPTS = 5  # that run each other, fs/exec.c
@@ -101,7 +101,7 @@ class Inside:
                 held = await self._open(current)
                 if isinstance(held, Errno):
                     return held
-                script = parse_script(os.pread(held, _HEAD, 0))
+                script = _script_of(held)
                 if script is None:
                     held = await self._loadable(request, current, held)
                     break
@@ -322,17 +322,15 @@ def _open_program(cow: CowLayer, path: bytes) -> int:
     return cow.branch.open(path, os.O_RDONLY)
 
 
-def parse_script(head: bytes) -> tuple[bytes, bytes] | None:
-    """Return interpreter and argument of a script's first line, None for what is no script.
+def _script_of(program: int) -> tuple[bytes, bytes] | None:
+    """Return interpreter and argument of a script, None for any other program; `program` is closed if this raises.
 
     Raises:
-        Refusal: ENOEXEC for a line that names nothing, as the kernel answers.
+        Refusal: ENOEXEC for a script that the kernel does not run.
 
     """
-    if not head.startswith(b"#!"):
-        return None
-    line = head[2:].split(b"\n", 1)[0].strip(b" \t")
-    interpreter, _, argument = line.replace(b"\t", b" ").partition(b" ")
-    if not interpreter or b"\0" in line:
-        raise Refusal(ENOEXEC)
-    return interpreter, argument.strip(b" ")
+    try:
+        return parse_first_line(os.pread(program, HEAD, 0))
+    except (OSError, ValueError) as error:
+        os.close(program)
+        raise Refusal(ENOEXEC) from error
