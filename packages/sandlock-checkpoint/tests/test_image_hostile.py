@@ -22,12 +22,16 @@ import sandlock_checkpoint
 from sandlock_checkpoint import image
 from sandlock_checkpoint.errors import ImageError
 from sandlock_checkpoint.image.check import check_checkpoint
+from sandlock_checkpoint.image.cow import digest_branch
 from sandlock_checkpoint.image.format import LIMITS
 from sandlock_checkpoint.image.meta import digest_of
 from sandlock_checkpoint.memory import Run
 from sandlock_checkpoint.model import Checkpoint
 
 MAP = "process/memory_map.json"
+INFO = "process/info.json"
+FDS = "process/fds.json"
+THREAD = "process/threads/0.json"
 
 
 @pytest.fixture
@@ -80,6 +84,25 @@ def mapping(**fields: object) -> Callable[[Any], None]:
     return lambda found: found["mappings"][0]["mapping"].update(fields)
 
 
+def state(**fields: object) -> Callable[[Any], None]:
+    """Change fields of a thread's state; scheduling__nice is `nice` in `scheduling`."""
+
+    def change(found: Any) -> None:
+        for name, value in fields.items():
+            outer, _, inner = name.partition("__")
+            if inner:
+                found["state"][outer][inner] = value
+            else:
+                found["state"][outer] = value
+
+    return change
+
+
+def unconnected(**fields: object) -> Callable[[Any], None]:
+    whole = {"is": "UnconnectedSocket", "family": 2, "type": 1, "protocol": 0, "address": "", "backlog": -1}
+    return lambda found: found["files"][0].update(target=whole | {"options": []} | fields)
+
+
 def contents(**fields: object) -> Callable[[Any], None]:
     return lambda found: found["mappings"][0]["contents"].update(fields)
 
@@ -119,6 +142,25 @@ def contents(**fields: object) -> Callable[[Any], None]:
         # CK-07: a file that is opened again is neither made nor emptied
         ("process/fds.json", lambda found: found["files"][0].update(flags=os.O_RDWR | os.O_TRUNC), "files[0].flags"),
         ("process/fds.json", lambda found: found["files"][0].update(flags=os.O_RDWR | os.O_CREAT), "files[0].flags"),
+        # CK-05: numbers that no kernel takes, or that would have this process take memory for them
+        (THREAD, state(scheduling__affinity=[1 << 36]), "state.scheduling.affinity"),
+        (THREAD, state(scheduling__affinity=[1, 0]), "state.scheduling.affinity"),
+        (THREAD, state(scheduling__priority=1 << 40), "state.scheduling.priority"),
+        (THREAD, state(scheduling__policy=1 << 31), "state.scheduling.policy"),
+        (THREAD, state(scheduling__nice=-21), "state.scheduling.nice"),
+        (THREAD, state(signal_stack__flags=1 << 32), "state.signal_stack.flags"),
+        (THREAD, state(rseq__address=(1 << 64) - 1), "state.rseq.address"),
+        (THREAD, state(restart="exec"), "state.restart"),
+        (THREAD, lambda found: found["registers"][1].update(note=1 << 32), "registers[1].note"),
+        (INFO, lambda found: found["posix_timers"][0].update(notify=8), "posix_timers[0].notify"),
+        (INFO, lambda found: found["posix_timers"][0].update(clock=1 << 31), "posix_timers[0].clock"),
+        (INFO, lambda found: found.update(wait_status=0), "wait_status"),
+        (FDS, lambda found: found["files"][0]["target"]["locks"][0].update(start=1 << 63), "locks[0].start"),
+        (FDS, lambda found: found["files"][0]["target"]["locks"][0].update(start=7, end=6), "locks[0].end"),
+        (FDS, lambda found: found["files"][7]["target"]["interests"][0].update(events=1 << 32), "interests[0].events"),
+        (FDS, lambda found: found["files"][7]["target"]["interests"][0].update(number=1 << 31), "interests[0].number"),
+        (FDS, unconnected(address="00" * 129), "files[0].target.address"),
+        (FDS, unconnected(options=[[1, 2, 1 << 31]]), "files[0].target.options[0]"),
         # CK-04: names
         (MAP, contents(file="../../../etc/passwd"), "contents.file"),
         (MAP, contents(file="/etc/passwd"), "contents.file"),
@@ -348,6 +390,16 @@ def test_a_damaged_page_is_found_by_verify_and_by_reading(saved: Path) -> None:
     with pytest.raises(ImageError, match=r"process/memory/0.bin, blocks\[0\]: its checksum"):
         image.verify(saved)
     assert image.show(saved)  # metadata is whole
+
+
+def test_ck_05_a_snapshot_of_nothing_but_holes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    os.close(os.open(made / "file", os.O_CREAT | os.O_WRONLY, 0o600))
+    digest_branch(os.open(made, os.O_RDONLY))
+    os.truncate(made / "file", 1 << 40)  # minutes to read, and hours for some of them
+    with pytest.raises(ImageError, match="bytes of holes"):
+        digest_branch(os.open(made, os.O_RDONLY))
 
 
 def test_a_save_refuses_what_a_load_would_refuse(tmp_path: Path) -> None:

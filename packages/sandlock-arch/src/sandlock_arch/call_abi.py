@@ -11,6 +11,7 @@ __all__ = [
     "ERESTART_RESTARTBLOCK",
     "MAX_ERRNO",
     "RESTART_CODES",
+    "RESTING_CALLS",
     "CallAbi",
     "error_of",
 ]
@@ -24,6 +25,9 @@ ERESTARTNOINTR = 513  # restart always
 ERESTARTNOHAND = 514  # restart if no handler ran, else EINTR
 ERESTART_RESTARTBLOCK = 516  # restart through restart_syscall(2): the kernel holds what is left of the time-out
 RESTART_CODES = frozenset({ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK})
+
+# The calls that leave such a block behind (set_restart_fn in the kernel): each only waits.
+RESTING_CALLS = ("nanosleep", "clock_nanosleep", "futex", "poll")
 
 
 @dataclass(frozen=True, slots=True)

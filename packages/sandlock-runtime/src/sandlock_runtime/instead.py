@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandlock_cow import Branch
     from sandlock_policy import Plan
 
@@ -19,6 +21,7 @@ class Instead:
         program: fd of it.
         channel: fd through which it gets the open files of the restorer.
         cow: the directory with the snapshot of the copy-on-write branch, or None.
+        denied: paths on the host that the policy denies; the snapshot may not change them.
 
     Attributes:
         candidates: what is executed.
@@ -26,11 +29,12 @@ class Instead:
 
     """
 
-    def __init__(self, program: int, channel: int, cow: str | None) -> None:
+    def __init__(self, program: int, channel: int, cow: str | None, denied: Sequence[str] = ()) -> None:
         # A memfd lies on no file system that a rule could be for: Landlock lets it be executed.
         self.candidates = [b"/proc/self/fd/%d" % program]
         self.keep = sorted([program, channel])
         self._cow = cow
+        self._denied = denied
 
     def adapt(self, plan: Plan) -> Plan:
         """Return the plan with the one call that only a restore needs."""
@@ -43,9 +47,11 @@ class Instead:
         if self._cow is None:
             return
         from sandlock_checkpoint.image.cow import copy_branch  # lazy: few runs have a branch
+        from sandlock_runtime.restored_branch import refuse_denied  # lazy: as above
 
         upper = os.open(branch.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             copy_branch(self._cow, upper)
+            refuse_denied(upper, branch.lower, self._denied)
         finally:
             os.close(upper)

@@ -16,6 +16,7 @@ from sandlock_runtime.features import host_features
 from sandlock_runtime.instead import Instead
 from sandlock_runtime.masking import without_values
 from sandlock_runtime.prepare import make_context, plan_for
+from sandlock_runtime.restored_branch import denied_paths
 from sandlock_sys import pidfd
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def restore_image(
         folder = branch_folder(checkpoint, policy)
         if folder is not None:
             checkpoint = _copied(checkpoint, os.fsencode(folder))
-        job = _Job(checkpoint, launch)
+        job = _Job(checkpoint, launch, denied_paths(policy) if folder is not None else ())
         try:
             done = restore(
                 checkpoint, job.spawn, allow=allow, descriptors=job.streams, ready=job.ready,
@@ -108,7 +109,7 @@ def branch_folder(checkpoint: Checkpoint, policy: Policy) -> str | None:
     """Return the folder that the policy's branch will cover, where the checkpoint has a snapshot for it.
 
     Raises:
-        RestoreError: there is a snapshot and no branch: the writes in it would be lost, or would have no folder.
+        RestoreError: there is a snapshot and no branch that the kernel makes: the writes in it would be lost.
 
     """
     if checkpoint.cow is None:
@@ -117,7 +118,9 @@ def branch_folder(checkpoint: Checkpoint, policy: Policy) -> str | None:
         raise RestoreError("branch", "it was saved with a copy-on-write branch: name the folder (workdir)")
     context, _ = make_context(policy, None)
     view = plan_for(policy, context, host_features()).view
-    return view.branch if view is not None else None
+    if view is None or view.branch is None:
+        raise RestoreError("branch", "a copy-on-write branch is restored only where namespaces show it")
+    return view.branch
 
 
 def _copied(checkpoint: Checkpoint, workdir: bytes) -> Checkpoint:
@@ -153,12 +156,16 @@ class _Job:
         checkpoint: what is restored.
         life: the sandbox, once it is there.
         refusal: why there is none.
+        denied: paths on the host that the branch's snapshot may not change.
         streams: number of a standard stream that the image lacks -> our descriptor for it, set once there is a sandbox.
 
     """
 
-    def __init__(self, checkpoint: Checkpoint, launch: Callable[[list[bytes], Instead], Life]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, launch: Callable[[list[bytes], Instead], Life], denied: Sequence[str]
+    ) -> None:
         self.checkpoint = checkpoint
+        self.denied = denied
         self._launch = launch
         self.life: Life | None = None
         self.refusal: Exception | None = None
@@ -172,7 +179,7 @@ class _Job:
         """Launch the sandbox with the stub in it."""
         try:
             command = [self.checkpoint.processes[0].exe]
-            self.life = self._launch(command, Instead(program, channel, self.checkpoint.cow))
+            self.life = self._launch(command, Instead(program, channel, self.checkpoint.cow, self.denied))
         except Exception as error:
             self.refusal = error
             raise

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from sandlock_arch import Architecture
-from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, RESTART_CODES, error_of
+from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, RESTART_CODES, RESTING_CALLS, error_of
 from sandlock_sys import procmem
 from sandlock_sys.errors import SyscallError
 
@@ -60,7 +60,7 @@ def examine(pid: int, architecture: Architecture, general: bytes, *, deliverable
         return Interrupted("again", number, 0, general)
     if names.get(number) == "restart_syscall":
         number = _number_before(pid, architecture, registers[layout.program_counter])
-    if number not in names:
+    if names.get(number) not in RESTING_CALLS:
         return Interrupted("lost", -1, 0, general)
     arguments = [registers[name] for name in abi.argument_registers]
     return Interrupted("time_left", number, time_left_ns(pid, names[number], arguments), general)
@@ -96,5 +96,4 @@ def _number_before(pid: int, architecture: Architecture, counter: int) -> int:
     if not abi.number_load or not code.startswith(abi.number_load) or not code.endswith(abi.syscall_instruction):
         return -1
     number = int.from_bytes(immediate, "little")
-    resting = ("nanosleep", "clock_nanosleep", "futex", "poll")  # the calls that leave a restart block
-    return number if number in {architecture.syscalls.get(name) for name in resting} else -1
+    return number if number in {architecture.syscalls.get(name) for name in RESTING_CALLS} else -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -9,18 +10,31 @@ from sandlock_checkpoint.errors import ImageError
 from sandlock_checkpoint.image.format import MAX_PROCESSES, MAX_REGISTERS, MAX_THREADS, process_folder
 from sandlock_checkpoint.memory import Mapping, MappingKind, Run, SharedMemory
 from sandlock_checkpoint.model import Checkpoint, ProcessInfo, SignalAction, ThreadState
-from sandlock_checkpoint.open_files import EpollFile, MemoryFile, NamedFile, PidFile, PipeEnd, SocketEnd
+from sandlock_checkpoint.open_files import (
+    EpollFile,
+    MemoryFile,
+    NamedFile,
+    PidFile,
+    PipeEnd,
+    SocketEnd,
+    UnconnectedSocket,
+)
 
 __all__ = ["check_checkpoint"]
 
 # The largest user address space of any architecture: 56 bits (x86_64 with LA57, riscv64 with Sv57; aarch64 has 52).
 _HIGHEST = 1 << 56
 _LARGEST_OBJECT = 1 << 62
+_FAREST = (1 << 63) - 1  # OFFSET_MAX, linux/fs.h; a lock up to there has no end
 _MOST_IDS = 1 << 32
 _MOST_TID = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
 _SIGNALS = 64
 _SIGINFO = 128  # sizeof(siginfo_t), every architecture
 _RLIMITS = 16  # RLIM_NLIMITS, asm-generic/resource.h
+_MOST_CPUS = 1 << 16  # more than any kernel is built for (NR_CPUS has 8192 at most)
+_SOCKADDR = 128  # sizeof(struct sockaddr_storage), linux/socket.h
+_WORD32, _WORD31 = 1 << 32, 1 << 31
+_RESTARTS = ("", "again", "time_left", "lost")
 _OF_OPENING = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
@@ -74,6 +88,8 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         info = _Checker(f"{folder}/info.json")
         info.demand("parent", "is not the position of an earlier process",
                     fact=process.parent == -1 if index == 0 else 0 <= process.parent < index)  # fmt: skip
+        alive = process.wait_status < 0 if index == 0 else checkpoint.processes[process.parent].wait_status < 0
+        info.demand("wait_status" if index == 0 else "parent", "is one that has ended", fact=alive)
         _check_info(info, process)
         fds = _Checker(f"{folder}/fds.json")
         before = -1
@@ -110,6 +126,8 @@ def _check_info(check: _Checker, process: ProcessInfo) -> None:
     for index, timer in enumerate(process.posix_timers):
         check.below(f"posix_timers[{index}].id", timer.id, 1 << 31)
         check.below(f"posix_timers[{index}].signal", timer.signal, _SIGNALS + 1)
+        check.below(f"posix_timers[{index}].notify", timer.notify, 8)
+        check.below(f"posix_timers[{index}].clock", timer.clock, _WORD31, -_WORD31)
     for index, interval in enumerate(process.interval_timers):
         check.below(f"interval_timers[{index}].which", interval.which, 3)
 
@@ -179,6 +197,17 @@ def _check_thread(check: _Checker, thread: ThreadState) -> None:
     check.demand("state.name", "is no thread's name", fact=len(thread.name) <= 15 and b"\0" not in thread.name)
     _check_pending(check, thread.pending)
     check.below("state.syscall", thread.syscall, 1 << 31, -1)
+    check.demand("state.restart", f"{thread.restart!r} is no way to go on", fact=thread.restart in _RESTARTS)
+    check.below("state.signal_stack.flags", thread.signal_stack.flags, _WORD32)
+    check.below("state.rseq.address", thread.rseq.address, _HIGHEST)
+    scheduling = thread.scheduling
+    check.below("state.scheduling.policy", scheduling.policy, _WORD31)
+    check.below("state.scheduling.priority", scheduling.priority, _WORD31)
+    check.below("state.scheduling.nice", scheduling.nice, 20, -20)
+    check.demand("state.scheduling.affinity", "has a processor twice, or out of order",
+                 fact=all(one < other for one, other in itertools.pairwise(scheduling.affinity)))  # fmt: skip
+    for cpu in scheduling.affinity[-1:]:
+        check.below("state.scheduling.affinity", cpu, _MOST_CPUS)
     check.below("state.parent_death_signal", thread.parent_death_signal, _SIGNALS + 1)
     check.demand("registers", "are missing", fact=bool(thread.registers))
     names = [registers.name for registers in thread.registers]
@@ -186,6 +215,7 @@ def _check_thread(check: _Checker, thread: ThreadState) -> None:
     for index, registers in enumerate(thread.registers):
         good = 0 < len(registers.name) <= 32 and _NAME.issuperset(registers.name)
         check.demand(f"registers[{index}].name", f"{registers.name!r} is no name", fact=good)
+        check.below(f"registers[{index}].note", registers.note, _WORD32)
         check.below(f"registers[{index}]", len(registers.data), MAX_REGISTERS + 1, 1)
 
 
@@ -202,6 +232,9 @@ def _check_files(checkpoint: Checkpoint) -> None:
         if isinstance(target, NamedFile | MemoryFile):
             for place, lock in enumerate(target.locks):
                 check.below(f"{field}.locks[{place}].process", lock.process, processes, -1)
+                check.below(f"{field}.locks[{place}].start", lock.start, _FAREST)
+                if lock.end != -1:
+                    check.below(f"{field}.locks[{place}].end", lock.end, _FAREST, lock.start)
         if isinstance(target, NamedFile):
             check.path(f"{field}.identity.path", target.identity.path)
         elif isinstance(target, MemoryFile):
@@ -215,8 +248,14 @@ def _check_files(checkpoint: Checkpoint) -> None:
             check.below(f"{field}.process", target.process, processes)
             for place, interest in enumerate(target.interests):
                 check.below(f"{field}.interests[{place}].file", interest.file, files)
+                check.below(f"{field}.interests[{place}].number", interest.number, _WORD31)
+                check.below(f"{field}.interests[{place}].events", interest.events, _WORD32)
         elif isinstance(target, PidFile):
             check.below(f"{field}.process", target.process, processes)
+        elif isinstance(target, UnconnectedSocket):
+            check.below(f"{field}.address", len(target.address), _SOCKADDR + 1)
+            for place, (_, _, value) in enumerate(target.options):
+                check.below(f"{field}.options[{place}]", value, _WORD31, -_WORD31)
     for index, pipe in enumerate(checkpoint.pipes):
         check.below(f"pipes[{index}].capacity", pipe.capacity, 1 << 31, 1)
         check.below(f"pipes[{index}].data", len(pipe.data), pipe.capacity + 1)

@@ -22,6 +22,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 256
+_MOST_HOLES = 16 << 30  # bytes in all; they are read like others, and cost who makes them nothing
 
 
 def copy_branch(source: str, target: int) -> CowSnapshot:
@@ -47,6 +48,7 @@ class _Walk:
         self._target = target
         self._digest = hashlib.sha256()
         self._entries = 0
+        self._holes = 0
 
     def run(self, fd: int) -> CowSnapshot:
         try:
@@ -81,6 +83,9 @@ class _Walk:
                 _finish(made, status)
             fact = "end"
         elif stat.S_ISREG(mode):
+            self._holes += max(status.st_size - status.st_blocks * 512, 0)
+            if self._holes > _MOST_HOLES:
+                raise ImageError("cow", path, f"and the files before it have more than {_MOST_HOLES} bytes of holes")
             with _opened(fd, name, _READ) as inner, _opened(target, name, _NEW) as made:
                 fact = [status.st_size, _copy(inner, made, path, status.st_size)]
                 attributes = _attributes(inner, made)

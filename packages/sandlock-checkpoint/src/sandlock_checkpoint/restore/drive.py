@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -49,6 +50,12 @@ from sandlock_sys.errors import ProcParseError, SyscallError
 from sandlock_sys.proc import read_status
 
 __all__ = ["Restored", "Spawn", "restore"]
+
+_FAILURES = (
+    SyscallError, InjectionError, TraceeGoneError, TraceeStuckError, ProcParseError, OSError,
+    # What a value raises that no kernel takes, and that the checks of an image let through.
+    ValueError, OverflowError, struct.error,
+)  # fmt: skip
 
 Spawn = Callable[[int, int], int]
 """Starts the program of an executable fd, with a descriptor kept under its own number: (program, channel) -> pid."""
@@ -128,10 +135,7 @@ def restore(
         return job.run(spawn, replacements, ready)
     except BaseException as error:
         job.kill()
-        if isinstance(
-            error,
-            SyscallError | InjectionError | TraceeGoneError | TraceeStuckError | ProcParseError | OSError,
-        ):
+        if isinstance(error, _FAILURES):
             raise RestoreError(job.step, str(error)) from error
         raise
 

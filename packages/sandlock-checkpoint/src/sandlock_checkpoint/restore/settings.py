@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.model import PosixTimer, ProcessInfo, Unsupported
@@ -92,8 +93,9 @@ def arm_timers(target: Target, process: ProcessInfo, tids: dict[int, int]) -> No
         tids: captured thread ids -> those of now, as the process has them.
 
     """
+    tries = iter(range(_TRIES))  # for all of them together: an image may name ids that are far apart
     for timer in process.posix_timers:
-        _make_timer(target, timer, tids)
+        _make_timer(target, timer, tids, tries)
     for interval in process.interval_timers:
         data = struct.pack(
             "<qqqq",
@@ -103,12 +105,12 @@ def arm_timers(target: Target, process: ProcessInfo, tids: dict[int, int]) -> No
         target.call("setitimer", interval.which, target.put(data), 0)
 
 
-def _make_timer(target: Target, timer: PosixTimer, tids: dict[int, int]) -> None:
+def _make_timer(target: Target, timer: PosixTimer, tids: dict[int, int], tries: Iterator[int]) -> None:
     tid = tids.get(timer.tid, 0) if timer.notify & _THREAD_ID else 0
-    event = target.put(_SIGEVENT.pack(timer.value, timer.signal, timer.notify, tid), 64)
+    event = target.put(_SIGEVENT.pack(timer.value & _WORD, timer.signal, timer.notify, tid), 64)
     exact = target.errno("prctl", _RESTORE_IDS, 1, 0, 0, 0) == 0
     try:
-        for _ in range(_TRIES):
+        for _ in tries:
             target.put(timer.id.to_bytes(4, "little"))
             target.call("timer_create", timer.clock & _WORD, event, target.scratch)
             made = int.from_bytes(target.get(4), "little")

@@ -6,7 +6,7 @@ import os
 import struct
 from errno import EEXIST, EINVAL, ENOSYS, EPERM
 
-from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, error_of
+from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, RESTING_CALLS, error_of
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.inject import Entry, Injector
 from sandlock_checkpoint.model import ProcessInfo, ThreadState, Unsupported
@@ -101,7 +101,7 @@ def _schedule(target: Target, injector: Injector, thread: ThreadState) -> list[U
         parameter = target.put(wanted.priority.to_bytes(4, "little"))
         refused.append(injector.attempt("sched_setscheduler", 0, wanted.policy, parameter))
     if tuple(sorted(os.sched_getaffinity(tid))) != wanted.affinity and wanted.affinity:
-        mask = sum(1 << cpu for cpu in wanted.affinity)
+        mask = sum(1 << cpu for cpu in wanted.affinity)  # the model's check bounds them
         size = (max(wanted.affinity) // 64 + 1) * 8
         refused.append(injector.attempt("sched_setaffinity", 0, size, target.put(mask.to_bytes(size, "little"))))
     errors = {error_of(result) for result in refused} - {0}
@@ -150,7 +150,8 @@ def patch_tid(pid: int, thread: ThreadState, now: int) -> None:
 def _peek(pid: int, address: int, length: int) -> bytes | None:
     try:
         return procmem.read(pid, address, length)
-    except SyscallError:  # EFAULT: the program's own pointers lead nowhere, as they did when it was captured
+    except (SyscallError, ValueError):
+        # EFAULT, or no address at all: the program's own pointers lead nowhere, as they did when it was captured.
         return None
 
 
@@ -163,7 +164,9 @@ def resume_wait(target: Target, injector: Injector, thread: ThreadState, capture
     architecture = target.architecture
     general = architecture.registers.general.unpack(thread.registers[0].data)
     arguments = [general[name] for name in architecture.abi.argument_registers]
-    name = next(name for name, number in architecture.syscalls.items() if number == thread.syscall)
+    name = next((name for name in RESTING_CALLS if architecture.syscalls.get(name) == thread.syscall), "")
+    if not name:  # the image may name any call, and this is made before the program is let go
+        raise RestoreError(f"thread {thread.tid}", f"call {thread.syscall} is none that goes on waiting")
     left = thread.deadline_ns - captured_ns
     if thread.deadline_ns and left > 0 and name in {"nanosleep", "clock_nanosleep"}:
         request = target.put(struct.pack("<qq", left // _SECOND, left % _SECOND))
