@@ -16,6 +16,7 @@ from sandlock import (
     DEVNULL,
     PIPE,
     CaptureError,
+    Checkpoint,
     ImageError,
     NotRunningError,
     Process,
@@ -70,7 +71,7 @@ def start(sandbox: Sandbox) -> Process:
     return sandbox.popen(["/usr/bin/python3", "-c", PROGRAM], stdin=PIPE, stdout=PIPE)
 
 
-def restored(sandbox: Sandbox, image: Path, **options: Any) -> Process:
+def restored(sandbox: Sandbox, image: Path | Checkpoint, **options: Any) -> Process:
     return sandbox.restore(image, stdin=PIPE, stdout=PIPE, **options)
 
 

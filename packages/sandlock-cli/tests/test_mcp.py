@@ -120,6 +120,7 @@ def test_output_and_time_are_bounded(tmp_path: Path) -> None:
     with client(tmp_path, "--max-output", "1K", "-t", "2") as mcp:
         told = mcp.call("run_command", command=["head", "-c", "100000", "/dev/zero"])["structuredContent"]
         assert (len(told["stdout"]), told["stdout_dropped"]) == (1024, 100000 - 1024)
+        assert mcp.call("run_command", command=["true"], timeout_s=10**400)["structuredContent"]["reason"] == "EXITED"
         told = mcp.call("run_command", command=["sleep", "100"], timeout_s=1000)["structuredContent"]
         assert told["reason"] == "TIMEOUT"
 
@@ -131,6 +132,17 @@ def test_a_call_can_be_cancelled_and_others_go_on(tmp_path: Path) -> None:
         mcp.write(json.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled",
                               "params": {"requestId": key}}).encode())  # fmt: skip
         assert mcp.ask("ping")["result"] == {}, "no answer to what was cancelled"
+
+
+def test_what_is_refused_waits_for_nobody_and_is_not_kept(tmp_path: Path) -> None:
+    """A message grows to twenty times its size in memory, and dozens of calls may wait."""
+    with client(tmp_path) as mcp:
+        for _ in range(8):
+            mcp.send("tools/call", name="run_command", arguments={"command": ["sleep", "50"]})
+        for _ in range(3):
+            mcp.write(b'{"jsonrpc":"2.0","id":"bad","method":"tools/call","params":{"name":"run_command","arguments":'
+                      b'{"command":[' + b"[]," * 1_000_000 + b"[]]}}}")  # fmt: skip
+            assert mcp.read()["id"] == "bad"
 
 
 def test_what_runs_is_killed_when_the_client_goes(tmp_path: Path) -> None:

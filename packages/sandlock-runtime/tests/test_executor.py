@@ -19,6 +19,7 @@ from runtime_lab import wait_until
 from sandlock_policy import PolicyError
 from sandlock_runtime.errors import ChildError, TaskError
 from sandlock_runtime.executor import SandboxExecutor
+from sandlock_runtime.plain import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +129,23 @@ def test_exceptions_are_the_builtin_ones_or_tell_what_they_were(executor: Sandbo
             executor.submit(tasks.raise_it, special).result(WAIT_S)
 
 
+def test_an_exception_costs_whoever_prints_it_little(executor: SandboxExecutor) -> None:
+    """The standard library draws carets under the columns that a SyntaxError names, however many they are."""
+    good = SyntaxError("m", ("f", 1, 2, "text", 1, 4))
+    with pytest.raises(SyntaxError) as raised:
+        executor.submit(tasks.raise_it, good).result(WAIT_S)
+    assert raised.value.args == good.args
+    shown = ("builtins", "SyntaxError", ("m", ("f", 1, 1, "text", 1, 1 << 40)), "t", "trace")
+    before = ("builtins", "SyntaxError", ("m", ("f", 1, -1 << 40, "text", 1, 1)), "t", "trace")
+    traced = ("builtins", "ValueError", None, "t", "line\n" * (1 << 18))
+    with SandboxExecutor(1, max_tasks_per_child=1) as one_each:
+        for described in (shown, before, traced):
+            with pytest.raises(TaskError) as refused:
+                one_each.submit(tasks.forge, b"x" + encode(described)).result(WAIT_S)
+            assert refused.value.kind == f"builtins.{described[1]}"
+            assert len(refused.value.traceback) <= 1 << 16
+
+
 def test_the_timeout_is_each_tasks() -> None:
     with SandboxExecutor(1, timeout=1) as executor:
         for _ in range(2):
@@ -152,7 +170,10 @@ def test_a_worker_is_replaced_after_its_tasks() -> None:
         assert [executor.submit(tasks.remember, 0).result(WAIT_S) for _ in range(3)] == [2, 3, 2]
 
 
-def test_what_cannot_be_pickled_is_the_futures_error(executor: SandboxExecutor) -> None:
+def test_what_cannot_be_pickled_is_the_futures_error(
+    executor: SandboxExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)  # as where it is not installed
     with pytest.raises((pickle.PicklingError, AttributeError)):
         executor.submit(lambda: 1).result(WAIT_S)
     assert executor.submit(tasks.square, 7).result(WAIT_S) == 49
@@ -196,6 +217,7 @@ def test_a_script_finds_its_own_functions_and_ends_without_shutdown(tmp_path: Pa
         import sys
         sys.path[:] = {sys.path!r}
         from sandlock_runtime.executor import SandboxExecutor
+from sandlock_runtime.plain import encode
 
         def cube(number):
             return number ** 3

@@ -104,3 +104,18 @@ def test_arrays_of_numbers_come_back() -> None:
             decode(b"a" + encode(kind) + shape + content)
     with pytest.raises(PlainError):
         decode(b"a" + encode("<i8") + encode((1 << 62, 4)) + content)
+
+
+def test_what_takes_much_more_than_was_sent_is_refused() -> None:
+    """An empty set is 9 bytes here and 216 in memory."""
+    count = 1_500_000
+    with pytest.raises(PlainError, match="more containers than content"):
+        decode(sized(b"l", count, sized(b"e", 0, b"") * count))
+    assert len(decode(sized(b"l", 100_000, sized(b"e", 0, b"") * 100_000))) == 100_000
+
+
+def test_reading_ends_at_a_deadline() -> None:
+    data = sized(b"l", 100_000, b"N" * 100_000)
+    assert len(decode(data, time.monotonic() + 3600)) == 100_000
+    with pytest.raises(TimeoutError):
+        decode(data, time.monotonic() - 1)

@@ -15,7 +15,7 @@ from sandlock_cli.mcp_tools import ArgumentError
 from sandlock_cli.version import versions
 
 if TYPE_CHECKING:
-    from sandlock_cli.mcp_tools import Tools
+    from sandlock_cli.mcp_tools import Call, Tools
 
 __all__ = ["VERSIONS", "Server"]
 
@@ -125,13 +125,19 @@ class Server:
                 raise _RefusalError(_NO_REQUEST, f"the id {key!r} is in use")
             if len(self._pending) >= _AT_ONCE + _WAITING:
                 raise _RefusalError(_INTERNAL, f"{len(self._pending)} calls wait already")
+        try:
+            # Now, and not when its turn comes: a message that is refused is not kept, whatever it grew to.
+            asked = self._tools.prepare(name, arguments)
+        except ArgumentError as fault:
+            raise _RefusalError(_BAD_PARAMETERS, str(fault)) from fault
+        with self._lock:
             self._pending.add(key)
-        pool.submit(self._call, key, name, arguments)
+        pool.submit(self._call, key, asked)
 
-    def _call(self, key: object, name: str, arguments: dict[str, Any]) -> None:
+    def _call(self, key: object, asked: Call) -> None:
         result, error = None, None
         try:
-            result = self._tools.call(key, name, arguments, lambda: key in self._cancelled)
+            result = self._tools.call(key, asked, lambda: key in self._cancelled)
         except ArgumentError as fault:
             error = _RefusalError(_BAD_PARAMETERS, str(fault))
         except Exception as fault:  # noqa: BLE001 - the client is told, and the next call is served

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandlock_cli.failure import lines_of
 from sandlock_policy.errors import SandlockError
+from sandlock_policy.record import record
 from sandlock_runtime import Sandbox
 from sandlock_runtime.streams import DEVNULL
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Policy
     from sandlock_runtime import Result
 
-__all__ = ["ArgumentError", "Tools"]
+__all__ = ["ArgumentError", "Call", "Tools"]
 
 _STARTING_S = 0.002
 _TIMEOUT_S = 60.0  # where the policy has none: a client waits for the answer
@@ -43,6 +44,15 @@ _COMMAND = {"type": "array", "items": {"type": "string"}, "minItems": 1, "descri
 
 class ArgumentError(ValueError):
     """The arguments of a call are not what its schema says."""
+
+
+@record(frozen=True, slots=True)
+class Call:
+    """One program to run: its words, the text for its standard input or None, and its time."""
+
+    command: list[str]
+    text: str | None
+    timeout_s: float
 
 
 class Tools:
@@ -93,14 +103,8 @@ class Tools:
                   {"code": {"type": "string", "description": "the text of the program"}}, "code"),
         ]  # fmt: skip
 
-    def call(self, key: object, name: str, arguments: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
-        """Run a tool to its end, and return the result as `tools/call` gives it.
-
-        Arguments:
-            key: names the call for `cancel`.
-            name: of the tool.
-            arguments: its arguments.
-            cancelled: whether nobody wants it any more; asked once `cancel` would find it.
+    def prepare(self, name: str, arguments: dict[str, Any]) -> Call:
+        """Return what a call asks for, of which no more is kept than it needs while it waits for its turn.
 
         Raises:
             ArgumentError: there is no such tool, or the arguments do not fit.
@@ -108,18 +112,34 @@ class Tools:
         """
         maker = self._makers.get(name)
         if maker is None:
-            raise ArgumentError(f"there is no tool {name!r}; there are {', '.join(self._makers)}")
+            raise ArgumentError(f"there is no tool {name[:100]!r}; there are {', '.join(self._makers)}")
         command = maker(arguments)
         known = {"command" if name == "run_command" else "code", *_COMMON}
         unknown = sorted(set(arguments) - known)
         if unknown:
-            raise ArgumentError(f"{name} takes no {unknown[0]!r}: the policy was chosen when the server was started")
+            raise ArgumentError(
+                f"{name} takes no {unknown[0][:100]!r}: the policy was chosen when the server was started"
+            )
         text = arguments.get("stdin")
         if text is not None and not isinstance(text, str):
             raise ArgumentError("stdin is not a string")
         given = arguments.get("timeout_s", self._limit_s)
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
-            raise ArgumentError(f"timeout_s is {given!r}, not a number of seconds above 0")
+            raise ArgumentError(f"timeout_s is {given!r:.100}, not a number of seconds above 0")
+        return Call(command, text, float(min(given, self._limit_s)))
+
+    def call(self, key: object, asked: Call, cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Run a tool to its end, and return the result as `tools/call` gives it.
+
+        Arguments:
+            key: names the call for `cancel`.
+            asked: from `prepare`.
+            cancelled: whether nobody wants it any more; asked once `cancel` would find it.
+
+        Raises:
+            ArgumentError: the server is ending.
+
+        """
         sandbox = Sandbox(self._policy)
         with self._lock:
             if self._closed:
@@ -130,10 +150,10 @@ class Tools:
                 return _failed("it was cancelled")
             with sandbox:
                 result = sandbox.run(
-                    command,
-                    min(float(given), self._limit_s),
+                    asked.command,
+                    asked.timeout_s,
                     stdin=DEVNULL,
-                    input=text.encode("utf-8", "surrogatepass") if text is not None else None,
+                    input=asked.text.encode("utf-8", "surrogatepass") if asked.text is not None else None,
                     max_output=self._max_output,
                 )
         except (SandlockError, OSError, ValueError) as error:

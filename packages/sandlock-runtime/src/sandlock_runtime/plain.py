@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 from itertools import repeat
 
 TYPE_CHECKING = False
@@ -20,7 +21,12 @@ __all__ = ["PlainError", "decode", "encode"]
 
 _DEPTH = 100  # of containers in each other
 _COLLISIONS = 64  # keys with one hash: the time to build a set of them grows with their square
-_FEW = 1000  # below this many keys nobody has to look
+_FEW = 64  # below this many keys nobody has to look
+_BATCH = 1 << 14  # values between two looks at the clock
+_ROOM, _RATIO = (
+    256 << 20,
+    4,
+)  # bytes for containers, beside so many times what was sent: an empty set takes 24 times that
 _TYPES = {
     kind.__name__: kind
     for kind in (
@@ -28,6 +34,7 @@ _TYPES = {
     )
 }  # fmt: skip
 _NAMES: dict[type, bytes] = {kind: name.encode() for name, kind in _TYPES.items()}
+_CONTAINER = sys.getsizeof(set())  # the largest of them
 _SIZE, _INT, _FLOAT = struct.Struct("<Q"), struct.Struct("<q"), struct.Struct("<d")
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 _CONTAINERS: dict[type, bytes] = {list: b"l", tuple: b"t", set: b"e", frozenset: b"f"}
@@ -91,9 +98,18 @@ def _put_all(tag: bytes, count: int, values: Iterable[object], put: Callable[[by
         _encode(value, put, depth + 1)
 
 
-def decode(data: bytes | memoryview) -> Any:
-    """Return the value that `data` stands for; PlainError where it stands for none, whatever is in it."""
-    reader = _Reader(memoryview(data))
+def decode(data: bytes | memoryview, deadline: float | None = None) -> Any:
+    """Return the value that `data` stands for.
+
+    Arguments:
+        data: what was sent.
+        deadline: of `time.monotonic`; TimeoutError when reading takes longer.
+
+    Raises:
+        PlainError: it stands for none, whatever is in it.
+
+    """
+    reader = _Reader(memoryview(data), deadline)
     try:
         value = reader.value(0)
     except PlainError:
@@ -109,11 +125,13 @@ def decode(data: bytes | memoryview) -> Any:
 class _Reader:
     """Where a reading stands."""
 
-    __slots__ = ("at", "data")
+    __slots__ = ("at", "data", "deadline", "room")
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, deadline: float | None) -> None:
         self.data = data
         self.at = 0
+        self.deadline = deadline
+        self.room = _ROOM + _RATIO * len(data)
 
     def take(self, size: int) -> memoryview:
         start, self.at = self.at, self.at + size
@@ -128,7 +146,17 @@ class _Reader:
         count = _SIZE.unpack(self.take(8))[0] * each
         if count > len(self.data) - self.at:  # each takes a byte at least
             raise PlainError("the value is cut short")
-        return [self.value(depth) for _ in repeat(None, count)]
+        self.room -= _CONTAINER
+        if self.room < 0:
+            raise PlainError("more containers than content")
+        found: list[Any] = []
+        while count:
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                raise TimeoutError("reading the value takes too long")
+            batch = min(count, _BATCH)
+            found += [self.value(depth) for _ in repeat(None, batch)]
+            count -= batch
+        return found
 
     def value(self, depth: int) -> Any:
         if depth > _DEPTH:

@@ -36,6 +36,8 @@ _CHUNK = 1 << 20
 _HEAD = 8
 _NOTHING = pickle.dumps((bool, (), {}))
 _START_S = 60.0
+_LONGEST_TRACE = 1 << 16
+_LARGEST_PLACE = 1 << 20  # of a column or line in a SyntaxError
 _END_S = 1.0  # between the end of the answers and that of the worker, which tells why it ended
 
 # Classes that an answer may name: builtin ones that only keep their arguments, and mean nothing to whoever waits.
@@ -104,11 +106,11 @@ class TaskHost:
         status, content = bytes(answer[:1]), answer[1:]
         try:
             if status == RETURNED:
-                return decode(content)
+                return self._read(content)
             if status == PICKLED and self._results == "pickle":
                 return pickle.loads(content)  # noqa: S301  # the caller asked for it
             if status == RAISED:
-                raise _exception(decode(content))
+                raise _exception(self._read(content))
         except PlainError as error:
             self.kill()
             raise TaskError("", f"the worker's answer is no answer: {error}") from None
@@ -161,6 +163,14 @@ class TaskHost:
                     wanted = _HEAD + self._size(int.from_bytes(answer[:_HEAD], "little"))
         return memoryview(answer)[_HEAD:]
 
+    def _read(self, content: memoryview) -> Any:
+        """Read plain data, for which the time of a task is enough: what is short to send may be long to read."""
+        try:
+            return decode(content, None if self._timeout_s is None else time.monotonic() + self._timeout_s)
+        except TimeoutError:
+            self.kill()
+            raise TimeoutError(f"reading the answer took more than {self._timeout_s} s") from None
+
     def _size(self, size: int) -> int:
         if 0 < size <= self._max_result:
             return size
@@ -194,9 +204,12 @@ def _exception(described: Any) -> Exception:
     module, name, arguments, text, trace = described
     if any(type(part) is not str for part in (module, name, text, trace)):
         raise PlainError("no exception")
+    trace = trace[-_LONGEST_TRACE:]
     inside = TaskError(f"{module}.{name}", text, trace)
     kind = _EXCEPTIONS.get(name) if module == "builtins" else None
     if kind is None or type(arguments) is not tuple:
+        return inside
+    if issubclass(kind, SyntaxError) and not _can_be_shown(arguments):
         return inside
     try:
         error = kind(*arguments)
@@ -205,3 +218,9 @@ def _exception(described: Any) -> Exception:
     error.__cause__ = inside
     error.add_note(f"in the sandbox:\n{trace}")
     return error
+
+
+def _can_be_shown(arguments: tuple[Any, ...]) -> bool:
+    """Tell whether a SyntaxError may have these: who prints it draws a line as long as its numbers say."""
+    details = arguments[1] if len(arguments) > 1 else ()
+    return type(details) is tuple and all(type(one) is not int or abs(one) <= _LARGEST_PLACE for one in details)
