@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
 import tarfile
 import threading
+import time
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +209,23 @@ def test_a_bomb_is_bounded(oci: OciLayout, monkeypatch: pytest.MonkeyPatch, comp
     assert (unpacked(oci, zeros, compress="") / "zeros").stat().st_size == 16 << 20, "what is stored so is no bomb"
 
 
+def test_a_layer_of_several_gzip_members_is_one_and_a_long_header_costs_little() -> None:
+    """The standard library reads the name in a header byte by byte: minutes for one of 64 MiB."""
+    content = [os.urandom(100_000), bytes(3 << 20), b"", b"end"]
+    parts = [gzip.compress(part) for part in content]
+    named = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (8 << 20) + b"\0" + parts[0][10:]
+    whole = b"".join(content)
+    for data in (named + b"".join(parts[1:]), b"".join(parts), b"".join(parts) + bytes(512)):
+        reader = layers._Gzip(io.BytesIO(data))
+        started = time.monotonic()
+        assert b"".join(iter(partial(reader.read, 10_000), b"")) == whole
+        assert time.monotonic() - started < 20
+    for data in (b"".join(parts)[:-1], parts[0] + b"rubbish", named[:100_000], parts[1][:-20]):
+        reader = layers._Gzip(io.BytesIO(data))
+        with pytest.raises((EOFError, zlib.error)):
+            b"".join(iter(partial(reader.read, 1 << 20), b""))
+
+
 def test_entries_are_bounded(oci: OciLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpack, "_MOST_ENTRIES", 100)
     with pytest.raises(OciImageError, match="more than 100 entries"):
@@ -212,6 +233,23 @@ def test_entries_are_bounded(oci: OciLayout, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OciImageError, match="more than 100 entries"):
         unpacked(oci, layer(entry("d/" * 150 + "x", b"")))
     assert unpacked(oci, layer(*[entry(f"f{number}", b"") for number in range(90)])).is_dir()
+
+
+def test_indexes_that_name_the_same_a_thousand_times_are_read_once(oci: OciLayout) -> None:
+    """A thousand times the same index in each of four is 10^12 of them in a few kilobytes."""
+    oci.add(layer(entry("a", b"")))
+    for _ in range(3):
+        inner = json.dumps({"schemaVersion": 2, "manifests": oci.manifests * 1000}).encode()
+        oci.manifests[:] = [oci.blob(inner, "application/vnd.oci.image.index.v1+json")]
+    oci.manifests[:] = oci.manifests * 1000
+    oci.save()
+    assert names(Path(unpack_image(f"oci:{oci.path}").root)) == {"a"}
+    kind = "application/vnd.oci.image.index.v1+json"
+    several = [json.dumps({"manifests": [], "n": number}).encode() for number in range(101)]
+    oci.manifests[:] = [oci.blob(one, kind) for one in several]
+    oci.save()
+    with pytest.raises(OciImageError, match="more than 100 indexes"):
+        unpack_image(f"oci:{oci.path}")
 
 
 def test_devices_are_left_out(oci: OciLayout) -> None:

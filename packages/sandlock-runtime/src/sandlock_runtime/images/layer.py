@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 from sandlock_runtime.images.errors import OciImageError
 from sandlock_runtime.images.layout import split_digest
@@ -30,6 +31,7 @@ _PREFIXES = (
 )
 COMPRESSIONS = {"tar": "", "tar+gzip": "gzip", "tar.gzip": "gzip", "tar+zstd": "zstd", "tar.zstd": "zstd"}
 _CHUNK = 1 << 18
+_PIECE = 1 << 15  # read at once of what is compressed: what follows a member in it is copied
 _WINDOW = 1 << 27  # bytes of memory that a zstd frame may ask for: `zstd --long` at its default
 _LEAST, _RATIO, _MOST = 1 << 30, 64, 1 << 36  # no layer that somebody uses has been squeezed to a 64th
 
@@ -117,13 +119,48 @@ class LayerStream:
             raise OciImageError("the content of a layer is not what the image's configuration says it is")
 
 
+class _Gzip:
+    """The content of gzip members, one behind the other.
+
+    The module `gzip` reads the name in a member's header byte by byte, however long it is.
+    """
+
+    def __init__(self, source: Readable) -> None:
+        from zlib import decompressobj  # lazy: a cached image needs none
+
+        self._member = partial(decompressobj, wbits=16 + 15)  # zlib.h: a gzip header, the largest window
+        self._source = source
+        self._waiting = b""
+        self._inside: Any = None
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to `size` bytes, b"" at the end."""
+        while True:
+            self._waiting = self._waiting or self._source.read(_PIECE)
+            ended = not self._waiting
+            if self._inside is None:
+                self._waiting = self._waiting.lstrip(b"\0")  # padding, as the module takes it
+                if ended:
+                    return b""
+                if not self._waiting:
+                    continue
+                self._inside = self._member()
+            inside = self._inside
+            data: bytes = inside.decompress(self._waiting, size)  # at the end too: it may hold some back
+            self._waiting = inside.unused_data if inside.eof else inside.unconsumed_tail
+            if inside.eof:
+                self._inside = None
+            elif ended and not data:
+                raise EOFError("it ends in the middle")
+            if data:
+                return data
+
+
 def _decompressed(blob: Blob, compression: str) -> Readable:
     source: Any = blob  # it reads, and does nothing else; nothing else is asked of it here
     reader: Readable = blob
     if compression == "gzip":
-        from gzip import GzipFile  # lazy: a cached image needs none
-
-        reader = GzipFile(fileobj=source, mode="rb")
+        reader = _Gzip(blob)
     elif compression == "zstd":
         decompressor = _zstandard().ZstdDecompressor(max_window_size=_WINDOW)
         reader = decompressor.stream_reader(source, read_across_frames=True, closefd=False)

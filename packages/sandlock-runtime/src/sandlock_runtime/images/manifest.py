@@ -28,7 +28,7 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _TAG = "org.opencontainers.image.ref.name"  # image-spec, annotations.md
-_DEEPEST, _MOST_ENTRIES, _MOST_LAYERS = 4, 1000, 1000
+_DEEPEST, _MOST_ENTRIES, _MOST_LAYERS, _MOST_INDEXES = 4, 1000, 1000, 100
 
 
 @record(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def choose_image(layout: Layout, tag: str) -> Descriptor:
         entries = [entry for entry in entries if entry.tag == tag]
         if not entries:
             raise OciImageError(f"it has no tag {tag!r}", f"it has {', '.join(tags)[:500] or 'none'}")
-    found = {entry.digest: entry for entry in _manifests(layout, entries, 0) if _fits(entry)}
+    found = {entry.digest: entry for entry in _manifests(layout, entries, 0, set()) if _fits(entry)}
     exact = {digest: entry for digest, entry in found.items() if entry.architecture}
     found = exact if len(found) > 1 and exact else found
     if len(found) == 1:
@@ -137,14 +137,19 @@ def _fits(entry: Descriptor) -> bool:
     return entry.os in ("", "linux") and entry.architecture in ("", native().oci_name)
 
 
-def _manifests(layout: Layout, entries: list[Descriptor], depth: int) -> Iterator[Descriptor]:
-    """Go through the manifests of `entries`, those of indexes among them included."""
+def _manifests(layout: Layout, entries: list[Descriptor], depth: int, seen: set[str]) -> Iterator[Descriptor]:
+    """Go through the manifests of `entries`, those of indexes among them included; each index, in `seen`, once."""
     for entry in entries:
         if entry.media_type in _INDEXES and _fits(entry):
             if depth >= _DEEPEST:
                 raise OciImageError(f"its indexes lead to each other more than {_DEEPEST} times")
+            if entry.digest in seen:
+                continue  # a thousand times the same one in each of a few is more than anybody waits for
+            seen.add(entry.digest)
+            if len(seen) > _MOST_INDEXES:
+                raise OciImageError(f"it has more than {_MOST_INDEXES} indexes", "nobody needs such an image")
             inner = _json(layout.document(entry), "index")
-            yield from _manifests(layout, list(_entries(inner, "an index")), depth + 1)
+            yield from _manifests(layout, list(_entries(inner, "an index")), depth + 1, seen)
         elif entry.media_type in _MANIFESTS:
             yield entry
 
