@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Generated"]
 
+_MASKED = {path: (os.fsencode(path), b"") for path in MASKED}
+
 
 class Generated:
     """Makes the files of one run.
@@ -34,14 +36,28 @@ class Generated:
         self._names = names
         self._web = web
 
-    def is_shown(self, path: str) -> bool:
-        """Tell whether the file at `path`, inside, is there, or has to be."""
-        root = self._view.root or ""
-        if self._view.pid_namespace and path.startswith("/proc/") and os.path.isdir(root + "/proc"):
-            root = ""  # a /proc of its own has what every other one has
-        if path in MASKED:
-            return os.access(root + path, os.R_OK)  # a mount costs some 30 us, and who cannot read needs none
-        return path in self._policy.http_inject_ca or os.path.exists(root + path)
+    def overlays(self) -> list[tuple[bytes, bytes]]:
+        """Return (path inside, content) of the files that are there, or have to be.
+
+        Raises:
+            PolicyError: a bundle cannot have the CA's certificate.
+
+        """
+        view = self._view
+        root = view.root or ""
+        # A /proc of its own has what every other one has.
+        own_proc = "" if view.pid_namespace and os.path.isdir(root + "/proc") else root
+        shown = []
+        for path in view.files:
+            masked = _MASKED.get(path)
+            if masked is not None:
+                if os.access(own_proc + path, os.R_OK):  # a mount costs some 30 us, and who cannot read needs none
+                    shown.append(masked)
+            elif path in self._policy.http_inject_ca or os.path.exists(
+                (own_proc if path.startswith("/proc/") else root) + path
+            ):
+                shown.append((os.fsencode(path), self.content(path)))
+        return shown
 
     def content(self, path: str) -> bytes:
         """Return what the file at `path`, inside, says.
@@ -52,8 +68,6 @@ class Generated:
         """
         if path in PROCESSOR_FILES:
             return processor_file(path, shown_processors(self._policy), boot_s(self._policy))
-        if path in MASKED:
-            return b""
         if path == LOADAVG:
             return b"0.00 0.00 0.00 1/1 2\n"
         if path == MEMINFO:

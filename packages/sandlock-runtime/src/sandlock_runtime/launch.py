@@ -227,7 +227,7 @@ class _Start:
                 make_scratch(scratch)
                 if service is not None:
                     service.writes_below(scratch)
-            self.confine(request, plan, features, scratch, rulesets)
+            self.confine(request, plan, features, scratch, rulesets, service)
             spawned = spawn(request)
             life = Life(spawned, self.streams, self.program, plan, scratch, self.started, service, self.branch)
             if service is not None:
@@ -253,7 +253,13 @@ class _Start:
             close_all(rulesets)
 
     def confine(
-        self, request: SpawnRequest, plan: Plan, features: HostFeatures, scratch: str, rulesets: list[int]
+        self,
+        request: SpawnRequest,
+        plan: Plan,
+        features: HostFeatures,
+        scratch: str,
+        rulesets: list[int],
+        service: Service | None,
     ) -> None:
         """Put environment, mounts and rulesets into the request; each ruleset that is made is added to `rulesets`."""
         parts = parts_of(plan)
@@ -281,7 +287,7 @@ class _Start:
             path_rules = self.shown.confine(request, plan, path_rules, scratch)
         if view is not None:
             from sandlock_runtime.generated import Generated  # lazy: as below
-            from sandlock_runtime.view import show_view  # lazy: most runs see the machine as it is
+            from sandlock_runtime.view import keeps_fds, show_view  # lazy: most runs see the machine as it is
 
             files = Generated(self.policy, view, self.resolved(plan), self.web)
             show_view(request, view, plan, scratch, files)
@@ -292,6 +298,8 @@ class _Start:
                 if self.instead is not None:
                     self.instead.fill(self.branch.branch)
                 self.branch.prepare(request)
+            if request.network_namespace and service is None and self.instead is None:
+                request.keeps_network = keeps_fds(plan, [*request.stdio, *request.keep])
         if plan.scoped & _SCOPE_SIGNAL and not request.pid_namespace:
             request.guard_ruleset = _guard_ruleset(plan)
             rulesets.append(request.guard_ruleset)

@@ -14,7 +14,7 @@ __all__ = ["boot_s", "first_stat", "processor_file", "shown_cpuinfo", "shown_lis
 
 def shown_processors(policy: Policy) -> int:
     """Return how many processors a run is shown."""
-    return policy.num_cpus or os.cpu_count() or 1
+    return policy.num_cpus or _online()
 
 
 def boot_s(policy: Policy) -> int:
@@ -70,6 +70,21 @@ def _numbered(block: bytes, index: int, count: int) -> bytes:
         number = own.get(key, whole.get(key))
         lines.append(b"%s%s %d" % (name, colon, number) if number is not None else line)
     return b"\n".join(lines)
+
+
+_counted = (0, -1.0)  # how many, and when
+_RECENT_S = 1.0
+
+
+def _online() -> int:
+    """Return how many processors are in use: asking the kernel costs more than making a file that tells it."""
+    global _counted  # noqa: PLW0603  # one answer serves all launches of a second
+    count, at = _counted
+    now = time.monotonic()
+    if not count or now - at > _RECENT_S:
+        count = os.cpu_count() or 1
+        _counted = (count, now)
+    return count
 
 
 def _read(path: str) -> bytes:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+from stat import S_IFREG, S_ISFIFO, S_ISREG
 from typing import TYPE_CHECKING
 
-from sandlock_policy.data.landlock import NEVER
+from sandlock_policy.data.landlock import FS_IOCTL_DEV, NEVER
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.view import LOADAVG, MEMINFO, STAT
 from sandlock_sys import landlock
-from sandlock_sys.spawn import LIVE_HOST, LIVE_LOAD, LIVE_STAT
+from sandlock_sys.spawn import LIVE_HOST, LIVE_LOAD, LIVE_STAT, NULL_DEVICE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandlock_policy import Plan
     from sandlock_policy.view import View
     from sandlock_runtime.generated import Generated
     from sandlock_sys.spawn import SpawnRequest
 
-__all__ = ["check_mounts", "device_nodes", "show_view"]
+__all__ = ["check_mounts", "device_nodes", "keeps_fds", "show_view"]
 
+_LIVE = {os.fsencode(LOADAVG): LIVE_LOAD, os.fsencode(STAT): LIVE_STAT}
+_MEMINFO = os.fsencode(MEMINFO)
+_NO_DEVICES = ("/dev/pts", "/dev/pts/", "/dev/shm", "/dev/shm/")  # noqa: S108  # compared with the first nine letters
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
 
@@ -54,17 +60,35 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
     request.hostname = os.fsencode(view.hostname) if view.hostname is not None else None
     # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen.
     request.pid_namespace = view.pid_namespace and os.path.isdir((root or "") + "/proc")
-    request.network_namespace = view.network_namespace
-    shown = [path for path in view.files if files.is_shown(path)]
-    request.overlays = [(os.fsencode(path), files.content(path)) for path in shown]
+    request.network_namespace = view.network_namespace and request.pid_namespace
+    request.overlays = files.overlays()
     if request.pid_namespace:
-        request.live = {os.fsencode(LOADAVG): LIVE_LOAD, os.fsencode(STAT): LIVE_STAT}
-    if MEMINFO in shown:
-        request.live = {**request.live, os.fsencode(MEMINFO): LIVE_HOST}
+        request.live = _LIVE
+    if any(path == _MEMINFO for path, _ in request.overlays):
+        request.live = {**request.live, _MEMINFO: LIVE_HOST}
     if plan.handled_fs:
         request.rules = [
             (os.fsencode(path), access if must else access | landlock.OPTIONAL) for path, access, must in rules
         ]
+
+
+def keeps_fds(plan: Plan, fds: Sequence[int]) -> bool:
+    """Tell whether what runs inside can hand an fd to nobody outside, where it can make no Unix socket.
+
+    That takes a socket that leads outside, an io_uring, or a device whose driver passes fds on (binder).
+    """
+    for fd in fds:
+        mode = os.fstat(fd).st_mode if fd != NULL_DEVICE else S_IFREG
+        if not (S_ISREG(mode) or S_ISFIFO(mode) or os.isatty(fd)):
+            return False
+    if plan.view is None or not plan.handled_fs & FS_IOCTL_DEV:
+        return False
+    granted = [path for path, access, _ in (*plan.fs_rules, *plan.view.rules) if access & FS_IOCTL_DEV]
+    return not any(_may_pass_fds(path) for path in granted)
+
+
+def _may_pass_fds(path: str) -> bool:
+    return path in ("/", "/dev") or (path.startswith("/dev/") and path not in _DEVICES and path[:9] not in _NO_DEVICES)
 
 
 def device_nodes(root: str) -> list[str]:

@@ -20,6 +20,7 @@ from sandlock_sys.errors import SyscallError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
+    from sandlock_sys.kept_network import KeptNetwork
 
 __all__ = ["GUARD_PATH", "TAKEN", "Guard", "Report", "give_memory", "guard_program", "take_memory"]
 
@@ -126,10 +127,11 @@ class Guard:
 
     Attributes:
         pid: the guard's process id.
+        network: the network namespace to be given back when nothing of the sandbox is left, or None.
 
     """
 
-    __slots__ = ("_control", "_held", "_memory", "_owner", "_pidfd", "_told", "pid")
+    __slots__ = ("_control", "_held", "_memory", "_owner", "_pidfd", "_told", "network", "pid")
 
     def __init__(self, ends: CData, memory: CData, held: list[object]) -> None:
         """Take over `ends[0]`, the control socket, which is TAKEN then; no interrupt comes in between."""
@@ -138,6 +140,7 @@ class Guard:
         self._pidfd: int = memory.guard_pidfd
         self._memory: CData | None = memory
         self._held = held
+        self.network: KeptNetwork | None = None
         self._told = False  # the report is here, so the guard needs no order to end
         self.pid: int = memory.guard_pid
         ends[0] = TAKEN
@@ -228,6 +231,11 @@ class Guard:
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
+        network, self.network = self.network, None
+        if network is not None and self._told:  # without the report some process of the sandbox may still be there
+            from sandlock_sys.kept_network import give_network  # lazy, and loaded by who made it
+
+            give_network(network)
 
     def _wake(self) -> None:
         """Continue a guard that was stopped from outside, so that it hears its order."""

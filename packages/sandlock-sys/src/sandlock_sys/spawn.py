@@ -134,6 +134,8 @@ class SpawnRequest:
         live: of `overlays`, those that are written anew while the sandbox runs: path -> LIVE_LOAD or LIVE_STAT, by the
             init of a pid namespace; LIVE_HOST, by who takes `Spawned.live` while the child is parked.
         network_namespace: no interface, and in /proc nobody's sockets; with `pid_namespace` only.
+        keeps_network: nobody outside can be handed an fd by what runs inside, so that a later launch may have the
+            network namespace when this sandbox has ended.
         rules: `(path inside, Landlock rights)` added to `ruleset` when all this is done, for what only then is what it
             will be: a rule of the host's for /proc, or for a file that an overlay covers, does not reach it.
         id_map: None, or the caller's (uid, gid), for a user namespace where making the mounts needs one.
@@ -145,8 +147,9 @@ class SpawnRequest:
 
     __slots__ = (
         "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
-        "guard_ruleset", "hostname", "id_map", "inner_ids", "keep", "limits", "live", "network_namespace", "overlays",
-        "park", "pid_namespace", "root", "rules", "ruleset", "scoped", "stdio", "writable",
+        "guard_ruleset", "hostname", "id_map", "inner_ids", "keep", "keeps_network", "limits", "live",
+        "network_namespace", "overlays", "park", "pid_namespace", "root", "rules", "ruleset", "scoped", "stdio",
+        "writable",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] | Strings = ()) -> None:
@@ -171,7 +174,7 @@ class SpawnRequest:
         self.binds: Sequence[tuple[bytes, bytes, bool]] = ()
         self.overlays: Sequence[tuple[bytes, bytes]] = ()
         self.live: Mapping[bytes, int] = {}
-        self.network_namespace = False
+        self.network_namespace = self.keeps_network = False
         self.rules: Sequence[tuple[bytes, int]] = ()
         self.id_map: tuple[int, int] | None = None
         self.inner_ids: tuple[int, int] | None = None
@@ -251,8 +254,16 @@ def spawn(request: SpawnRequest, by: Callable[[CData], int] = lib.sl_spawn) -> S
     ends = ffi.new("int32_t[2]", [-1, -1])
     try:
         _fill(memory, request, held)
+        if not request.network_namespace:
+            _start(memory, request, ends, by)
+            return Spawned(memory, Guard(ends, memory, held), request)
+        from sandlock_sys.kept_network import hold_network, lend_network  # lazy: most launches show the host's
+
+        lent = lend_network(memory, request, held)
         _start(memory, request, ends, by)
-        return Spawned(memory, Guard(ends, memory, held), request)
+        guard = Guard(ends, memory, held)
+        hold_network(memory, guard, request.id_map, lent)
+        return Spawned(memory, guard, request)
     except BaseException:  # a KeyboardInterrupt too, which a signal that came meanwhile raises right after the launch
         if ends[0] == TAKEN:  # then the guard ends with its object, and frees the memory
             raise

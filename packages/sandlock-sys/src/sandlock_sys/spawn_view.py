@@ -7,7 +7,7 @@ from sandlock_sys._ffi import ffi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sandlock_sys._ffi import CData
     from sandlock_sys.spawn import SpawnRequest
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_OVERLAID", "fill_view", "place_of"]
 
 MAX_OVERLAID = 1 << 20  # bytes of generated files together; the largest real one has some ten thousand
-_MOUNT_NS, _PID_NS, _NET_NS = 1 << 3, 1 << 7, 1 << 9  # SL_SPAWN_*
+_MOUNT_NS, _PID_NS, _NET_NS, _KEEP_NET = 1 << 3, 1 << 7, 1 << 9, 1 << 10  # SL_SPAWN_*
 
 
 def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
@@ -37,22 +37,39 @@ def fill_view(memory: CData, request: SpawnRequest, held: list[object]) -> int:
         memory.n_binds = len(binds)
         memory.binds = hold(ffi.new("struct sl_bind[]", binds), held)
     if request.overlays:
-        if sum([len(content) for _, content in request.overlays]) > MAX_OVERLAID:
-            raise ValueError(f"the generated files have more than {MAX_OVERLAID} bytes together")
-        files = [
-            (string(target, held), hold(readable(content), held), len(content), request.live.get(target, 0))
-            for target, content in request.overlays
-        ]
-        memory.n_overlays = len(files)
-        memory.overlays = hold(ffi.new("struct sl_overlay[]", files), held)
+        memory.n_overlays = len(request.overlays)
+        memory.overlays, kept = _overlays_of(request)
+        held.append(kept)
     if request.rules:
         memory.rules = strings([path for path, _ in request.rules], held)[0]
         memory.n_rules = len(request.rules)
         memory.rule_accesses = hold(ffi.new("uint64_t[]", [access for _, access in request.rules]), held)
     mounts = request.root is not None or request.branch is not None or request.binds or request.overlays
     if request.pid_namespace:
-        return _MOUNT_NS | _PID_NS | (_NET_NS if request.network_namespace else 0)
+        network = _NET_NS | (_KEEP_NET if request.keeps_network else 0)
+        return _MOUNT_NS | _PID_NS | (network if request.network_namespace else 0)
     return _MOUNT_NS if mounts else 0
+
+
+_made: tuple[Sequence[tuple[bytes, bytes]], Mapping[bytes, int], tuple[CData, list[object]]] | None = None
+
+
+def _overlays_of(request: SpawnRequest) -> tuple[CData, list[object]]:
+    """Return the generated files as C takes them, and what keeps them; the last launch's, if they are the same."""
+    global _made  # noqa: PLW0603  # launches in a row show the same, and thirty objects take as long to make as to mount
+    last = _made
+    if last is not None and last[0] == request.overlays and last[1] == request.live:
+        return last[2]
+    if sum([len(content) for _, content in request.overlays]) > MAX_OVERLAID:
+        raise ValueError(f"the generated files have more than {MAX_OVERLAID} bytes together")
+    kept: list[object] = []
+    files = [
+        (string(target, kept), hold(readable(content), kept), len(content), request.live.get(target, 0))
+        for target, content in request.overlays
+    ]
+    made = hold(ffi.new("struct sl_overlay[]", files), kept), kept
+    _made = (list(request.overlays), dict(request.live), made)
+    return made
 
 
 def place_of(request: SpawnRequest, step: str, index: int) -> bytes:

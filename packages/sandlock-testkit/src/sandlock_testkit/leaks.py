@@ -43,18 +43,23 @@ class Holdings:
         )
 
 
-# Made at the first launch and kept by the process: the sealed copy of the guard program.
-_ONCE = "/memfd:sandlock-guard"
+# Made by launches and kept by the process: the sealed copy of the guard program, and two network namespaces, each with
+# the user namespace that it belongs to.
+_KEPT = {"/memfd:sandlock-guard": 1, "net:[": 2, "user:[": 2}
 
 
 def _fds() -> Iterator[tuple[int, str]]:
+    left = dict(_KEPT)
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
-            if not target.startswith(_ONCE):
-                yield int(name), target
         except FileNotFoundError:  # the fd of the listing itself
             continue
+        kind = next((start for start in left if target.startswith(start)), None)
+        if kind is None or not left[kind]:
+            yield int(name), target
+        else:
+            left[kind] -= 1
 
 
 def _threads() -> Iterator[tuple[int, str]]:

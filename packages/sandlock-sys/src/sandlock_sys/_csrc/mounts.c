@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "child.h"
+#include "network.h"
 #include "raw.h"
 #include "view.h"
 
@@ -38,19 +39,6 @@ struct mount_attributes { /* struct mount_attr, 5.12 */
 
 _Static_assert(sizeof(struct mount_attributes) == 32, "MOUNT_ATTR_SIZE_VER0");
 
-static long write_line(const char *path, const char *text)
-{
-    long length = 0;
-    while (text[length])
-        length++;
-    long fd = RAW(__NR_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
-    long result = RAW(__NR_write, fd, text, length);
-    RAW(__NR_close, fd);
-    return result < 0 ? result : 0;
-}
-
 /* The time since boot is the time since now, in the namespace of what is executed from here (6.1; before that only a fork
  * enters it, and what is told is the host's). Clocks that measure spans stay what they are. */
 static long start_clock(void)
@@ -68,14 +56,13 @@ static long start_clock(void)
         text[at++] = digits[--count];
     for (const char *end = " 0\n"; *end; end++)
         text[at++] = *end;
-    return write_line("/proc/self/timens_offsets", text);
+    return sl_write_line("/proc/self/timens_offsets", text);
 }
 
 static long unshare_all(struct sl_spawn *spawn, int *timed)
 {
     unsigned long flags = (spawn->flags & SL_SPAWN_MOUNT_NS ? CLONE_NEWNS : 0)
                           | (spawn->flags & SL_SPAWN_USER_NS ? CLONE_NEWUSER : 0)
-                          | (spawn->flags & SL_SPAWN_NET_NS ? CLONE_NEWNET : 0)
                           | (spawn->flags & SL_SPAWN_PID_NS ? CLONE_NEWPID : 0) | (spawn->hostname ? CLONE_NEWUTS : 0);
     *timed = spawn->flags & SL_SPAWN_PID_NS ? 1 : 0;
     long result = RAW(__NR_unshare, flags | (*timed ? CLONE_NEWTIME : 0));
@@ -88,20 +75,15 @@ static long unshare_all(struct sl_spawn *spawn, int *timed)
 static int enter_namespaces(struct sl_spawn *spawn)
 {
     int timed;
+    if (spawn->flags & SL_SPAWN_NET_NS && sl_enter_network(spawn))
+        return -1;
     long result = unshare_all(spawn, &timed);
     if (result < 0) {
         sl_fail(spawn, SL_STEP_NAMESPACE, result, 0);
         return -1;
     }
-    const char *const files[] = {"/proc/self/setgroups", "/proc/self/uid_map", "/proc/self/gid_map"};
-    const char *const lines[] = {"deny", spawn->uid_map, spawn->gid_map};
-    for (int index = 0; spawn->flags & SL_SPAWN_USER_NS && index < 3; index++) {
-        result = write_line(files[index], lines[index]);
-        if (result < 0) {
-            sl_fail(spawn, SL_STEP_ID_MAP, result, index);
-            return -1;
-        }
-    }
+    if (spawn->flags & SL_SPAWN_USER_NS && sl_map_ids(spawn, spawn->uid_map, spawn->gid_map))
+        return -1;
     result = timed ? start_clock() : 0;
     if (result < 0) {
         sl_fail(spawn, SL_STEP_CLOCK, result, 0);

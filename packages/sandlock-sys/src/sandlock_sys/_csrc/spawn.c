@@ -292,6 +292,7 @@ static void reset(struct sl_spawn *spawn)
     memset(spawn, 0, sizeof *spawn);
     memset(spawn->live, -1, sizeof spawn->live);
     spawn->ruleset = spawn->guard_ruleset = spawn->control = spawn->listener = spawn->guard_pidfd = -1;
+    spawn->network = spawn->network_owner = -1;
 }
 
 struct sl_spawn *sl_spawn_new(void)

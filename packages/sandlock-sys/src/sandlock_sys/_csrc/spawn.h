@@ -38,6 +38,8 @@ struct sl_spawn {
     const char *cwd;                /* NULL: the caller's */
     const char *uid_map;            /* one line; with SL_SPAWN_USER_NS */
     const char *gid_map;
+    const char *network_uid_map;    /* of the user namespace that a new network namespace belongs to; with both flags */
+    const char *network_gid_map;
     const char *const *writable;    /* with SL_SPAWN_MOUNT_NS: all else becomes read-only; NULL ends */
     const char *hostname;           /* NULL: the host's; otherwise in a UTS namespace */
     const char *root;               /* NULL, or the folder that becomes the root; with SL_SPAWN_MOUNT_NS */
@@ -66,6 +68,8 @@ struct sl_spawn {
     int32_t guard_ruleset;          /* Landlock, the guard's and so everybody's; -1: none */
     int32_t control;                /* the guard's end of the control socket */
     int32_t guard_program;          /* sealed copy of the guard program: its file may be below a write grant */
+    int32_t network;                /* -1, or the network namespace that is lent; with SL_SPAWN_NET_NS */
+    int32_t network_owner;          /* its user namespace, with SL_SPAWN_USER_NS */
     int32_t host_pid;               /* set by sl_spawn: whom the guard watches */
 
     /* told: written by the kernel, the guard and the child */
@@ -80,6 +84,8 @@ struct sl_spawn {
     int32_t live[SL_LIVES];         /* writable fds of live overlays, above 2; -1. The host's is open until the exec */
     int32_t init_pid;               /* of the pid namespace's first process, or 0 */
     int32_t listener;               /* the listener's number in the child, or -1 */
+    uint32_t network_taken;         /* the one that was lent is in use; otherwise it is a new one */
+    uint32_t network_sent;          /* the new one is on its way to the host */
     uint32_t phase;                 /* futex: SL_PHASE_* */
     uint32_t go;                    /* futex: SL_VERDICT_* for a parked child */
     uint32_t failed;                /* somebody tells the three below */
@@ -99,6 +105,7 @@ enum {
     SL_SPAWN_PID_NS = 1 << 7,       /* needs SL_SPAWN_MOUNT_NS: /proc is the namespace's own, and the time since boot */
     SL_SPAWN_TERMINAL = 1 << 8,     /* stdin is a terminal nobody else has: it becomes the one of the child's session */
     SL_SPAWN_NET_NS = 1 << 9,       /* nobody else's sockets are in /proc */
+    SL_SPAWN_KEEP_NET = 1 << 10,    /* the host is to have that namespace */
 };
 
 enum { SL_SPAWN_NULL_DEVICE = -1 }; /* in stdio */

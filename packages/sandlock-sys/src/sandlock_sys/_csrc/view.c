@@ -200,9 +200,13 @@ static int stage_overlays(struct sl_spawn *spawn, int place)
     long result = stage < 0 ? stage : attach_at((int)stage, place);
     if (result < 0)
         return fail(spawn, SL_STEP_OVERLAY, result, 0);
+    uint32_t empty = spawn->n_overlays; /* the first without content: one file is enough for all of them */
     for (; index < spawn->n_overlays; index++) {
-        const char name[] = {(char)('0' + index / 10), (char)('0' + index % 10), 0};
-        result = index < SL_MAX_OVERLAYS ? write_staged(spawn, (int)stage, name, &spawn->overlays[index]) : -ERR_E2BIG;
+        const struct sl_overlay *overlay = &spawn->overlays[index];
+        int again = empty < index && !overlay->bytes && !overlay->live;
+        uint32_t file = again ? empty : index;
+        const char name[] = {(char)('0' + file / 10), (char)('0' + file % 10), 0};
+        result = index >= SL_MAX_OVERLAYS ? -ERR_E2BIG : again ? 0 : write_staged(spawn, (int)stage, name, overlay);
         if (result >= 0)
             result = RAW(__NR_open_tree, stage, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
         if (result < 0)
@@ -211,6 +215,8 @@ static int stage_overlays(struct sl_spawn *spawn, int place)
         result = make_read_only(trees[index]);
         if (result < 0)
             break;
+        if (empty > index && !overlay->bytes && !overlay->live)
+            empty = index;
     }
     RAW(__NR_close, stage);
     if (result >= 0)
