@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sandlock import PolicyError, Result, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = [pytest.mark.needs("landlock", level=3)]
 
@@ -195,3 +199,23 @@ stop = True
 def test_the_limit_and_required_namespaces_contradict(tree: Path) -> None:
     with pytest.raises(PolicyError, match=r"limits\.disk"):
         Sandbox(workdir=str(tree), max_disk="1M", namespaces="require")
+
+
+def test_not08_a_program_that_cannot_be_looked_at_writes_nothing_uncounted(
+    tree: Path, compile_c: Callable[..., Path]
+) -> None:
+    """Who may be executed and not read is not dumpable: what its fds lead to is hidden from an ordinary user."""
+    built = compile_c(
+        "#include <unistd.h>\nchar block[1 << 20];\n"
+        "int main(void) { for (int i = 0; i < 4; i++) if (write(1, block, sizeof block) < 0) return 3; return 0; }"
+    )
+    program = tree.parent / "unreadable"
+    shutil.copy(built, program)
+    program.chmod(0o111)
+    box = Sandbox(
+        workdir=str(tree), cwd=str(tree), fs_storage=str(tree.parent / "storage"), max_disk=LIMIT,
+        on_exit="keep", on_error="keep", fs_readable=[*SYSTEM, str(program)],
+    )  # fmt: skip
+    result = box.run(["/bin/sh", "-c", f"exec {program} >new"], timeout=60)
+    assert result.exit_code == 3, result
+    assert held(result) <= LIMIT

@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from errno import ENOMEM, ENOSPC, ENOSYS, EOPNOTSUPP
+from errno import EACCES, ENOENT, ENOMEM, ENOSPC, ENOSYS, EOPNOTSUPP, ESRCH
 from stat import S_ISREG
 from struct import iter_unpack
 from typing import TYPE_CHECKING, TypeAlias
 
-from sandlock_cow import BranchQuotaError
+from sandlock_cow import BranchError, BranchQuotaError
 from sandlock_notif import memory
 from sandlock_notif.action import Errno
 from sandlock_notif.dispatch import HandlerTable, Trap
+from sandlock_notif.errors import Refusal
 from sandlock_notif.events import Event
-from sandlock_policy.seccomp.rules import has_bits, one_of
+from sandlock_policy.seccomp.rules import has_bits, lacks_bits, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,9 +39,10 @@ __all__ = ["DiskLimit"]
 Size: TypeAlias = "Callable[[Request], int]"
 
 _MAP_SHARED = 0x01  # asm-generic/mman-common.h; MAP_SHARED_VALIDATE has this bit too
+_MAP_ANONYMOUS = 0x20  # asm-generic/mman-common.h
 _IOV_MAX = 1024  # UIO_MAXIOV, linux/uio.h
 _RW_MAX = 0x7FFFF000  # MAX_RW_COUNT, linux/fs.h: what one call writes at most
-_KEEPS_SIZE_OR_NOT = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h; other modes free, move or write what is there
+_KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h; other modes free, move or write what is there
 # linux/fs.h and linux/falloc.h: FICLONE, FICLONERANGE, FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE
 _FILLING_IOCTLS = (0x40049409, 0x4020940D, 0x40305828, 0x4030582A, 0x40305839)
 _FULL = Errno(ENOSPC, "max_disk: more than what is left")
@@ -78,7 +80,12 @@ class DiskLimit(HandlerTable):
             self._trap("splice", 2, _at(4)),
             Trap("fallocate", self._allocate, counted),
             Trap("ftruncate", self._truncate, "the holes of a mapped file must fit into max_disk"),
-            Trap("mmap", self._map, "the holes of the file must fit into max_disk", (has_bits(3, _MAP_SHARED),)),
+            Trap(
+                "mmap",
+                self._map,
+                "the holes of the file must fit into max_disk",
+                (has_bits(3, _MAP_SHARED), lacks_bits(3, _MAP_ANONYMOUS)),
+            ),
             *(Trap(name, lambda _: Errno(ENOSYS), f"queued, {counted}") for name in ("io_setup", "io_submit")),
             Trap("ioctl", lambda _: Errno(EOPNOTSUPP), counted, (one_of(1, *_FILLING_IOCTLS),)),
         )
@@ -107,11 +114,19 @@ class DiskLimit(HandlerTable):
         return None if self._lend(request, wanted) else _FULL
 
     def _is_ours(self, request: Request, fd_at: int) -> os.stat_result | None:
-        """Return the attributes of the branch's file that an argument names by its fd, None for anything else."""
+        """Return the attributes of the branch's file that an argument names by its fd, None for anything else.
+
+        Raises:
+            Refusal: whose it is cannot be seen.
+
+        """
         try:
             found = os.stat(f"/proc/{request.tid}/fd/{request.int_arg(fd_at)}")
-        except OSError:  # the kernel says what is wrong with it
-            return None
+        except OSError as error:
+            if error.errno in (ENOENT, ESRCH):  # there is none: the kernel says so
+                return None
+            # EACCES: not dumpable. ENOMEM and others: ours. Neither may let the call through (NOT-08).
+            raise Refusal(error.errno or EACCES, "max_disk: what is written to cannot be seen") from error
         return found if S_ISREG(found.st_mode) and self._branch.books.holds(found) else None
 
     def _lend(self, request: Request, size: int) -> bool:
@@ -141,7 +156,7 @@ class DiskLimit(HandlerTable):
         found = self._is_ours(request, 0)
         if found is None:
             return None
-        if request.int_arg(1) & ~_KEEPS_SIZE_OR_NOT:
+        if request.int_arg(1) & ~_KEEP_SIZE:
             return Errno(EOPNOTSUPP, "max_disk: only what takes blocks can be counted")
         return None if self._lend(request, request.args[3]) else _FULL
 
@@ -173,9 +188,12 @@ class DiskLimit(HandlerTable):
         most = self._limit + self._limit // _SHARE + _SLACK
         while True:
             await asyncio.sleep(_PERIOD_S)
-            if self._branch.closed:
+            try:
+                used = self._branch.usage().allocated
+            except OSError:  # it could not be counted this time
+                continue
+            except BranchError:  # closed
                 return
-            used = self._branch.usage().allocated
             if used > most and services.end is not None:
                 detail = {"used": used, "limit": self._limit}
                 services.report(Event("limit", reason="disk", detail=detail))
