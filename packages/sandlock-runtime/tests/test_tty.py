@@ -122,6 +122,29 @@ def test_the_time_limit_holds() -> None:
     seat.end()
 
 
+@pytest.mark.parametrize("ended", ["time", "signal"])
+def test_a_terminal_that_takes_nothing_holds_no_end_up(ended: str) -> None:
+    """Somebody has pressed Ctrl-S, or the connection hangs: what limits the program, or ends the caller, works."""
+    seat = Seat(["yes"], "timeout=1, grace=0.1" if ended == "time" else "")
+    seat.until(b"y\r\ny")
+    if ended == "signal":
+        os.kill(seat.pid, signal.SIGTERM)
+    end = time.monotonic() + 60
+    while os.waitid(os.P_PID, seat.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        # Nothing is read but the end's own words, for which the kernel has no room before.
+        assert time.monotonic() < end
+        time.sleep(0.02)
+        if ended == "time" and os.path.exists(f"/proc/{seat.pid}") and not _children(seat.pid):
+            select.select([seat.master], [], [], 0)
+            os.read(seat.master, 4096)
+    assert seat.end() == (0 if ended == "time" else -signal.SIGTERM)
+
+
+def _children(pid: int) -> list[str]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
 def test_without_a_terminal_input_and_output_pass_all_the_same() -> None:
     text = SCRIPT.format(paths=sys.path, readable=SYSTEM, fields="", command=["sh", "-c", "read x; echo got $x; cat"])
     done = subprocess.run(

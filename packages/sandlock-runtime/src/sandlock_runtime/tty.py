@@ -11,10 +11,13 @@ import signal
 import struct
 import termios
 import threading
+import time
 import tty
+from contextlib import suppress
 from errno import EAGAIN, EIO
 from fcntl import ioctl
 from select import POLLHUP, POLLIN, POLLOUT, poll
+from stat import S_ISFIFO
 from typing import TYPE_CHECKING
 
 from sandlock_runtime.life import Deadline
@@ -32,6 +35,7 @@ __all__ = ["Terminal", "with_terminal"]
 _CHUNK = 1 << 16
 _END_OF_INPUT = b"\x04"  # VEOF in the modes that a new terminal has, termios(3)
 _SIZE = struct.Struct("HHHH")  # struct winsize
+_REST_MS = 500
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -52,8 +56,10 @@ class Terminal:
     def __init__(self, stdin: int = 0, stdout: int = 1) -> None:
         self._stdin = stdin
         self._stdout = stdout
+        self._screen = _own_end(stdout)
         self._master, self._slave = os.openpty()
         os.set_blocking(self._master, False)
+        self._shown = b""  # not yet taken by the caller's terminal
         self._typed = b""  # not yet taken by the program
         self._modes: list[object] | None = None
         self._old_signals: list[tuple[int, object]] = []
@@ -84,8 +90,9 @@ class Terminal:
         for number, handler in self._old_signals:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
         if self._modes is not None:
-            termios.tcsetattr(self._stdin, termios.TCSADRAIN, self._modes)  # type: ignore[arg-type]  # as read
-        for fd in (self._master, self._slave, self._noted, self._note):
+            # Not TCSADRAIN: a terminal that somebody has stopped drains when he likes.
+            termios.tcsetattr(self._stdin, termios.TCSANOW, self._modes)  # type: ignore[arg-type]  # as read
+        for fd in (self._master, self._slave, self._noted, self._note, self._screen):
             if fd >= 0:
                 os.close(fd)
         if self._ended_by:
@@ -95,13 +102,17 @@ class Terminal:
         """Pass on what is typed and shown until the program has ended, and return its result."""
         slave, self._slave = self._slave, -1
         os.close(slave)  # so that the end of the last program inside can be seen
+        began_s = time.monotonic()
         clock = Deadline(life, policy.timeout, policy.grace)
         watch = poll()
         for fd in (life.fileno(), self._noted, self._stdin):
             watch.register(fd, POLLIN)
         ended, shown = False, True
         while not ended:
-            watch.register(self._master, (POLLIN if shown else 0) | (POLLOUT if self._typed else 0))
+            wanted = POLLIN if shown and not self._shown else 0
+            watch.register(self._master, wanted | (POLLOUT if self._typed else 0))
+            if self._shown:
+                watch.register(self._screen, POLLOUT)
             for fd, events in watch.poll(clock.left_ms()):
                 if fd == life.fileno():
                     ended = True
@@ -118,9 +129,25 @@ class Terminal:
                 shown = True
                 life.wait(0.02)
             clock.act()
-        while self._show():
-            continue
+        late = policy.timeout is not None and time.monotonic() - began_s > policy.timeout
+        self._show_rest(life, late=late)
         return life.finish()
+
+    def _show_rest(self, life: Life, *, late: bool) -> None:
+        """Show what is left; what the caller's terminal does not take is dropped where the program had to end."""
+        watch = poll()
+        watch.register(self._screen, POLLOUT)
+        watch.register(self._noted, POLLIN)
+        while self._shown or self._show():
+            if not self._shown:
+                continue
+            ready = [fd for fd, _ in watch.poll(_REST_MS)]
+            if self._noted in ready:
+                self._act(life)
+            if self._screen in ready:
+                self._pass_shown()
+            elif late or self._ended_by:
+                return
 
     def _read_typed(self, life: Life) -> bool:
         """Take what was typed; at the end of the caller's input type that."""
@@ -146,10 +173,15 @@ class Terminal:
             if error.errno in (EIO, EAGAIN):  # EIO: nobody has the other side open
                 return False
             raise
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._stdout, view) :]
+        self._shown += data
+        self._pass_shown()
         return bool(data)
+
+    def _pass_shown(self) -> None:
+        try:
+            self._shown = self._shown[os.write(self._screen, self._shown) :]
+        except BlockingIOError:
+            return
 
     def _act(self, life: Life) -> None:
         try:
@@ -175,3 +207,14 @@ class Terminal:
     def _note_end(self, number: int, _frame: object) -> None:
         self._ended_by = self._ended_by or number
         os.write(self._note, b"e")
+
+
+def _own_end(fd: int) -> int:
+    """Return an fd of the same terminal or pipe that does not block and whose flags nobody shares, or a plain copy.
+
+    Who waits for a terminal that somebody has stopped, or for a pipe that nobody reads, sees no time limit pass.
+    """
+    if os.isatty(fd) or S_ISFIFO(os.fstat(fd).st_mode):
+        with suppress(OSError):  # another user's terminal, or one of another mount namespace
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return os.dup(fd)
