@@ -79,6 +79,8 @@ def test_fifty_threads_that_spawn_at_once_lose_no_exec(program: str) -> None:
 def test_threads_that_execute_at_once_do_not_hang(program: str) -> None:
     outcome = supervise([program, "racing", "30"], judge(good), ExecTable(verify=True), rules=[CLONE3])
     assert outcome.output == b"x" * 30 + b"\n"
+    # A thread that another one's exec ended is no refused exec.
+    assert [event.reason for event in outcome.events if event.kind == "denied"] == []
 
 
 def test_an_exec_that_fails_tells_its_own_errno_and_the_program_goes_on(program: str) -> None:

@@ -207,7 +207,7 @@ class ExecTable(HandlerTable):
             reason = "the arguments of the exec were changed after they had been judged: the process was killed"
             services.report(Event("denied", services.arch.name_of(request.nr), tid, EPERM, reason))
         except SyscallError as error:
-            if error.errno == ESRCH:  # it was killed meanwhile
+            if error.errno == ESRCH or not request.waits():  # it was killed meanwhile, by another thread's exec say
                 return Answered()
             return Errno(EPERM, f"the exec cannot be followed: {error}")
         except NotifError:

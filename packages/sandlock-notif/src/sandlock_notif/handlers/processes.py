@@ -106,6 +106,7 @@ class ProcessLimit(HandlerTable):
         self._suspended: set[int] = set()  # those of vfork whose children were counted, and that may still be in it
         self._promised = 0  # forks let through whose children are not known
         self._censuses = 0
+        self._granted = False  # since the last census
         self._vfork_only = True  # whoever shares its memory with another process came out of a vfork
         self._forks: frozenset[int] = frozenset()
         self._clone = self._vfork = -1
@@ -167,16 +168,17 @@ class ProcessLimit(HandlerTable):
             self._vfork_only = False
         self._in_flight[request.tid] = request.nr == self._vfork or bool(flags & _CLONE_VFORK)
         self._promised += 1
+        self._granted = True
 
     async def _ask(self, request: Request, censuses: int) -> Action | None:
         """Decide where the limit seems to be reached.
 
-        One census serves all who asked before it was made: if those let through since have reached the limit again,
-        then there was a moment after the question at which it was reached.
+        One census serves all who asked before it was made, as long as nobody was let through since: what was promised
+        after it may have come to life and ended again.
         """
         async with self._lock:
             refusal = decide_fork(self.count, self.limit, self._zombies)
-            if refusal and self._censuses == censuses:
+            if refusal and (self._censuses == censuses or self._granted):
                 if not await self._census():
                     return Errno(EAGAIN, "max_processes: too many come and go to be counted")
                 refusal = decide_fork(self.count, self.limit, self._zombies)
@@ -201,7 +203,7 @@ class ProcessLimit(HandlerTable):
                 self._seen = {member.pid for member in living} | self._dead
                 self._arrived(len(born), [member.pid for member in living])
                 self._known = {member for member in living if not member.gone}
-                self._promised = len(self._in_flight)
+                self._promised, self._granted = len(self._in_flight), False
                 self._censuses += 1
                 return True
             await asyncio.sleep(_POLL_S * attempt)
