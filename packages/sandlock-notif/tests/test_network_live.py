@@ -78,6 +78,31 @@ os.wait(); os.read(r, 1); tell(work)
         assert output == ["ECONNREFUSED", "ECONNREFUSED", "ECONNREFUSED", "HELLO"]
 
 
+def test_a_process_that_adopts_orphans_does_not_free_them() -> None:
+    """The orphan's parent is then the one that adopts, which is older and not narrowed itself."""
+    with serve("127.0.0.2") as server:
+        code = f"""
+import ctypes
+work = tcp("127.0.0.2", {server.port})
+r, w = os.pipe(); ready, go = os.pipe()
+if os.fork() == 0:
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+    time.sleep(0.05)  # a start is told in hundredths of a second
+    if os.fork() == 0:
+        os.getppid(); tell(work)
+        if os.fork() == 0:
+            os.read(ready, 1); tell(work); os.write(w, b"x"); os._exit(0)
+        os._exit(0)
+    os.wait(); os.write(go, b"x"); os.read(r, 1); tell(work); os._exit(0)
+os.wait(); tell(work)
+"""
+        narrow: Callable[[NetworkTable, Request], None] = lambda table, request: table.controls()[  # noqa: E731
+            "restrict_pid_network"
+        ](request.tid, ("192.0.2.1/32",))
+        output = controlled(code, Policy(net_allow=["tcp://127.0.0.2"]), [narrow])
+        assert output == ["ECONNREFUSED", "ECONNREFUSED", "HELLO", "HELLO"]
+
+
 def test_a_process_outside_cannot_be_narrowed() -> None:
     [table] = tables_of(Policy(net_allow=["tcp://127.0.0.2"]))
     with pytest.raises(ProcessLookupError):

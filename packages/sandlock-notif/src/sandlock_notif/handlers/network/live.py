@@ -32,6 +32,7 @@ class LiveLimits:
     Attributes:
         processes: the sandbox's; set when the table is attached.
         first: pid of the first process, whose parent is not inside.
+        adopting: a process of the sandbox gets orphans of others, so parents do not tell what a process descends from.
 
     """
 
@@ -40,6 +41,7 @@ class LiveLimits:
         self._of: dict[tuple[int, int], Networks] = {}  # (pid, start time)
         self.processes: Processes | None = None
         self.first = 0
+        self.adopting = False
 
     @property
     def active(self) -> bool:
@@ -78,14 +80,15 @@ class LiveLimits:
     def _limits_of(self, request: Request) -> list[Networks]:
         """Return the limits of the caller and of those it descends from.
 
-        A process whose parents are gone might descend from any of them: it gets all limits.
+        A process whose parents are gone, or may be others by now, might descend from any that is no younger: it gets
+        the limits of all these.
         """
         assert self.processes is not None  # noqa: S101  # attached before the first request
         process = self.processes.of(request)
         found: list[Networks] = []
         pid, start = process.key
         try:
-            for _ in range(_DEPTH):
+            for _ in range(0 if self.adopting else _DEPTH):
                 if (pid, start) in self._of:
                     found.append(self._of[pid, start])
                 if pid == self.first:
@@ -96,7 +99,7 @@ class LiveLimits:
                 start = read_stat(pid).starttime
         except SyscallError as error:
             raise VanishedError from error
-        return list(self._of.values())
+        return [networks for (_, begun), networks in self._of.items() if begun <= process.start]
 
 
 def _parsed(networks: Iterable[str]) -> Networks:

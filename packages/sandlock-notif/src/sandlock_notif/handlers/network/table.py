@@ -30,7 +30,7 @@ from sandlock_notif.handlers.network.unix_binding import UnixBinder
 from sandlock_notif.handlers.own_domains import own_domain_traps
 from sandlock_notif.resolver import Resolver
 from sandlock_policy.data.supervised_network import NETLINK_ROUTE
-from sandlock_policy.seccomp.rules import not_one_of
+from sandlock_policy.seccomp.rules import not_one_of, one_of
 
 if TYPE_CHECKING:
     from sandlock_notif.action import Action
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["NetworkTable"]
 
 _RESOLVER = (RESOLVER_ADDRESS, 53)  # RFC 1035, 4.2
+_SUBREAPER = (one_of(0, 36),)  # PR_SET_CHILD_SUBREAPER, linux/prctl.h, 3.4
 
 
 class NetworkTable(HandlerTable):
@@ -100,6 +101,7 @@ class NetworkTable(HandlerTable):
         rows = [
             Trap("connect", self._told(self._connect, "connect"), "decided on a copy, done on behalf", cost="memory"),
             Trap("bind", self._told(self._bind, "bind"), "decided on a copy, done on behalf", cost="memory"),
+            Trap("prctl", self._adopts, "a process that gets orphans hides what they descend from", _SUBREAPER),
             *own_domain_traps(),
         ]
         if posture.tcp:
@@ -208,6 +210,9 @@ class NetworkTable(HandlerTable):
         if pinned.domain == AF_UNIX:
             return self._binder.listen_unix(pinned, backlog)
         raise Refusal(EACCES, f"sockets of family {pinned.domain} have no verdict")
+
+    def _adopts(self, _: Request) -> None:
+        self.gate.live.adopting = True
 
     def _linger(self, request: Request) -> Action | Pending:
         return holding(self._take(request), partial(set_linger, request))
