@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 from stage import RESULTS, stage  # noqa: E402 -- tools/ is no package: its scripts run as they are
-from wheelhouse import wheels  # noqa: E402
+from wheelhouse import links  # noqa: E402
 from workspace import TESTKIT, load  # noqa: E402
 
 PACKAGES = load()
@@ -30,21 +30,26 @@ def group(name: str, file: Path = ROOT / "pyproject.toml") -> list[str]:
     return list(nox.project.dependency_groups(pyproject, name))
 
 
+def fetch(session: nox.Session, *requirements: str) -> None:
+    """Install requirements in the versions, and the files, that tools/constraints.txt names."""
+    session.install("--constraint", str(ROOT / "tools" / "constraints.txt"), *dict.fromkeys(requirements))
+
+
 def install(session: nox.Session, package: str, *requirements: str) -> None:
     """Install one package from the wheelhouse with what it declares, and nothing else of this checkout."""
-    session.install(*dict.fromkeys([*wheels(package), *requirements]))
+    fetch(session, *links(package), *requirements)
 
 
 def run_tests(session: nox.Session, package: str, *options: str) -> None:
     """Run the tests of one package beside its own requirements, its test group and the testkit."""
-    install(session, package, *wheels(TESTKIT), *group("test", PACKAGES[package].folder / "pyproject.toml"))
+    install(session, package, *links(TESTKIT), *group("test", PACKAGES[package].folder / "pyproject.toml"))
     session.run("python", "tools/run_tests.py", f"packages/{package}/tests", *options, *session.posargs)
 
 
 @nox.session(name="wheels")
 def build_wheels(session: nox.Session) -> None:
     """Build the wheels of all packages into .wheelhouse; the sessions below install those."""
-    session.install(*group("wheels"))
+    fetch(session, *group("wheels"))
     session.run("python", "tools/wheelhouse.py", "build")
 
 
@@ -52,7 +57,7 @@ def build_wheels(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style, layers, budgets, pins, and that generated files are what their generators write."""
     third_party = {requirement for package in PACKAGES.values() for requirement in package.third_party}
-    session.install(*group("lint"), *sorted(third_party), *wheels(COMPILED))
+    fetch(session, *group("lint"), *sorted(third_party), *links(COMPILED))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     source = {"PYTHONPATH": ":".join(str(package.source.parent) for package in PACKAGES.values())}
@@ -71,14 +76,14 @@ def types(session: nox.Session) -> None:
     wanted = {
         requirement for package in PACKAGES.values() for requirement in (*package.third_party, *package.test_group)
     }
-    session.install(*group("types"), *group("tools"), *group("integration"), *sorted(wanted))
+    fetch(session, *group("types"), *group("tools"), *group("integration"), *sorted(wanted))
     session.run("python", "tools/check_types.py")
 
 
 @nox.session(requires=["wheels"])
 def tools(session: nox.Session) -> None:
     """The tests of tools/."""
-    install(session, TESTKIT, *wheels("sandlock-notif"), *group("tools"))
+    install(session, TESTKIT, *links("sandlock-notif"), *group("tools"))
     session.run("pytest", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tools.xml", "tools/tests", *session.posargs)
 
 
@@ -92,16 +97,17 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.session(requires=["wheels"])
 def integration(session: nox.Session) -> None:
     """What holds for the whole: attacks on real sandboxes, the command, the public API; as root and as a user."""
-    install(session, "sandlock", *wheels(TESTKIT), *group("integration"))
+    install(session, "sandlock", *links(TESTKIT), *group("integration"))
     session.run("python", "tools/run_tests.py", "tests-integration", *session.posargs)
 
 
 @nox.session(requires=["wheels"])
 def build(session: nox.Session) -> None:
-    """Wheels are complete and repeatable, and a clean install gives a command that confines."""
-    session.install(*group("wheels"))
+    """Wheels are complete and repeatable, have bills of materials, and once installed give a command that confines."""
+    fetch(session, *group("wheels"))
     session.run("python", "tools/wheelhouse.py", "verify")
-    install(session, "sandlock")
+    install(session, "sandlock", *group("sbom"))
+    session.run("python", "tools/sbom.py")
     session.run(
         "sandlock", "run", "--", "python3", "-c", "print('confined')", env={"PATH": f"{session.bin}:/usr/bin:/bin"}
     )
@@ -134,5 +140,5 @@ def fuzz(session: nox.Session, package: str) -> None:
 @nox.parametrize("kernel", ["6.1", "6.12"])
 def kernels(session: nox.Session, kernel: str) -> None:
     """The integration tests under an older Debian kernel in a virtual machine; needs root and Debian."""
-    install(session, "sandlock", *wheels(TESTKIT), *group("integration"), *group("kernels"))
+    install(session, "sandlock", *links(TESTKIT), *group("integration"), *group("kernels"))
     session.run("python", "tools/kernels.py", kernel, "tests-integration", *session.posargs)

@@ -8,7 +8,7 @@ provide_commands tools/test_commands.txt
 
 tooling=build/tooling
 "$python" -m venv "$tooling"
-"$python" tools/workspace.py group nox | xargs "$tooling/bin/pip" install --quiet --disable-pip-version-check
+"$tooling/bin/pip" install --quiet --disable-pip-version-check -r tools/requirements-nox.txt
 "$python" tools/summary.py clear
 
 status=0

@@ -7,6 +7,7 @@ python tools/wheelhouse.py closure NAME    print the wheels of a package and of 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -14,13 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from workspace import ROOT, Package, closure, load, root_group
+from workspace import ROOT, Package, closure, load
 
-__all__ = ["WHEELHOUSE", "build", "main", "verify", "wheels"]
+__all__ = ["EPOCH", "WHEELHOUSE", "build", "links", "main", "verify", "wheels"]
 
 WHEELHOUSE = ROOT / ".wheelhouse"
 # Any fixed date makes a build repeatable; this one is hatchling's own default (2020-02-02).
-_ENVIRONMENT = {"SOURCE_DATE_EPOCH": "1580601600"} | os.environ
+EPOCH = "1580601600"
+_ENVIRONMENT = {"SOURCE_DATE_EPOCH": EPOCH} | os.environ
 
 
 def build() -> None:
@@ -42,9 +44,8 @@ def verify() -> None:
             _hatchling(package, "sdist", Path(folder))
             (sdist,) = Path(folder).glob("*.tar.gz")
             # The builders of the first build: a newer cffi writes another glue, which is no fault of ours.
-            pinned = Path(folder, "builders.txt")
-            pinned.write_text("\n".join(root_group("wheels")), encoding="utf-8")
-            pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--build-constraint", str(pinned)]
+            builders = str(ROOT / "tools" / "constraints.txt")
+            pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--build-constraint", builders]
             subprocess.run([*pip, "-w", folder, str(sdist)], check=True, env=_ENVIRONMENT)
             (second,) = Path(folder).glob("*.whl")
             first = _wheel(package)
@@ -62,6 +63,12 @@ def wheels(name: str) -> list[str]:
     Installed by path, so that an index never decides what our names mean.
     """
     return [str(_wheel(package)) for package in closure(load(), name)]
+
+
+def links(name: str) -> list[str]:
+    """The same as links that carry the hash, as pip demands for every file once it is given hashes for one."""
+    found = [Path(path) for path in wheels(name)]
+    return [f"{path.as_uri()}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" for path in found]
 
 
 def _wheel(package: Package) -> Path:

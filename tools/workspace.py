@@ -98,12 +98,10 @@ def root_group(name: str, root: Path = ROOT) -> list[str]:
 
 
 def main() -> None:
-    """Print PYTHONPATH (`path`), a tooling group (`group NAME`) or what to install of here (`folders NAME`)."""
+    """Print PYTHONPATH (`path`) or what to install of here (`folders NAME`)."""
     match sys.argv[1:]:
         case ["path"]:
             print(os.pathsep.join(str(package.source.parent) for package in load().values()))
-        case ["group", name]:
-            print("\n".join(root_group(name)))
         case ["folders", name]:
             print("\n".join(str(package.folder) for package in closure(load(), name)))
         case _:
