@@ -14,7 +14,7 @@ release = tomllib.loads((ROOT / "packages/sandlock/pyproject.toml").read_text(en
 extensions = ["myst_parser"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "packages/*/README.md"]
-exclude_patterns = ["build"]
+exclude_patterns = ["build", ".*"]
 myst_heading_anchors = 4  # a link to a heading that is not there is a warning, and a warning an error
 nitpicky = True
 

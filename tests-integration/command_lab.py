@@ -14,6 +14,13 @@ from typing import Any
 __all__ = ["Command"]
 
 PATHS = os.pathsep.join(path for path in sys.path if "packages" in path)
+_DRAWN_AT_ONCE = """
+import sys
+sys.modules["rich"] = None
+from sandlock_cli import progress, start
+progress._AFTER_S = 0
+start.start()
+"""
 
 
 class Command:
@@ -61,13 +68,16 @@ class Command:
         )
 
     def on_terminal(self, *words: str) -> tuple[subprocess.CompletedProcess[bytes], bytes]:
-        """Type it with a terminal for its errors, and return what ended and what was drawn there."""
+        """Type it with a terminal for its errors, and return what ended and what was drawn there.
+
+        Progress is drawn at once, though it is soon over, and as it is where rich is not installed.
+        """
         main, side = pty.openpty()
+        line = [sys.executable, "-c", _DRAWN_AT_ONCE, *words]
         try:
             done = subprocess.run(
-                self.line(*words), cwd=self.work, env=self.env, stderr=side, stdout=subprocess.PIPE, check=False,
-                timeout=60,
-            )  # fmt: skip
+                line, cwd=self.work, env=self.env, stderr=side, stdout=subprocess.PIPE, check=False, timeout=60
+            )
         finally:
             os.close(side)
         drawn = b""

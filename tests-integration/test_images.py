@@ -216,6 +216,9 @@ def test_unpacking_is_drawn_on_a_terminal_only(sandlock: Command, oci: OciLayout
     assert done.stdout == b"from the image\n"
     assert b"of the image" in drawn
     assert drawn.endswith(b"\r\x1b[K"), "it is erased at the end"
+    assert sandlock("images", "remove", "--all").returncode == 0
+    done, drawn = sandlock.on_terminal("run", "--quiet", "--image", f"oci:{oci.path}", "--", "cat", "/file")
+    assert (done.stdout, drawn) == (b"from the image\n", b"")
 
 
 @pytest.mark.parametrize(

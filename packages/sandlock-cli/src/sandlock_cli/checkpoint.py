@@ -10,7 +10,7 @@ from sandlock_checkpoint import CheckpointError, Leave, Scope, capture, image
 from sandlock_cli.failure import NOT_SET_UP, warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
-from sandlock_cli.progress import bar
+from sandlock_cli.progress import Bar
 from sandlock_cli.runs import find_run
 from sandlock_cli.verbs import options_of
 from sandlock_runtime.control import ask
@@ -72,9 +72,9 @@ def _save_process(pid: int, folder: str, leave: Leave, values: dict[str, Any]) -
     try:
         taken = capture(pid, scope=scope, leave=leave, allow=frozenset(values.get("allow", ())))
         compression = "zstd" if values.get("zstd") else "none"
-        digest = image.save(
-            taken, folder, compression=compression, parent=values.get("parent"), progress=bar("MiB", 20)
-        )
+        parent = values.get("parent")
+        with Bar("MiB", 20, quiet=bool(values.get("quiet"))) as progress:
+            digest = image.save(taken, folder, compression=compression, parent=parent, progress=progress)
     except CheckpointError as error:
         listed = [(one.name, one.kind, one.reason) for one in getattr(error, "unsupported", ())]
         return _refuse(str(error), listed)

@@ -10,7 +10,7 @@ from sandlock_cli.changes import change_lines, change_records
 from sandlock_cli.failure import warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
-from sandlock_cli.progress import bar
+from sandlock_cli.progress import Bar
 from sandlock_cli.verbs import options_of
 from sandlock_cow import Branch, BranchConflictError, BranchError, BranchLateExecutionError
 from sandlock_runtime.images.hold import is_image_root
@@ -34,7 +34,8 @@ def main(words: list[str]) -> int:
         paths = None if not named or "." in named else named
         late = [_inside(path, branch) for path in values.get("late", ())]
         _check_named(branch, [*(paths or ()), *late])
-        applied = branch.commit(paths, allow_late=late, progress=bar("of the changes"))
+        with Bar("of the changes", quiet=bool(values.get("quiet"))) as progress:
+            applied = branch.commit(paths, allow_late=late, progress=progress)
     except BranchConflictError as error:
         warn(f"the tree was changed meanwhile, so nothing was applied; the branch is kept: {rest[0]}")
         for conflict in error.conflicts:

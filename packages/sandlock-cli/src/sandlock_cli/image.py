@@ -10,6 +10,7 @@ from sandlock_checkpoint.errors import ImageError
 from sandlock_cli.failure import printable, warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.progress import Bar
 from sandlock_cli.verbs import IMAGE_ACTIONS, options_of
 from sandlock_policy.validate import closest
 
@@ -29,13 +30,15 @@ def main(words: list[str]) -> int:
         raise UsageError(f"nothing called {action} can be done with images; {likely}", "image")
     if not paths:
         raise UsageError(f"image {action} needs the directory of an image", "image")
-    return max([_each(action, path, as_json=bool(values.get("json"))) for path in paths])
+    as_json, quiet = bool(values.get("json")), bool(values.get("quiet"))
+    return max([_each(action, path, as_json=as_json, quiet=quiet) for path in paths])
 
 
-def _each(action: str, path: str, *, as_json: bool) -> int:
+def _each(action: str, path: str, *, as_json: bool, quiet: bool) -> int:
     """Do `action` with one image; 1 where that failed, which is told."""
     try:
-        found: dict[str, Any] = image.verify(path) if action == "verify" else image.show(path)
+        with Bar("MiB read", 20, quiet=quiet) as progress:
+            found: dict[str, Any] = image.verify(path, progress=progress) if action == "verify" else image.show(path)
     except ImageError as error:
         warn(f"image {path}: {error}")
         return 1

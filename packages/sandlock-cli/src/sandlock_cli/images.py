@@ -8,7 +8,7 @@ import time
 from sandlock_cli.failure import printable, warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
-from sandlock_cli.progress import bar
+from sandlock_cli.progress import Bar
 from sandlock_cli.verbs import IMAGES_ACTIONS, options_of
 from sandlock_policy.validate import closest
 from sandlock_runtime.images.cache import list_images, remove_image, unpack_image
@@ -39,9 +39,10 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def unpack(reference: str) -> None:
+def unpack(reference: str, *, quiet: bool) -> None:
     """Unpack the image where it is not in the cache, with a bar on a terminal."""
-    unpack_image(image_path(reference), bar("MiB of the image", 20))
+    with Bar("MiB of the image", 20, quiet=quiet) as progress:
+        unpack_image(image_path(reference), progress)
 
 
 def _list(*, as_json: bool) -> None:

@@ -111,7 +111,7 @@ _OWN_OPTIONS = (
     Option("dry_run", ("--dry-run",), "", "run on a copy-on-write view of workdir, print what changed, change nothing",
            "off"),
     Option("audit", ("--audit",), "FILE", "append every event of the run to FILE, one JSON object in a line", "none"),
-    Option("quiet", ("-q", "--quiet", "--no-hints"), "", "no hints on stderr after a failure", "off"),
+    Option("quiet", ("-q", "--quiet", "--no-hints"), "", "no hints on stderr after a failure, and no progress", "off"),
     HELP,
 )  # fmt: skip
 

@@ -49,11 +49,10 @@ def main(words: list[str]) -> int:
         raise UsageError("run needs a command: sandlock run [OPTION...] [--] COMMAND [ARGUMENT...]", "run")
     if own["interactive"] and own["json"]:
         raise UsageError("--interactive shows the output, and --json captures it: choose one", "run")
-    interactive = bool(own["interactive"])
     status_fd = _open_fd(own["status_fd"])
     if status_fd is None and not own["json"]:
         policy = make_policy(own, values)
-        result, plan = _run(policy, command, own["audit"], capture=False, interactive=interactive)
+        result, plan = _run(policy, command, own, capture=False)
         status = run_status(result)
         if status or result.branch or own["dry_run"]:
             from sandlock_cli.outcome import tell_outcome  # lazy: a good run has nothing to tell
@@ -64,7 +63,7 @@ def main(words: list[str]) -> int:
 
     try:
         policy = make_policy(own, values)
-        result, plan = _run(policy, command, own["audit"], capture=bool(own["json"]), interactive=interactive)
+        result, plan = _run(policy, command, own, capture=bool(own["json"]))
     except Exception as error:
         report_failure(error, status_fd, to_stdout=bool(own["json"]))
         raise
@@ -132,11 +131,14 @@ def _add_mapping(name: str, items: list[str], given: dict[str, Any], fields: dic
         fields[field] = [*[pair for pair in old.items() if pair[0] not in keys], *added]
 
 
-def _run(
-    policy: Policy, command: list[str], audit: str | None, *, capture: bool, interactive: bool
-) -> tuple[Result, Plan]:
+def _run(policy: Policy, command: list[str], own: dict[str, Any], *, capture: bool) -> tuple[Result, Plan]:
     """Run `command` to its end; with `capture` its output is in the result."""
-    if interactive:
+    audit = own["audit"]
+    if policy.image is not None:
+        from sandlock_cli.images import unpack  # lazy: as below
+
+        unpack(policy.image, quiet=bool(own["quiet"]))
+    if own["interactive"]:
         from sandlock_cli.interactive import run_at_terminal  # lazy: `signal` takes longer than a launch
 
         return run_at_terminal(policy, command, audit, _start)
@@ -165,10 +167,6 @@ def _run(
 
 def _start(policy: Policy, command: list[str], audit: str | None, stdin: Stream, stream: Stream) -> tuple[Life, Plan]:
     """Launch `command`, with a record where one is wanted, and listed where it has a name."""
-    if policy.image is not None:
-        from sandlock_cli.images import unpack  # lazy: as below
-
-        unpack(policy.image)
     if audit is not None:
         from sandlock_cli.auditing import launch_audited  # lazy: json takes longer than a launch
 

@@ -65,6 +65,7 @@ _FOLLOW = Option("follow", ("-f", "--follow"), "", "go on printing until the run
 _HTML = Option("html", ("--html",), "", "print a page for a browser, which needs nothing else", "off")
 _AUDIT_FILE = Option("file", ("--file",), "FILE", "of the run that --audit FILE recorded", "none")
 _ALL = Option("all", ("-a", "--all"), "", "end all of them where several have the name", "off")
+_QUIET = Option("quiet", ("-q", "--quiet"), "", "no progress on a terminal", "off")
 _EVERY = Option("all", ("-a", "--all"), "", "with remove: every image that no run uses", "off")
 
 _PID = Option("pid", ("--pid",), "PID", "any process that the caller may trace (ptrace), instead of a run", "none")
@@ -103,14 +104,14 @@ _OPTIONS = {
     "profile": (_FILE, HELP),
     "branches": (_STORAGE, _JSON, HELP),
     "diff": (_STORAGE, _JSON, HELP),
-    "commit": (_STORAGE, _LATE, _JSON, HELP),
+    "commit": (_STORAGE, _LATE, _QUIET, _JSON, HELP),
     "discard": (_STORAGE, HELP),
     "ps": (_JSON, HELP),
     "inspect": (_TOML, _HTML, _JSON, HELP),
     "logs": (_FOLLOW, _AUDIT_FILE, _HTML, _JSON, HELP),
     "kill": (_ALL, HELP),
-    "checkpoint": (_PID, _TREE, _LEAVE, _ALLOW, _PARENT, _ZSTD, _JSON, HELP),
-    "image": (_JSON, HELP),
+    "checkpoint": (_PID, _TREE, _LEAVE, _ALLOW, _PARENT, _ZSTD, _QUIET, _JSON, HELP),
+    "image": (_QUIET, _JSON, HELP),
     "images": (_EVERY, _JSON, HELP),
     "completion": (HELP,),
     "version": (_JSON, HELP),
