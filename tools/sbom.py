@@ -25,7 +25,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 from wheelhouse import EPOCH, wheels
 from workspace import TESTKIT, load
 
@@ -60,7 +60,7 @@ def bill(name: str, wheel: Path) -> str:
     return text
 
 
-def _required(found: Distribution) -> list[str]:
+def _required(found: Distribution) -> list[NormalizedName]:
     """The distributions that this one requires here, without extras."""
     requirements = [Requirement(word) for word in found.requires or ()]
     here = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
@@ -70,13 +70,13 @@ def _required(found: Distribution) -> list[str]:
 def _component(found: Distribution, digest: str = "") -> Component:
     meta = found.metadata
     name = canonicalize_name(meta["Name"])
-    licence = meta.get("License-Expression") or ""
+    licence = (meta.get_all("License-Expression") or [""])[0]
     return Component(
         name=name,
         version=found.version,
         type=ComponentType.LIBRARY,
         bom_ref=f"{name}@{found.version}",
-        description=meta.get("Summary"),
+        description=(meta.get_all("Summary") or [None])[0],
         purl=PackageURL("pypi", None, name, found.version),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else (),
         licenses=[LicenseFactory().make_from_string(licence)] if licence else (),
