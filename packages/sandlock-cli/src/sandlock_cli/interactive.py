@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandlock_cli.relay import give_up, keep_branch, throttle_as
 from sandlock_runtime.tty import Terminal, with_terminal
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_at_terminal"]
 
-_KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
-
 
 def run_at_terminal(
     policy: Policy,
@@ -29,16 +28,10 @@ def run_at_terminal(
     with Terminal() as terminal:
         life, plan = start(with_terminal(policy), command, audit, terminal, terminal)
         try:
-            if plan.max_cpu is not None:
-                from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
-
-                throttle(life, plan.max_cpu)
+            throttle_as(plan, life)
             result = terminal.run(life, policy)
         except BaseException:
-            life.kill()
-            if life.wait(_KILLED_WITHIN_S):
-                life.finish()
+            give_up(life)
             raise
-    if life.branch is not None and life.branch.pending:
-        life.branch.keep()  # nobody decides about it in this process
+    keep_branch(life)
     return result, plan

@@ -14,7 +14,7 @@ from sandlock_cli.help import print_verb
 from sandlock_cli.hints import hints_after
 from sandlock_cli.mentions import read_command
 from sandlock_cli.options import UsageError, parse, table
-from sandlock_cli.relay import Relay
+from sandlock_cli.relay import Relay, give_up
 from sandlock_cli.run import run_status
 from sandlock_cli.verbs import options_of
 from sandlock_notif.handlers.observing import Observer
@@ -40,7 +40,6 @@ __all__ = ["main"]
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _ADDRESS = re.compile(r"[\d.]+|[0-9a-fA-F:]*:[0-9a-fA-F:.]*")
-_KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
 
 
 def main(words: list[str]) -> int:
@@ -113,9 +112,7 @@ def _run(policy: Policy, command: list[str], hooks: Hooks | None = None) -> tupl
         try:
             relay.run(life, None)
         except BaseException:
-            life.kill()
-            if life.wait(_KILLED_WITHIN_S):
-                life.finish()
+            give_up(life)
             raise
         return life.finish(), plan
     finally:

@@ -72,10 +72,6 @@ class Tools:
         self._running: dict[object, Sandbox] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._makers: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-            "run_command": _command_of,
-            "run_python": _python_of,
-        }
 
     def __enter__(self) -> Self:
         """Return the tools."""
@@ -110,12 +106,11 @@ class Tools:
             ArgumentError: there is no such tool, or the arguments do not fit.
 
         """
-        maker = self._makers.get(name)
-        if maker is None:
-            raise ArgumentError(f"there is no tool {name[:100]!r}; there are {', '.join(self._makers)}")
-        command = maker(arguments)
-        known = {"command" if name == "run_command" else "code", *_COMMON}
-        unknown = sorted(set(arguments) - known)
+        if name not in _MAKERS:
+            raise ArgumentError(f"there is no tool {name[:100]!r}; there are {', '.join(_MAKERS)}")
+        own, make = _MAKERS[name]
+        command = make(arguments)
+        unknown = sorted(set(arguments) - {own, *_COMMON})
         if unknown:
             raise ArgumentError(
                 f"{name} takes no {unknown[0][:100]!r}: the policy was chosen when the server was started"
@@ -194,6 +189,13 @@ def _python_of(arguments: dict[str, Any]) -> list[str]:
     if len(code.encode("utf-8", "surrogatepass")) > _LONGEST_CODE:
         raise ArgumentError(f"code is longer than {_LONGEST_CODE} bytes; write it to a file and run that")
     return ["python3", "-c", code]
+
+
+# tool -> its own argument, and what makes a command of it
+_MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "run_command": ("command", _command_of),
+    "run_python": ("code", _python_of),
+}
 
 
 def _told(result: Result) -> dict[str, Any]:

@@ -22,15 +22,17 @@ from select import POLLIN, poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from sandlock_policy import Plan
     from sandlock_runtime.life import Life
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "give_up", "keep_branch", "throttle_as"]
 
 # What a terminal sends it sends to everyone in the foreground, and the program's session is its own: so do we.
 _TO_EVERYONE = (SIGINT, SIGQUIT, SIGHUP)
 _FORWARDED = (*_TO_EVERYONE, SIGTERM)
 _LOOK_MS = 50.0  # how often the wait of `Life.exchange`, which a signal does not end, looks at what was noted
 _UNKILLABLE_S = 60.0
+_KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
 
 
 class Relay:
@@ -132,3 +134,24 @@ class Relay:
 
 def _note(_number: int, _frame: object) -> None:
     """Keep the default action of the signal from happening; that it came is in the pipe."""
+
+
+def throttle_as(plan: Plan, life: Life) -> None:
+    """Keep what runs below the plan's share of a processor, if there is one."""
+    if plan.max_cpu is not None:
+        from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
+
+        throttle(life, plan.max_cpu)
+
+
+def keep_branch(life: Life) -> None:
+    """Leave a branch that waits for a decision to the verbs that make one: nobody does in this process."""
+    if life.branch is not None and life.branch.pending:
+        life.branch.keep()
+
+
+def give_up(life: Life) -> None:
+    """Kill what runs, because the verb fails, and free it."""
+    life.kill()
+    if life.wait(_KILLED_WITHIN_S):
+        life.finish()

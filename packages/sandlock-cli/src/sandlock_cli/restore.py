@@ -9,7 +9,7 @@ from sandlock_cli.failure import NOT_SET_UP, warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
 from sandlock_cli.outcome import tell_outcome
-from sandlock_cli.relay import Relay
+from sandlock_cli.relay import Relay, give_up, keep_branch, throttle_as
 from sandlock_cli.run import add_fields, make_policy, run_status
 from sandlock_cli.verbs import options_of
 from sandlock_policy.model import Policy
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _OWN = ("preset", "profile", "profile_file")
-_KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
 
 
 def main(words: list[str]) -> int:
@@ -75,22 +74,16 @@ def _restore(checkpoint: Checkpoint, policy: Policy, allow: frozenset[str]) -> t
     try:
         life, skipped = restore_image(checkpoint, policy, start, allow=allow)
         _tell_skipped(skipped)
-        if life.plan.max_cpu is not None:
-            from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
-
-            throttle(life, life.plan.max_cpu)
+        throttle_as(life.plan, life)
         relay.run(life, None)
         result = life.finish()
     except BaseException:
         for life in lives:
-            life.kill()
-            if life.wait(_KILLED_WITHIN_S):
-                life.finish()
+            give_up(life)
         raise
     finally:
         relay.close()
-    if life.branch is not None and life.branch.pending:
-        life.branch.keep()  # nobody decides about it in this process
+    keep_branch(life)
     return result, life
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sandlock_cli.options import UsageError, parse, run_options, table
-from sandlock_cli.relay import Relay
+from sandlock_cli.relay import Relay, give_up, keep_branch, throttle_as
 from sandlock_policy.fields import FIELD_BY_NAME
 from sandlock_policy.presets import preset
 from sandlock_runtime.launch import launch
@@ -28,7 +28,6 @@ _OWN = ("preset", "profile", "profile_file", "shell", "json", "status_fd", "expl
         "interactive")  # fmt: skip
 # What --json keeps of each stream; the rest is counted, and dropped: the program must not fill the caller's memory.
 _CAPTURED = 64 << 20
-_KILLED_WITHIN_S = 5.0  # a process that is stuck in the kernel outlives even its SIGKILL
 
 
 def main(words: list[str]) -> int:
@@ -147,19 +146,13 @@ def _run(policy: Policy, command: list[str], own: dict[str, Any], *, capture: bo
         stream = _PIPE if capture else None
         life, plan = _start(policy, command, audit, None, stream)
         try:
-            if plan.max_cpu is not None:
-                from sandlock_runtime.throttle import throttle  # lazy: costs a thread, paid by who asks for it
-
-                throttle(life, plan.max_cpu)
+            throttle_as(plan, life)
             relay.run(life, _CAPTURED if capture else None)
         except BaseException:
-            life.kill()
-            if life.wait(_KILLED_WITHIN_S):
-                life.finish()
+            give_up(life)
             raise
         result = life.finish()
-        if life.branch is not None and life.branch.pending:
-            life.branch.keep()  # nobody decides about it in this process
+        keep_branch(life)
         return result, plan
     finally:
         relay.close()
