@@ -64,7 +64,7 @@ def pin(tid: int, path: bytes, arguments: Sequence[bytes]) -> Program:
     for level in range(_LEVELS):
         try:
             file = _open_as(tid, path)
-        except (OSError, SyscallError, ValueError):
+        except (OSError, ValueError):
             return Program(None if level else words)
         try:
             line = parse_first_line(_head(file))

@@ -296,7 +296,7 @@ def _same_memory(pid: int, memory: int) -> bool:
 
     The kernel gives each program random bytes of its own when it starts (AT_RANDOM), in its stack.
     """
-    with suppress(OSError, SyscallError):
+    with suppress(OSError):
         with open(f"/proc/{pid}/auxv", "rb") as file:
             vector = dict(_AUXILIARY.iter_unpack(file.read()))
         address = vector.get(_AT_RANDOM, 0)

@@ -256,7 +256,7 @@ def _compare(image: Image, path: bytes, program: Program) -> None:
     try:
         name = image.file_name()
         itself = program.file < 0 or image.runs(program.file)
-    except (SyscallError, OSError) as found:
+    except OSError as found:
         error = found
     line = image.command_line()
     if not line:

@@ -20,7 +20,6 @@ from sandlock_notif.handlers.network.messages import MESSAGE_SIZE, gather, parse
 from sandlock_notif.observed import Observed
 from sandlock_notif.sockaddr import parse_endpoint
 from sandlock_sys import pidfd, sockets
-from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,7 +111,7 @@ class Observer(HandlerTable):
     def _noting(self, note: Callable[[Request], None]) -> Callable[[Request], None]:
         def handle(request: Request) -> None:
             # What cannot be read, or found, is not used either: the kernel tells the program so.
-            with suppress(Refusal, VanishedError, OSError, SyscallError, ValueError):
+            with suppress(Refusal, VanishedError, OSError, ValueError):
                 note(request)
 
         return handle

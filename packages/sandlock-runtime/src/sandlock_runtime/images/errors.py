@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from sandlock_runtime.errors import SandboxError
-from sandlock_sys.errors import SyscallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,5 +42,5 @@ def naming(image: str) -> Iterator[None]:
         yield
     except OciImageError as error:
         raise OciImageError(error.reason, error.remedy, error.image or image) from error.__cause__
-    except (OSError, SyscallError) as error:
+    except OSError as error:
         raise OciImageError(str(error), image=image) from error

@@ -188,8 +188,8 @@ def lay(tree: Tree, stream: LayerStream) -> None:
             continue
         try:
             _add(tree, parts, member, stream, times)
-        except (OSError, SyscallError) as error:
-            if isinstance(error, OSError) and error.errno in _OURS:
+        except OSError as error:
+            if error.errno in _OURS:
                 raise
             raise OciImageError(f"its entry {_shown(parts)} cannot be unpacked: {error}") from error
     stream.finish()
@@ -197,7 +197,7 @@ def lay(tree: Tree, stream: LayerStream) -> None:
     for parts, when in reversed(times):
         try:
             fd = tree.find(parts)
-        except (OSError, SyscallError):
+        except OSError:
             continue  # a later entry took its name
         try:
             _set_time(f"/proc/self/fd/{fd}", when)

@@ -200,7 +200,7 @@ class Inside:
             if cow is not None:
                 return self._files.unprivileged(partial(_open_program, cow, place.path))
             self._files.unprivileged(lambda: inode.access(place.object, os.X_OK, _EACCESS))
-        except (OSError, SyscallError) as error:
+        except OSError as error:
             return Errno(error.errno or EACCES)
         done = await self._files.call("openat", AT_FDCWD, object_path(place.object), os.O_RDONLY | os.O_CLOEXEC, 0)
         return Errno(-done.result) if done.result < 0 else done.result
