@@ -9,7 +9,8 @@ import sys
 import pytest
 from process_lab import Lab
 
-from sandlock_checkpoint import CaptureError, Scope, capture
+from sandlock_checkpoint import CaptureError, Restored, Scope, capture
+from sandlock_sys.proc import read_stat
 
 pytestmark = pytest.mark.needs("ptrace")
 
@@ -139,6 +140,18 @@ def test_a_pipe_to_a_process_outside_is_named(lab: Lab) -> None:
     finally:
         process.communicate()
     assert process.returncode == 0
+
+
+def test_a_process_that_got_the_number_of_one_that_ended_is_not_killed() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as stranger:
+        start = read_stat(stranger.pid).starttime
+        Restored(stranger.pid, (stranger.pid,), (start - 1,), ()).kill()
+        assert stranger.communicate()[0] is None
+        assert stranger.returncode == 0
+        Restored(stranger.pid, (stranger.pid,), (start,), ()).kill()  # nobody has the number
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as own:
+        Restored(own.pid, (own.pid,), (read_stat(own.pid).starttime,), ()).kill()
+        assert own.wait(30) == -signal.SIGKILL
 
 
 def test_what_is_killed_takes_the_tree_with_it(lab: Lab) -> None:

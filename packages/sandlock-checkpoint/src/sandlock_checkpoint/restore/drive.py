@@ -45,9 +45,9 @@ from sandlock_checkpoint.restore.threads import (
     resume_wait,
 )
 from sandlock_checkpoint.tracing import TraceeGoneError, TraceeStuckError
-from sandlock_sys import ptrace
+from sandlock_sys import pidfd, ptrace
 from sandlock_sys.errors import ProcParseError, SyscallError
-from sandlock_sys.proc import read_status
+from sandlock_sys.proc import read_stat, read_status
 
 __all__ = ["Restored", "Spawn", "restore"]
 
@@ -67,25 +67,37 @@ class Restored:
 
     Attributes:
         pid: of its first process, a child of whoever `spawn` made it a child of.
-        pids: of all, in the order of `Checkpoint.processes`; 0 for a zombie.
+        pids: of all but the zombies, in the order of `Checkpoint.processes`.
+        starts: when each of these was started, in clock ticks since boot: with the pid, what it is known by.
         skipped: what it lacks, and was taken on by name.
 
     """
 
     pid: int
     pids: tuple[int, ...]
+    starts: tuple[int, ...]
     skipped: tuple[Unsupported, ...]
 
     def kill(self) -> None:
-        """End all of its processes."""
-        for pid in self.pids:
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        """End those of its processes that live."""
+        for pid, start in zip(self.pids, self.starts, strict=True):
+            with contextlib.suppress(SyscallError):  # it has ended
+                _kill_exactly(pid, start)
 
     def wait(self) -> int:
         """Wait for its first process, a child of this one, and return the status (os.waitstatus_to_exitcode)."""
         return os.waitpid(self.pid, 0)[1]
+
+
+def _kill_exactly(pid: int, start: int) -> None:
+    """Kill process `pid` if it is the one that was started then."""
+    process = pidfd.open_pidfd(pid)
+    try:
+        # Safety: of a number that was given away, the fd or this is the new process's, and then both are.
+        if read_stat(pid).starttime == start:
+            pidfd.send_signal(process, signal.SIGKILL)
+    finally:
+        os.close(process)
 
 
 def restore(
@@ -200,13 +212,15 @@ class _Job:
             self.child = birth.target.pid
             self.targets.append(birth.target)
             channel = self._populate(birth, channel, own, replacements)
+        pids = tuple(target.pid for target in self.targets)
+        starts = tuple(read_stat(pid).starttime for pid in pids)  # none of them can end before it is let go
         if ready is not None:
             self.step = "ready"
-            ready([target.pid for target in self.targets])
+            ready(pids)
         for target in self.targets:
             for tid in reversed(target.tids):
                 ptrace.detach(tid)
-        return Restored(self.child, tuple(target.pid for target in self.targets), tuple(self.skipped))
+        return Restored(self.child, pids, starts, tuple(self.skipped))
 
     def _check_identity(self) -> None:
         """A checkpoint says whose process it was, and gives nobody that identity: the restorer must have it already."""
