@@ -179,6 +179,11 @@ def test_what_cannot_be_pickled_is_the_futures_error(
     assert executor.submit(tasks.square, 7).result(WAIT_S) == 49
 
 
+def test_a_lambda_is_pickled_where_cloudpickle_is_installed(executor: SandboxExecutor) -> None:
+    number = 6
+    assert executor.submit(lambda: number * 7).result(WAIT_S) == 42
+
+
 def test_bad_arguments_are_told() -> None:
     for named in ({"max_workers": 0}, {"max_result": 0}, {"max_tasks_per_child": 0}, {"results": "json"}):
         arguments: dict[str, Any] = named
