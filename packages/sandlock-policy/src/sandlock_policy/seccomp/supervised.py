@@ -24,7 +24,8 @@ SUPERVISED: tuple[Rule, ...] = (
     Rule("seccomp", (one_of(0, 1),), DENY, "a filter of its own would hide calls from the supervisor"),
     Rule("prctl", (one_of(0, 22),), DENY, "PR_SET_SECCOMP: as seccomp(2)"),  # linux/prctl.h, 2.6.23
     # linux/prctl.h, 2.3.20: PR_SET_DUMPABLE. Its memory could not be read any more (NOT-08). It succeeds and changes
-    # nothing, because programs that guard a secret by it stop when it fails; nobody inside may trace them anyway.
+    # nothing, because programs that guard a secret by it stop when it fails. Nobody inside may trace them (ptrace is
+    # denied), but by a granted /proc others of the same sandbox read their memory.
     Rule("prctl", (one_of(0, 4),), errno_action(0), "PR_SET_DUMPABLE: would blind the supervisor; does nothing"),
 )
 
