@@ -107,3 +107,14 @@ def test_descendants_of_the_root_are_members_and_nobody_else() -> None:
         finally:
             os.kill(child, 9)
             tree.kill()
+
+
+def test_a_walk_that_numbers_given_away_have_deceived_registers_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "_may_descend", lambda *_: True)  # what such a walk says
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        index = Processes(root=os.getpid())
+        assert not index.contains(os.getppid())
+        assert not index.contains(1)
+        assert len(index) == 0
+        assert index.contains(child.pid)
+        index.close()

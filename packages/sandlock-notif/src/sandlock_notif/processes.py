@@ -13,6 +13,7 @@ from errno import EMFILE, ENFILE, ENOENT, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from sandlock_notif.errors import VanishedError
+from sandlock_notif.tree import descends
 from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_stat, read_status
@@ -209,9 +210,7 @@ class Processes:
             leader = _leader_of(pid)
             if self.get(leader) is not None:
                 return True
-            if self.root and self._descends(leader):
-                self.register(leader)
-                return True
+            return self.root > 0 and self._may_descend(leader) and self._adopt(leader)
         return False
 
     def snapshot(self) -> tuple[Process, ...]:
@@ -224,7 +223,8 @@ class Processes:
     def __iter__(self) -> Iterator[Process]:
         return iter(self.snapshot())
 
-    def _descends(self, pid: int) -> bool:
+    def _may_descend(self, pid: int) -> bool:
+        """Whether it looks so; cheap, since most numbers that are asked for are of processes outside."""
         for _ in range(4096):  # a chain of parents cannot be a circle, but /proc is read while it changes
             if pid <= 1 or pid == os.getpid():
                 return False
@@ -232,6 +232,26 @@ class Processes:
             if pid == self.root:
                 return True
         return False
+
+    def _adopt(self, pid: int) -> bool:
+        """Register a process if it really descends from the root.
+
+        Safety: parents end, and their numbers are given away, while they are looked at. The folder is bound to the
+        process that is asked about; it is alive once that is registered, so the number was its own meanwhile.
+        """
+        folder = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not descends(folder, self.root):
+                return False
+            found = self.register(pid)
+            try:
+                os.stat("stat", dir_fd=folder)
+            except OSError:
+                self.unregister(found)
+                return False
+            return True
+        finally:
+            os.close(folder)
 
     def _ended(self, process: Process) -> None:
         self.unregister(process)
