@@ -100,7 +100,9 @@ while float(load()[0]) < 0.2 and time.monotonic() < end: time.sleep(0.2)
 told = load()
 print(float(told[0]) >= 0.2, float(told[0]) > float(told[1]) >= float(told[2]), float(told[0]) < 8)
 print(1 <= int(told[3].split("/")[0]) <= int(told[3].split("/")[1]) < 12, os.getloadavg()[0] > 0)
-print(sum(int(word) for word in open("/proc/stat").readline().split()[1:4]) > 100)
+used = lambda: sum(int(word) for word in open("/proc/stat").readline().split()[1:4])
+while used() <= 100 and time.monotonic() < end: time.sleep(0.2)
+print(used() > 100)
 """
     first, *rest = python(namespaces, code)
     assert first == "['0.00', '0.00', '0.00']"

@@ -7,13 +7,12 @@ from sandlock_runtime.streams import INHERIT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from sandlock_checkpoint import Checkpoint, Ids, Unsupported
     from sandlock_policy import Policy
     from sandlock_runtime.instead import Instead
     from sandlock_runtime.life import Life
-    from sandlock_runtime.prepare import Command
     from sandlock_runtime.process import Process
     from sandlock_runtime.streams import Stream
 
@@ -25,6 +24,12 @@ class Saving:
 
     policy: Policy
     _skipped: tuple[Unsupported, ...] = ()
+    _life: Life | None
+    _live: Callable[[], Life]
+    _launch: Callable[..., Life]
+    _limit: Callable[[Life], None]
+    _hold: Callable[[Life], Process]
+    _end: Callable[[Life], None]
 
     def checkpoint(
         self,
@@ -114,22 +119,3 @@ class Saving:
     def restore_skipped(self) -> tuple[Unsupported, ...]:
         """What the latest restore could not bring back, and was told that it may."""
         return self._skipped
-
-    if TYPE_CHECKING:
-        _life: Life | None
-
-        def _live(self) -> Life: ...
-        def _launch(
-            self,
-            cmd: Command,
-            stdin: Stream,
-            stdout: Stream,
-            stderr: Stream,
-            keep: Sequence[int],
-            *,
-            park: bool = False,
-            instead: Instead | None = None,
-        ) -> Life: ...
-        def _limit(self, life: Life) -> None: ...
-        def _hold(self, life: Life) -> Process: ...
-        def _end(self, life: Life) -> None: ...
