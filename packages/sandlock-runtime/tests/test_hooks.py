@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from sandlock_notif.handlers.observing import Observer
 from sandlock_notif.handlers.ready import CallRecord, deny_calls, log_calls
 from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
 from sandlock_policy import PolicyError
 from sandlock_runtime import Sandbox
+from sandlock_runtime.hooks import Hooks
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("landlock", level=1)]
 
@@ -295,3 +297,13 @@ def test_calls_are_refused_with_an_errno_and_told() -> None:
     assert [denial.syscall for denial in result.denials] == ["uname"]
     with pytest.raises(ValueError, match="errno"):
         deny_calls("uname", errno=0)
+
+
+def test_one_more_listener_takes_nothing_else_away() -> None:
+    def first(_: object) -> None: ...
+    def second(_: object) -> None: ...
+
+    hooks = Hooks(lambda _event, _context: None, (("getppid", lambda _: None),), (first,), (Observer(),))
+    more = hooks.also_told(second)
+    assert more.audits == (first, second)
+    assert (more.policy_fn, more.handlers, more.observers) == (hooks.policy_fn, hooks.handlers, hooks.observers)

@@ -33,6 +33,10 @@ class Hooks:
     audits: tuple[Callable[[Event], None], ...] = ()
     observers: tuple[HandlerTable, ...] = ()
 
+    def also_told(self, audit: Callable[[Event], None]) -> Hooks:
+        """Return these with one more listener."""
+        return Hooks(self.policy_fn, self.handlers, (*self.audits, audit), self.observers)
+
     @property
     def served(self) -> bool:
         """Whether somebody has to answer calls for these."""

@@ -61,8 +61,7 @@ def launch_registered(
             policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks,
             instead=instead,
         )  # fmt: skip
-    hooks = Hooks() if hooks is None else hooks
-    hooks = Hooks(hooks.policy_fn, hooks.handlers, (*hooks.audits, desk.hear))
+    hooks = (Hooks() if hooks is None else hooks).also_told(desk.hear)
     try:
         desk.log.start(command)
         life, plan = launch(
