@@ -19,7 +19,7 @@ def test_save_list_load_delete(tmp_path: Path) -> None:
     assert store.list() == []
     saved = sample()
     store.save(saved, "one")
-    store.save(big(PAGE), "two.zstd", compression="zstd")
+    big(PAGE).save("two.zstd", store=store, compression="zstd")
     assert store.list() == ["one", "two.zstd"]
     with store.load("one") as loaded:
         assert loaded == saved

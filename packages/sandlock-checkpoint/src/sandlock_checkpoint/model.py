@@ -11,10 +11,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sandlock_checkpoint.memory import Mapping, MemorySource, SharedMemory, Tracking
 from sandlock_checkpoint.open_files import Descriptor, OpenFile, Pipe, SocketPair
+
+if TYPE_CHECKING:
+    from sandlock_checkpoint.store import Store
 
 __all__ = [
     "Checkpoint",
@@ -366,12 +369,13 @@ class Checkpoint:
     spare: Callable[[], object] | None = field(default=None, compare=False, repr=False, kw_only=True)
     tracking: Tracking | None = field(default=None, compare=False, repr=False, kw_only=True)
 
-    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the image to directory `path`, atomically, and close this checkpoint; see `image.save.save`."""
+    def save(self, path: str | os.PathLike[str], *, store: Store | None = None, **options: Any) -> None:
+        """Write the image to `path`, or by that name to a store, and close this checkpoint; see `image.save.save`."""
         # Imported here: the format knows this model, and a capture that is restored at once needs no format.
         from sandlock_checkpoint.image.save import save
 
-        save(self, path, **options)
+        write = save if store is None else store.save
+        write(self, os.fspath(path), **options)
 
     def close(self) -> None:
         """Let the processes go, as `leave` says, or close the image's files."""

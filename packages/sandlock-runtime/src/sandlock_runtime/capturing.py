@@ -18,6 +18,7 @@ from sandlock_sys.proc import list_tasks, read_children, read_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from sandlock_checkpoint import Tracker
     from sandlock_policy import Policy
     from sandlock_runtime.life import Life
 
@@ -54,6 +55,7 @@ def checkpoint_life(
     allow: Iterable[str],
     leave: str,
     name: str,
+    tracker: Tracker | None = None,
 ) -> Checkpoint:
     """Return what everybody in the sandbox is; they stand still until the checkpoint is closed.
 
@@ -66,13 +68,14 @@ def checkpoint_life(
         allow: names or kinds of what may be left out.
         leave: what becomes of them when the checkpoint is closed: "running", "stopped" or "killed".
         name: put into the checkpoint.
+        tracker: watches them from now on.
 
     Raises:
         CaptureError: it cannot be captured; `unsupported` lists what stands against it. All run on.
 
     """
     allowed = _Allowed(allow)
-    checkpoint = _capture(life, allowed, Leave(leave), name)
+    checkpoint = _capture(life, allowed, Leave(leave), name, tracker)
     try:
         checkpoint = _without_streams(life, checkpoint)
         _refuse(life, checkpoint, allowed.names)
@@ -94,7 +97,7 @@ def _state_of(save_fn: Callable[[], bytes] | None) -> bytes | None:
     return state
 
 
-def _capture(life: Life, allowed: _Allowed, leave: Leave, name: str) -> Checkpoint:
+def _capture(life: Life, allowed: _Allowed, leave: Leave, name: str, tracker: Tracker | None) -> Checkpoint:
     pid, tries = life.pid, _TRIES
     interrupted: set[int] = set()
     if life.service is not None:
@@ -103,7 +106,9 @@ def _capture(life: Life, allowed: _Allowed, leave: Leave, name: str) -> Checkpoi
         interrupted = INTERRUPTED
     while True:
         try:
-            return capture(pid, scope=Scope.TREE, leave=leave, allow=allowed, name=name, interrupted=interrupted)
+            return capture(
+                pid, scope=Scope.TREE, leave=leave, allow=allowed, name=name, interrupted=interrupted, tracker=tracker
+            )
         except CaptureError as error:
             cause = error.__cause__
             tries -= 1

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable
 
-    from sandlock_checkpoint import Checkpoint, Ids, Unsupported
+    from sandlock_checkpoint import Checkpoint, Ids, Tracker, Unsupported
     from sandlock_policy import Policy
     from sandlock_runtime.instead import Instead
     from sandlock_runtime.life import Life
@@ -38,6 +38,7 @@ class Saving:
         allow: Iterable[str] = (),
         leave: str = "running",
         name: str = "",
+        tracker: Tracker | None = None,
     ) -> Checkpoint:
         """Freeze every process of the sandbox and return what they are: `with sandbox.checkpoint() as c: c.save(path)`.
 
@@ -49,6 +50,9 @@ class Saving:
             allow: names or kinds (`Unsupported.name`, `.kind`) of what may be left out.
             leave: what becomes of the processes afterwards: "running", "stopped" or "killed".
             name: put into the checkpoint.
+            tracker: has the kernel note what is written until its next checkpoint, which then reads and writes only
+                that. The sandbox's filter stands in the way of all but root: else everything is compared, and
+                `Tracker.untracked` says why.
 
         Raises:
             NotRunningError: nothing runs.
@@ -57,7 +61,7 @@ class Saving:
         """
         from sandlock_runtime.capturing import checkpoint_life  # lazy: few runs are checkpointed
 
-        return checkpoint_life(self._live(), self.policy, save_fn, allow=allow, leave=leave, name=name)
+        return checkpoint_life(self._live(), self.policy, save_fn, allow=allow, leave=leave, name=name, tracker=tracker)
 
     def restore(
         self,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         Restored,
         RestoreError,
         Scope,
+        Store,
+        Tracker,
         Unsupported,
         capture,
         load,
@@ -157,9 +159,11 @@ __all__ = [
     "Scope",
     "SeccompError",
     "Stage",
+    "Store",
     "SyscallError",
     "SyscallEvent",
     "TaskError",
+    "Tracker",
     "Unsupported",
     "Usage",
     "capture",
@@ -192,8 +196,8 @@ _SOURCES = {
     "sandlock.abi": "landlock_abi_version min_landlock_abi",
     "sandlock.branch_action": "BranchAction",
     "sandlock_checkpoint": (
-        "CaptureError Checkpoint CheckpointError Ids ImageError Leave RestoreError Restored Scope Unsupported capture "
-        "load restore"
+        "CaptureError Checkpoint CheckpointError Ids ImageError Leave RestoreError Restored Scope Store Tracker "
+        "Unsupported capture load restore"
     ),
     "sandlock_cow": (
         "Branch BranchBusyError BranchConflictError BranchError BranchLateExecutionError BranchQuotaError "

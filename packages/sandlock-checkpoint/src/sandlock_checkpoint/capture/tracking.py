@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from errno import EINVAL, ENOSYS, EPERM
 from typing import Self
@@ -34,7 +34,8 @@ from typing import Self
 from sandlock_checkpoint.image.layout import intersect, merge, subtract, within
 from sandlock_checkpoint.inject import Injector
 from sandlock_checkpoint.memory import Area, Mapping, MappingKind, Run
-from sandlock_sys import pagemap, pidfd, procmem, userfaultfd
+from sandlock_checkpoint.tracing import TRACE_SYSCALLS
+from sandlock_sys import pagemap, pidfd, procmem, ptrace, userfaultfd
 from sandlock_sys.constants.pagemap import PageIs
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import open_pagemap
@@ -46,6 +47,7 @@ _KEPT = 32  # images whose successors may name them as parent; twice the longest
 _AUXILIARY = struct.Struct("=QQ")
 _AT_RANDOM = 25  # linux/auxvec.h, 2.6.29
 _RANDOM_BYTES = 16
+_SUSPEND_SECCOMP = 1 << 21  # PTRACE_O_SUSPEND_SECCOMP, linux/ptrace.h, 4.3, CONFIG_CHECKPOINT_RESTORE
 
 
 @dataclass(slots=True)
@@ -91,15 +93,7 @@ class Tracker:
 
     """
 
-    def __init__(self, *, filtered: bool = False) -> None:
-        """Begin.
-
-        Arguments:
-            filtered: inject userfaultfd(2) even into a process with a seccomp filter, which may kill it for that. Only
-                who has made the filter knows.
-
-        """
-        self._filtered = filtered
+    def __init__(self) -> None:
         self._watches: dict[int, _Watch] = {}
         self._looks: list[dict[int, list[Run]]] = []  # of each of the latest captures: what was not written before it
         self._images: dict[str, int] = {}  # by digest: of which capture
@@ -162,11 +156,11 @@ class Tracker:
         """Begin to watch a process; `injector` is of one of its threads, entered, `filtered` whether seccomp judges."""
         if pid in self._watches:
             return
-        if filtered and not self._filtered:
-            self.untracked[pid] = "it has a seccomp filter, which may not let it make a userfaultfd"
-            return
         try:
-            self._watches[pid] = _watch(pid, injector)
+            with _unfiltered(injector.tid) if filtered else nullcontext():
+                self._watches[pid] = _watch(pid, injector)
+        except _FilteredError:
+            self.untracked[pid] = "its seccomp filter may not let it make a userfaultfd, and only root can suspend that"
         except SyscallError as error:
             self.untracked[pid] = _reason(error)
 
@@ -265,6 +259,26 @@ def _register(fd: int, mapping: Mapping) -> bool:
             return False
         raise
     return True
+
+
+class _FilteredError(Exception):
+    """A seccomp filter would judge an injected call."""
+
+
+@contextmanager
+def _unfiltered(tid: int) -> Iterator[None]:
+    """Have no filter judge what is injected: one might kill the process for a call that it does not know.
+
+    It takes CAP_SYS_ADMIN. The kernel ends it by itself when the tracer lets go, or dies.
+    """
+    try:
+        ptrace.set_options(tid, TRACE_SYSCALLS | _SUSPEND_SECCOMP)
+    except SyscallError as error:
+        raise _FilteredError from error
+    try:
+        yield
+    finally:
+        ptrace.set_options(tid, TRACE_SYSCALLS)
 
 
 def _watch(pid: int, injector: Injector) -> _Watch:

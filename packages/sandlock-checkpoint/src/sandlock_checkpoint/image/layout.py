@@ -16,14 +16,23 @@ from sandlock_checkpoint.memory import Run
 __all__ = ["Stream", "choose_layout", "data_size", "intersect", "merge", "subtract", "total", "within"]
 
 
+_MANY = 256  # runs
+_SMALL = 1 << 15  # bytes of one, on average
+
+
 def total(runs: Iterable[Run]) -> int:
     """Return the bytes in `runs`."""
     return sum(run.length for run in runs)
 
 
 def choose_layout(runs: Sequence[Run], *, compressed: bool) -> str:
-    """Return the layout of a data file with these runs."""
-    return PACKED if compressed or runs[-1].offset + runs[-1].length > SPARSE_LIMIT else SPARSE
+    """Return the layout of a data file with these runs.
+
+    Many small runs are packed: each would take a write of its own while a process waits, and none is long enough to be
+    mapped.
+    """
+    scattered = len(runs) >= _MANY and total(runs) < len(runs) * _SMALL
+    return PACKED if compressed or scattered or runs[-1].offset + runs[-1].length > SPARSE_LIMIT else SPARSE
 
 
 def data_size(runs: Sequence[Run], layout: str, stored: Sequence[int]) -> int:

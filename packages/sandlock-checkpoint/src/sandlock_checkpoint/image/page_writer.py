@@ -118,11 +118,14 @@ class PageWriter:
             OSError: the file could not be written.
 
         """
-        layout = choose_layout(runs, compressed=self._compressors is not None)
+        plan = list(self._parent.plan(area, runs)) if self._parent else [(runs, False)]
+        planned = [run for batch, _ in plan for run in batch]
+        layout = choose_layout(planned or runs, compressed=self._compressors is not None)
+        self._done += total(runs) - total(planned)
         file = _File(area, name, layout, [], [], [])
         self._files.append(file)
         slot, fill = self._slot(), 0
-        for batch, compare in self._parent.plan(area, runs) if self._parent else [(runs, False)]:
+        for batch, compare in plan:
             pieces: list[Run] = []
             wanted = 0  # bytes of `pieces`
             for run in batch:
