@@ -106,6 +106,27 @@ def test_an_area_larger_than_files_may_be_is_packed(tmp_path: Path) -> None:
         assert location.offset == PAGE
 
 
+def test_many_small_runs_are_packed(tmp_path: Path) -> None:
+    runs = tuple(Run(number * 2 * PAGE, PAGE) for number in range(600))
+    mapping = dataclasses.replace(big(1200 * PAGE).processes[0].mappings[0], runs=runs)
+    whole = big(1200 * PAGE)
+    saved = dataclasses.replace(whole, processes=(dataclasses.replace(whole.processes[0], mappings=(mapping,)),))
+    image.save(saved, tmp_path / "image")
+    assert (tmp_path / "image/process/memory/0.bin").stat().st_size == 600 * PAGE
+    with image.load(tmp_path / "image") as loaded:
+        assert loaded == saved
+        assert contents_of(loaded) == pages(saved)
+
+
+def test_contents_that_no_run_has_are_found(tmp_path: Path) -> None:
+    image.save(sample(), tmp_path / "image")
+    image.verify(tmp_path / "image")
+    with (tmp_path / "image/process-1/memory/1.bin").open("r+b") as file:
+        file.write(b"\0\1")
+    with pytest.raises(ImageError, match="process-1/memory/1.bin: has contents behind 0"):
+        image.verify(tmp_path / "image")
+
+
 def test_a_located_run_is_where_it_says(tmp_path: Path) -> None:
     saved = big(3 << 20, runs=(Run(PAGE, 2 * PAGE), Run(1 << 20, 2 << 20)))
     image.save(saved, tmp_path / "image")

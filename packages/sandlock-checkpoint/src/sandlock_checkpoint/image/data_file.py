@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from errno import ENXIO
 from itertools import accumulate
 
 from sandlock_checkpoint.errors import ImageError
 from sandlock_checkpoint.image.compress import Decompressor
 from sandlock_checkpoint.image.folder import ImageFolder
 from sandlock_checkpoint.image.format import BLOCK, SPARSE
-from sandlock_checkpoint.image.layout import Stream
+from sandlock_checkpoint.image.layout import Stream, subtract
 from sandlock_checkpoint.memory import Run
 
 __all__ = ["DataFile", "read_exactly"]
@@ -39,6 +40,7 @@ class DataFile:
     ) -> None:
         self.name = name
         self.stream = Stream(runs)
+        self._runs = runs
         self.fd = -1
         self._folder = folder
         self._size = size
@@ -116,9 +118,43 @@ class DataFile:
             read_exactly(self.fd, into[done : done + length], offset, self.name)
             done += length
 
+    def check_gaps(self) -> None:
+        """Refuse what stands between the runs, where nothing was saved and nothing is read.
+
+        Raises:
+            ImageError: something does.
+
+        """
+        if self._layout != SPARSE:
+            return
+        was_open = self.fd >= 0
+        fd = self.open()
+        try:
+            for offset, length in subtract([Run(0, self._size)], self._runs):
+                for at in _data(fd, offset, offset + length):
+                    if any(os.pread(fd, min(BLOCK, offset + length - at), at)):
+                        raise ImageError(self.name, "", f"has contents behind {at}, where nothing was saved")
+        finally:
+            if not was_open:
+                self.close()
+
     def forget(self) -> None:
         """Drop the block that `read_part` keeps."""
         self._kept = (-1, b"")
+
+
+def _data(fd: int, start: int, end: int) -> Iterator[int]:
+    """Yield where blocks of a part of a file begin that are no holes."""
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == ENXIO:  # a hole up to the end
+                return
+            raise
+        if start < end:
+            yield start
+        start += BLOCK
 
 
 def read_exactly(fd: int, into: memoryview, offset: int, name: str) -> None:

@@ -59,6 +59,9 @@ def verify(
                 done += count
                 if progress:
                     progress(done, size)
+        for parts in image.source.parts.values():
+            for part in parts:
+                part.file.check_gaps()
         return _summary(image)
     finally:
         image.source.close()
