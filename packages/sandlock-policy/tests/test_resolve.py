@@ -140,7 +140,7 @@ def test_a_served_field_refuses_by_name(name: str) -> None:
     fields = {name: SERVED_VALUES[name], **NEEDS.get(name, {})}
     with pytest.raises(PolicyError) as caught:
         plan_of(**fields)
-    reason = "needs namespaces" if name in NAMESPACED else "not enforced yet"
+    reason = "needs namespaces" if name in NAMESPACED else "pidfd_getfd(2) is refused"
     assert any(name in problem.reason and reason in problem.reason for problem in caught.value.problems)
     with pytest.raises(PolicyError, match=reason if name in NAMESPACED else "--no-supervisor"):
         plan_of(**fields, supervisor=False)

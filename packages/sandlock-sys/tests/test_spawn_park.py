@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import signal
+import socket
 import struct
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from sandlock_sys.spawn import NO_THP, SpawnError, spawn
 pytestmark = pytest.mark.usefixtures("leaks")
 
 BOTH = pytest.mark.parametrize("flags", [0, NO_THP], ids=["shared-memory", "own-memory"])
+SENDMSG = {"x86_64": 46, "aarch64": 211, "riscv64": 211}[os.uname().machine]
+SHOW = "for fd in 3 4 5 6 7 8 9; do [ ! -e /proc/self/fd/$fd ] || exit 1; done"
 ALLOW = struct.pack("=HBBI", 6, 0, 0, Action.ALLOW)
 
 
@@ -153,3 +156,38 @@ def test_many_parked_children_hold_nothing_of_each_other(flags: int) -> None:
             assert wait_until(lambda: has_ended(cat, 0), 3), "a parked child still held the pipe"
     assert os.read(answer, 10) == b"text"
     os.close(answer)
+
+
+@BOTH
+def test_a_listener_is_passed_where_it_may_not_be_taken(flags: int) -> None:
+    """The filter asks a supervisor for every sendmsg: the child itself could not send, and its thread can."""
+    host, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    host.settimeout(10)
+    notify = struct.pack("=HBBIHBBIHBBI", 0x20, 0, 0, 0, 0x15, 0, 1, SENDMSG, 6, 0, 0, 0x7FC00000) + ALLOW
+    listening = {"filter": notify, "filter_flags": int(FilterFlag.NEW_LISTENER)}
+    with host, launched(["sh", "-c", SHOW], park=True, flags=flags, relay=child.fileno(), **listening) as spawned:
+        child.close()
+        content, passed, _, _ = socket.recv_fds(host, 1, 4)
+        assert (content, len(passed)) == (b"L", 1)
+        taken = os.pidfd_open(spawned.pid)
+        same = pidfd.getfd(taken, spawned.listener)
+        assert os.readlink(f"/proc/self/fd/{passed[0]}") == "anon_inode:seccomp notify"
+        assert os.fstat(same).st_ino == os.fstat(passed[0]).st_ino
+        assert host.recv(1) == b"", "nobody else holds the child's end"
+        for fd in (taken, same, passed[0]):
+            os.close(fd)
+        spawned.go()
+        report = spawned.guard.report()
+        assert report is not None
+        assert os.waitstatus_to_exitcode(report.status) == 0, "the program has no fd but its standard streams"
+        assert report.reaped == 1, "the thread was none of its processes"
+
+
+def test_a_listener_that_cannot_be_passed_fails_the_launch() -> None:
+    reader, writer = os.pipe()  # no socket
+    listening = {"filter": ALLOW, "filter_flags": int(FilterFlag.NEW_LISTENER)}
+    with new_request(["true"], park=True, relay=writer, **listening) as request, pytest.raises(SpawnError) as caught:
+        spawn(request)
+    assert (caught.value.step, caught.value.errno) == ("listener", errno.ENOTSOCK)
+    os.close(reader)
+    os.close(writer)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelNetwork", "decide_network"]
 
-_SERVED = "needs the supervisor, which this release does not have yet: the kernel alone knows TCP ports only"
+_SERVED = "needs the supervisor, which the policy or this host does without: the kernel alone knows TCP ports only"
 
 
 @record(frozen=True, slots=True)

@@ -45,12 +45,16 @@ class Protections:
             self._missing.append((layer, name, reason))
         self.row(name, "degraded", layer, reason)
 
-    def bare_proc(self, *, hidden: bool) -> None:
-        """Record whether the processes of others can be seen in a /proc that is the host's."""
+    def bare_proc(self, *, hidden: bool, lost: bool) -> None:
+        """Record whether the processes of others can be seen in a /proc that is the host's.
+
+        `lost` says that a supervisor would hide them, had this host what that takes.
+        """
         if hidden:
             self.row("fs_access", "active", "landlock", "the supervisor hides the processes of others in /proc")
         elif self.handled_fs:
-            self.row("fs_access", "active", "landlock", "/proc is granted as it is, with the processes of others in it")
+            state = "degraded" if lost else "active"
+            self.row("fs_access", state, "landlock", "/proc is granted as it is, with the processes of others in it")
 
     def decide(self, network: KernelNetwork | None, *, served: bool = False) -> None:
         """Decide all that is protected.

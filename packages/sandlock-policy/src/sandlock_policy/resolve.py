@@ -56,7 +56,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     served_view = decide_served_view(policy, rules, handled, root, workdir) if not possible else None
     if view is None and shows:
         hidden = policy.supervisor and "fs_denied" in features.served
-        layers.bare_proc(hidden=hidden)
+        layers.bare_proc(hidden=hidden, lost=policy.supervisor)
         served = (*served, "fs_readable") if hidden else served
     shown, places = served_view is not None, _writable(policy, writable, root, workdir)
     mounts = _decide_metadata(policy, layers, places, possible=possible, shown=shown)
@@ -114,13 +114,16 @@ def _served_fields(policy: Policy, features: HostFeatures, problems: list[Proble
         if policy.supervisor and field.name in features.served:
             continue
         if field.name in NAMESPACED and field.name not in features.served:
-            reason = "needs namespaces, which this host, or the policy, does not let us make"
-            remedy = "allow them, or leave it out"
+            reason = "needs namespaces or the supervisor, and this host, or the policy, does without either"
+            remedy = "allow namespaces; in a container allow pidfd_getfd(2) (--cap-add SYS_PTRACE); or leave it out"
         elif not policy.supervisor:
             reason = "needs the supervisor, which the policy switches off"
             remedy = "drop supervisor=False (--no-supervisor)"
         else:
-            reason, remedy = "is not enforced yet, and a limit that does not hold is not taken", "leave it out"
+            reason = "needs copies of the program's file descriptors, and pidfd_getfd(2) is refused around this process"
+            remedy = (
+                "allow the call (for a container: --cap-add SYS_PTRACE, or a seccomp profile with it), or leave it out"
+            )
         flag = f" ({field.flags[-1]})" if field.flags else ""
         value = getattr(policy, field.name)
         problems.append(Problem(field.path, repr(value), f"{field.name}{flag} {reason}", remedy))

@@ -7,6 +7,7 @@ from errno import E2BIG, EINVAL, ENOMSG
 
 from sandlock_policy.data.landlock import FS_RIGHTS, NET_RIGHTS, SCOPES
 from sandlock_policy.features import HostFeatures
+from sandlock_runtime.handover import takes_fds
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
 
@@ -57,6 +58,9 @@ _SERVED = (
     "unix_allow",
     "workdir",
 )  # policy fields that `tables` has a domain for
+# Of these, what goes without copies of a program's own fds, where pidfd_getfd(2) is refused (handover.py): its sockets
+# decide about the network, its directories about what a listing shows.
+_SERVED_WITHOUT_FDS = ("max_memory", "max_processes", "name", "num_cpus", "random_seed", "time_start")
 _known: HostFeatures | None = None
 _override: HostFeatures | None = None
 
@@ -141,7 +145,7 @@ def _ask() -> HostFeatures:
         landlock_net=masks[1],
         landlock_scopes=masks[2],
         privileged=os.geteuid() == 0 and _has_sys_admin(),
-        served=_SERVED,
+        served=_SERVED if takes_fds() else _SERVED_WITHOUT_FDS,
     )
 
 

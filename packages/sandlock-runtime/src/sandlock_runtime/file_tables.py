@@ -12,6 +12,7 @@ from sandlock_policy.data.landlock import FS_WRITE_FILE
 from sandlock_policy.errors import PolicyError, Problem, RuleError
 from sandlock_policy.paths import expand_path
 from sandlock_policy.view import HOSTNAME, MASKED, PROCESSOR_FILES
+from sandlock_runtime.handover import takes_fds
 from sandlock_runtime.processors import boot_s, processor_file, shown_processors
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def file_table(
     view = View(denied=denied, virtual=virtual or None, writable=writable, live=live)
     if shown is not None:
         view.show(root=shown.root, binds=shown.binds, branches=shown.branches, writable=shown.writable)
-    return FilesTable(view, ordered=policy.deterministic_dirs)
+    # Where a program's directories cannot be copied, nothing can be hidden either (features.py), but by a callback.
+    listed = takes_fds() or live
+    return FilesTable(view, ordered=policy.deterministic_dirs, listed=listed)
 
 
 def _generated(

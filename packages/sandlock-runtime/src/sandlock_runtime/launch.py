@@ -13,10 +13,11 @@ from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
 from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch, scratch_env
+from sandlock_runtime.starting import start
 from sandlock_runtime.streams import Streams, close_all, exposes
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, TERMINAL, SpawnError, SpawnRequest, spawn
+from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, TERMINAL, SpawnError, SpawnRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class _Start:
                 if service is not None:
                     service.writes_below(scratch)
             self.confine(request, plan, features, scratch, rulesets, service)
-            spawned = spawn(request)
+            spawned = start(request)
             life = Life(spawned, self.streams, self.program, plan, scratch, self.started, service, self.branch)
             if service is not None:
                 service.begin(spawned, request.ruleset)

@@ -15,10 +15,10 @@ from sandlock_arch import native
 from sandlock_notif import Dispatch, Event, Listener, Processes, Services, Supervisor
 from sandlock_notif.deputies import Deputies
 from sandlock_policy.seccomp.supervised import compile_supervised
+from sandlock_runtime.handover import Relay, take_listener, takes_fds
 from sandlock_runtime.loop import shared_loop
 from sandlock_runtime.result import Denial, Reason
 from sandlock_runtime.tables import is_in_memory, limits_for, rules_for, tables_for
-from sandlock_sys import pidfd
 from sandlock_sys.constants.seccomp import FilterFlag
 from sandlock_sys.deputy import Deputy
 from sandlock_sys.spawn import SpawnError
@@ -82,6 +82,7 @@ class Service:
         self._denials: dict[tuple[str, int, str, str, str], int] = {}
         self._kill: Callable[[str], None] | None = None
         self._finished = False
+        self._relay: Relay | None = None
         self.cause = ""
         self.served = 0
 
@@ -91,6 +92,8 @@ class Service:
         request.filter = compile_supervised(self._arch, self._plan.filter, self._rules)
         request.filter_flags = FilterFlag.NEW_LISTENER | _killable
         request.park = True
+        if not takes_fds():
+            self._relay = Relay(request)
 
     def writes_below(self, scratch: str) -> None:
         """Tell who counts files in memory about the private temporary directory."""
@@ -114,13 +117,10 @@ class Service:
             ruleset: fd of its Landlock ruleset, borrowed, or -1.
 
         """
-        child = pidfd.open_pidfd(spawned.pid)
-        try:
-            listener = Listener(pidfd.getfd(child, spawned.listener))
-            if spawned.live >= 0:
-                self._show_memory(pidfd.getfd(child, spawned.live))
-        finally:
-            os.close(child)
+        fd, live = take_listener(spawned) if self._relay is None else self._relay.take()
+        listener = Listener(fd)
+        if live >= 0:
+            self._show_memory(live)
         if ruleset >= 0:
             self._ruleset = fcntl(ruleset, F_DUPFD_CLOEXEC, 3)
         if any(table.while_parked for table in self._tables):
@@ -155,6 +155,8 @@ class Service:
 
     def finish(self) -> None:
         """Stop, deny what waits, free everything; twice is fine."""
+        if self._relay is not None:
+            self._relay.close()
         if self._thread.alive and not self._finished:
             self._finished = True
             if self._supervisor is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
 
 __all__ = [
+    "HOST_CLOCK",
     "LIVE_HOST",
     "LIVE_LOAD",
     "LIVE_STAT",
@@ -45,6 +46,7 @@ NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 OWN_MEMORY = 1 << 1  # the child gets a copy of the memory instead of sharing it until it executes
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
 NO_THP = 1 << 5  # PR_SET_THP_DISABLE; the child then gets a copy of the memory, because the flag belongs to it
+HOST_CLOCK = 1 << 11  # with `pid_namespace`: the time since boot is the host's
 TERMINAL = 1 << 8  # stdin is a terminal that no session has: it becomes the child's, with job control
 _PARK, _USER_NS, _MOUNT_NS, _UNSCOPED = 1 << 0, 1 << 2, 1 << 3, 1 << 6
 _PARKED = 1  # SL_PHASE_PARKED
@@ -84,6 +86,7 @@ _STEPS = (
     ("landlock", "landlock_restrict_self"),
     ("close", "close_range"),
     ("seccomp", "seccomp"),
+    ("listener", "sendmsg"),
     ("exec", "execve"),
 )
 
@@ -140,15 +143,17 @@ class SpawnRequest:
             will be: a rule of the host's for /proc, or for a file that an overlay covers, does not reach it.
         id_map: None, or the caller's (uid, gid), for a user namespace where making the mounts needs one.
         inner_ids: None, or (uid, gid) that such a namespace, made for this alone too, shows for those of `id_map`.
-        flags: NO_ASLR, NO_THP, TERMINAL.
+        flags: NO_ASLR, NO_THP, TERMINAL, HOST_CLOCK.
         park: stop, confined, before exec, until `Spawned.go()`.
+        relay: -1, or a socket over which the child passes its listener, and what LIVE_HOST names, before it parks: for
+            hosts where pidfd_getfd(2) is refused. For a filter with a listener; it is not left to the program.
 
     """
 
     __slots__ = (
         "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
         "guard_ruleset", "hostname", "id_map", "inner_ids", "keep", "keeps_network", "limits", "live",
-        "network_namespace", "overlays", "park", "pid_namespace", "root", "rules", "ruleset", "scoped", "stdio",
+        "network_namespace", "overlays", "park", "pid_namespace", "relay", "root", "rules", "ruleset", "scoped", "stdio",
         "writable",
     )  # fmt: skip
 
@@ -180,6 +185,7 @@ class SpawnRequest:
         self.inner_ids: tuple[int, int] | None = None
         self.flags = 0
         self.park = False
+        self.relay = -1
 
 
 class Spawned:
@@ -314,8 +320,9 @@ def _fill(memory: CData, request: SpawnRequest, held: list[object]) -> None:
     if any(fd <= 2 and fd != number for number, fd in enumerate(request.stdio) if fd != NULL_DEVICE):
         raise ValueError(f"stdio {request.stdio}: an fd that is not in its place must be above 2")
     memory.stdio = list(request.stdio)
-    if request.keep:
-        keep = sorted(set(request.keep) - {0, 1, 2})
+    memory.relay = request.relay
+    if request.keep or request.relay >= 0:
+        keep = sorted({*request.keep, request.relay} - {-1, 0, 1, 2})
         memory.n_keep = len(keep)
         memory.keep = hold(ffi.new("int32_t[]", keep), held)
     if request.limits:

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "raw.h"
+#include "relay.h"
 #include "view.h"
 
 #ifndef __NR_landlock_restrict_self
@@ -27,7 +28,7 @@
 #define __NR_close_range 436 /* 5.9 */
 #endif
 
-_Static_assert(SL_STEP_EXEC == 30, "the names in spawn.py");
+_Static_assert(SL_STEP_EXEC == 31, "the names in spawn.py");
 
 enum {
     SIGNALS = 64,               /* _NSIG */
@@ -205,6 +206,31 @@ static int close_undeclared(struct sl_spawn *spawn)
     return 0;
 }
 
+/* The filter, and where it has a listener the way of that to the host. */
+static int filter(struct sl_spawn *spawn)
+{
+    char stack[SL_RELAY_STACK] __attribute__((aligned(16)));
+    struct sock_fprog program = {.len = (uint16_t)spawn->n_filter, .filter = (struct sock_filter *)spawn->filter};
+    int listens = (spawn->filter_flags & FLAG_NEW_LISTENER) != 0;
+    long result = listens ? sl_relay_begin(spawn, stack) : 0;
+    if (result < 0) {
+        sl_fail(spawn, SL_STEP_LISTENER, result, 0);
+        return -1;
+    }
+    result = RAW(__NR_seccomp, SECCOMP_SET_MODE_FILTER, spawn->filter_flags, &program);
+    if (result < 0) {
+        sl_fail(spawn, SL_STEP_SECCOMP, result, 0);
+        return -1;
+    }
+    if (!listens)
+        return 0;
+    __atomic_store_n(&spawn->listener, (int32_t)result, __ATOMIC_RELEASE);
+    result = sl_relay_end(spawn);
+    if (result < 0)
+        sl_fail(spawn, SL_STEP_LISTENER, result, 0);
+    return result < 0 ? -1 : 0;
+}
+
 static int confine(struct sl_spawn *spawn)
 {
     long result = RAW(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -224,17 +250,7 @@ static int confine(struct sl_spawn *spawn)
     /* In a pid namespace: until its init has executed, /proc/1 shows the host's command line. Not behind the filter, which
      * may ask somebody for every call. */
     sl_wait_cleared(&spawn->init_tid);
-    if (spawn->n_filter) {
-        struct sock_fprog program = {.len = (uint16_t)spawn->n_filter, .filter = (struct sock_filter *)spawn->filter};
-        result = RAW(__NR_seccomp, SECCOMP_SET_MODE_FILTER, spawn->filter_flags, &program);
-        if (result < 0) {
-            sl_fail(spawn, SL_STEP_SECCOMP, result, 0);
-            return -1;
-        }
-        if (spawn->filter_flags & FLAG_NEW_LISTENER)
-            spawn->listener = (int32_t)result;
-    }
-    return 0;
+    return spawn->n_filter ? filter(spawn) : 0;
 }
 
 static int park(struct sl_spawn *spawn)

@@ -39,8 +39,9 @@ struct mount_attributes { /* struct mount_attr, 5.12 */
 
 _Static_assert(sizeof(struct mount_attributes) == 32, "MOUNT_ATTR_SIZE_VER0");
 
-/* The time since boot is the time since now, in the namespace of what is executed from here (6.1; before that only a fork
- * enters it, and what is told is the host's). Clocks that measure spans stay what they are. */
+/* The time since boot is the time since now, in the namespace of what is executed from here (6.2; before that the clones
+ * that share memory are refused, EINVAL, and the host asks again with SL_SPAWN_HOST_CLOCK). Clocks that measure spans stay
+ * what they are. */
 static long start_clock(void)
 {
     struct { int64_t seconds, nanoseconds; } now;
@@ -64,7 +65,7 @@ static long unshare_all(struct sl_spawn *spawn, int *timed)
     unsigned long flags = (spawn->flags & SL_SPAWN_MOUNT_NS ? CLONE_NEWNS : 0)
                           | (spawn->flags & SL_SPAWN_USER_NS ? CLONE_NEWUSER : 0)
                           | (spawn->flags & SL_SPAWN_PID_NS ? CLONE_NEWPID : 0) | (spawn->hostname ? CLONE_NEWUTS : 0);
-    *timed = spawn->flags & SL_SPAWN_PID_NS ? 1 : 0;
+    *timed = (spawn->flags & (SL_SPAWN_PID_NS | SL_SPAWN_HOST_CLOCK)) == SL_SPAWN_PID_NS;
     long result = RAW(__NR_unshare, flags | (*timed ? CLONE_NEWTIME : 0));
     if (result != -ERR_EINVAL || !*timed)
         return result;

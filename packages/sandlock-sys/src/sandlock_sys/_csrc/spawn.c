@@ -291,7 +291,7 @@ static void reset(struct sl_spawn *spawn)
 {
     memset(spawn, 0, sizeof *spawn);
     memset(spawn->live, -1, sizeof spawn->live);
-    spawn->ruleset = spawn->guard_ruleset = spawn->control = spawn->listener = spawn->guard_pidfd = -1;
+    spawn->ruleset = spawn->guard_ruleset = spawn->control = spawn->relay = spawn->listener = spawn->guard_pidfd = -1;
     spawn->network = spawn->network_owner = -1;
 }
 

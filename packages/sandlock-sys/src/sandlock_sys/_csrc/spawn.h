@@ -71,6 +71,7 @@ struct sl_spawn {
     int32_t network;                /* -1, or the network namespace that is lent; with SL_SPAWN_NET_NS */
     int32_t network_owner;          /* its user namespace, with SL_SPAWN_USER_NS */
     int32_t host_pid;               /* set by sl_spawn: whom the guard watches */
+    int32_t relay;                  /* socket, one of `keep`, to pass the listener over; -1: the host takes it itself */
 
     /* told: written by the kernel, the guard and the child */
     int32_t guard_tid;              /* cleared by the kernel when the guard has executed or ended */
@@ -84,6 +85,8 @@ struct sl_spawn {
     int32_t live[SL_LIVES];         /* writable fds of live overlays, above 2; -1. The host's is open until the exec */
     int32_t init_pid;               /* of the pid namespace's first process, or 0 */
     int32_t listener;               /* the listener's number in the child, or -1 */
+    int32_t relay_tid;              /* cleared by the kernel when the thread that passes it has ended */
+    int32_t relayed;                /* 0, or -errno of passing it */
     uint32_t network_taken;         /* the one that was lent is in use; otherwise it is a new one */
     uint32_t network_sent;          /* the new one is on its way to the host */
     uint32_t phase;                 /* futex: SL_PHASE_* */
@@ -106,6 +109,7 @@ enum {
     SL_SPAWN_TERMINAL = 1 << 8,     /* stdin is a terminal nobody else has: it becomes the one of the child's session */
     SL_SPAWN_NET_NS = 1 << 9,       /* nobody else's sockets are in /proc */
     SL_SPAWN_KEEP_NET = 1 << 10,    /* the host is to have that namespace */
+    SL_SPAWN_HOST_CLOCK = 1 << 11,  /* no time namespace with SL_SPAWN_PID_NS: the time since boot is the host's */
 };
 
 enum { SL_SPAWN_NULL_DEVICE = -1 }; /* in stdio */
@@ -143,6 +147,7 @@ enum {
     SL_STEP_LANDLOCK,
     SL_STEP_CLOSE,
     SL_STEP_SECCOMP,
+    SL_STEP_LISTENER,
     SL_STEP_EXEC,
 };
 

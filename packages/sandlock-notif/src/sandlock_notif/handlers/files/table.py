@@ -36,12 +36,14 @@ class FilesTable(HandlerTable):
     Arguments:
         view: which the table owns from now on.
         ordered: list every directory in the order of the names' bytes.
+        listed: serve listings where the view differs from the kernel's names. Only for a view that hides nothing may
+            it be False.
 
     """
 
     name = "files"
 
-    def __init__(self, view: View, *, ordered: bool = False) -> None:
+    def __init__(self, view: View, *, ordered: bool = False, listed: bool = True) -> None:
         self.view = view
         self.files = Files(view)
         self._inside = Inside(self.files)
@@ -51,7 +53,7 @@ class FilesTable(HandlerTable):
             *(group(self.files, self._inside) for group in (WorkingDirectory, Running)),
         )
         self._groups = groups
-        self._ordered = ordered
+        self._listed = listed and (view.filters or ordered)
         self._listing = Listing(self.files, ordered=ordered)
 
     def traps(self) -> Sequence[Trap]:
@@ -62,7 +64,7 @@ class FilesTable(HandlerTable):
             calls += own_domain_traps()
         if self.view.has_cow or self.view.moves:
             calls += ByFd(self.files).traps()
-        return [*calls, *self._listing.traps()] if self.view.filters or self._ordered else calls
+        return [*calls, *self._listing.traps()] if self._listed else calls
 
     def attach(self, services: Services) -> None:
         """Take the root, and look at what is denied.
