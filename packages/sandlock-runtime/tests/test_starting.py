@@ -36,7 +36,8 @@ def test_a_time_namespace_that_is_refused_is_left_out_from_then_on(
     old = Kernel("init", EINVAL)
     monkeypatch.setattr(starting, "spawn", old)
     monkeypatch.setattr(starting, "_given_up", 0)
-    assert starting.start(request_) is old
+    launched: object = starting.start(request_)
+    assert launched is old
     starting.start(SpawnRequest([b"true"], [b"/bin/true"]))
     assert old.flags == [0, HOST_CLOCK, HOST_CLOCK]
 

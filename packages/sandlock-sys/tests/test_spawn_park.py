@@ -164,7 +164,7 @@ def test_a_listener_is_passed_where_it_may_not_be_taken(flags: int) -> None:
     host, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     host.settimeout(10)
     notify = struct.pack("=HBBIHBBIHBBI", 0x20, 0, 0, 0, 0x15, 0, 1, SENDMSG, 6, 0, 0, 0x7FC00000) + ALLOW
-    listening = {"filter": notify, "filter_flags": int(FilterFlag.NEW_LISTENER)}
+    listening: dict[str, Any] = {"filter": notify, "filter_flags": int(FilterFlag.NEW_LISTENER)}
     with host, launched(["sh", "-c", SHOW], park=True, flags=flags, relay=child.fileno(), **listening) as spawned:
         child.close()
         content, passed, _, _ = socket.recv_fds(host, 1, 4)
@@ -185,7 +185,7 @@ def test_a_listener_is_passed_where_it_may_not_be_taken(flags: int) -> None:
 
 def test_a_listener_that_cannot_be_passed_fails_the_launch() -> None:
     reader, writer = os.pipe()  # no socket
-    listening = {"filter": ALLOW, "filter_flags": int(FilterFlag.NEW_LISTENER)}
+    listening: dict[str, Any] = {"filter": ALLOW, "filter_flags": int(FilterFlag.NEW_LISTENER)}
     with new_request(["true"], park=True, relay=writer, **listening) as request, pytest.raises(SpawnError) as caught:
         spawn(request)
     assert (caught.value.step, caught.value.errno) == ("listener", errno.ENOTSOCK)
