@@ -153,8 +153,8 @@ class SpawnRequest:
     __slots__ = (
         "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
         "guard_ruleset", "hostname", "id_map", "inner_ids", "keep", "keeps_network", "limits", "live",
-        "network_namespace", "overlays", "park", "pid_namespace", "relay", "root", "rules", "ruleset", "scoped", "stdio",
-        "writable",
+        "network_namespace", "overlays", "park", "pid_namespace", "relay", "root", "rules", "ruleset", "scoped",
+        "stdio", "writable",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[bytes], candidates: Sequence[bytes], env: Sequence[bytes] | Strings = ()) -> None:
