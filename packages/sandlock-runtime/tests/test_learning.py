@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from sandlock_notif.observed import Observed
 from sandlock_runtime.interpreters import interpreters_of
 from sandlock_runtime.learned_network import network_rules
 from sandlock_runtime.learned_paths import Place, fold, is_sensitive
-from sandlock_runtime.learning import propose
+from sandlock_runtime.learning import own_folders, propose
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,6 +120,43 @@ def test_what_a_grant_would_let_run_later_is_told(tmp_path: Path) -> None:
     seen.make(f"{hooks}/pre-commit")
     learned = propose(seen, HOME, {}, {}, exact=False)
     assert any("runs later outside" in note for note in learned.notes)
+
+
+def test_what_became_a_link_is_not_granted(tmp_path: Path) -> None:
+    """The program has its user's rights while it is watched: a grant of its link would be of what it chose."""
+    (tmp_path / "secret").mkdir()
+    for name in ("data", "kept"):
+        (tmp_path / name).mkdir()
+    seen = Observed()
+    for number in range(20):
+        for name in ("data", "kept"):
+            (tmp_path / name / f"f{number}").write_text("")
+            seen.read(f"{tmp_path}/{name}/f{number}")
+    for name in ("link", "file"):
+        (tmp_path / name).write_text("")
+        seen.make(f"{tmp_path}/{name}")
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "data").symlink_to(tmp_path / "secret")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    learned = propose(seen, Place(str(tmp_path)), {}, {}, exact=False)
+    assert learned.policy.fs_readable == ("~/kept",)
+    assert learned.policy.fs_writable == ("-~/file",)
+    assert len([note for note in learned.notes if "has become a link" in note]) == 2
+
+
+def test_sandlocks_own_files_are_never_granted_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    profiles = tmp_path / "config/sandlock/profiles"
+    profiles.mkdir(parents=True)
+    (tmp_path / "config/other").mkdir()
+    seen = Observed()
+    seen.make(str(profiles / "web.toml"))
+    seen.make(str(tmp_path / "config"))
+    seen.make(str(tmp_path / "config/other/file"))
+    learned = propose(seen, Place("/home/me", own=own_folders()), {}, {}, exact=False)
+    assert learned.policy.fs_writable == (f"{tmp_path}/config/other",)
+    assert any("sandlock's own files" in note for note in learned.notes)
 
 
 def test_odd_names_are_told_and_left_out(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sandlock_runtime.audit import written_below
 from sandlock_runtime.hooks import Hooks
 from sandlock_runtime.launch import launch
 from sandlock_runtime.learned_paths import Place
-from sandlock_runtime.learning import observing_policy, propose
+from sandlock_runtime.learning import observing_policy, own_folders, propose
 from sandlock_runtime.masking import Masker, is_secret_name
 from sandlock_runtime.prepare import make_context, plan_for
 
@@ -128,7 +128,7 @@ def _learn(seen: Observed, env: dict[str, str | None], command: list[str], plan:
     mentioned = [host for host, _ in read_command(command, plan.cwd).endpoints]
     asked = [name for names in seen.asked.values() for name in names]
     kept = {name: None if value is not None and is_secret_name(name) else value for name, value in env.items()}
-    learned = propose(seen, Place(home, folders), kept, _addresses([*mentioned, *asked]), exact=exact)
+    learned = propose(seen, Place(home, folders, own_folders()), kept, _addresses([*mentioned, *asked]), exact=exact)
     learned.notes += [
         f"the value of {name} is not in the profile, as it may be a secret: it is taken from the caller's environment"
         for name, value in env.items()

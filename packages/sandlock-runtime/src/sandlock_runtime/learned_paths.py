@@ -41,12 +41,14 @@ class Place:
     Attributes:
         home: the home directory, without links, or "".
         known: folders of the programs that ran, which may be granted whole.
+        own: folders with sandlock's own profiles, records and branches, which nothing may write in.
 
     """
 
-    def __init__(self, home: str, known: Sequence[str] = ()) -> None:
+    def __init__(self, home: str, known: Sequence[str] = (), own: Sequence[str] = ()) -> None:
         self.home = home
         self.known = tuple(known)
+        self.own = tuple(own)
 
 
 def is_below(path: str, folder: str) -> bool:
@@ -56,7 +58,10 @@ def is_below(path: str, folder: str) -> bool:
 
 def is_broad(path: str, place: Place) -> bool:
     """Tell whether a folder holds more than one program's business: the home, what is above it, and the like."""
-    return path in _BROAD or (bool(place.home) and is_below(place.home, path)) or path == f"{place.home}/.config"
+    above = (place.home, *place.own)
+    return (
+        path in _BROAD or any(folder and is_below(folder, path) for folder in above) or path == f"{place.home}/.config"
+    )
 
 
 def is_sensitive(path: str) -> bool:

@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sandlock_cow.late import late_mark
+from sandlock_cow.storage import default_storage
 from sandlock_policy.model import Policy
+from sandlock_policy.profile.store import profile_folder
+from sandlock_runtime.images.hold import cache_folder
 from sandlock_runtime.interpreters import interpreters_of
 from sandlock_runtime.learned_network import network_rules
 from sandlock_runtime.learned_paths import SYSTEM, Place, fold, is_below, is_broad, is_sensitive
+from sandlock_runtime.registry import folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sandlock_notif.observed import Observed
 
-__all__ = ["Learned", "observing_policy", "propose"]
+__all__ = ["Learned", "observing_policy", "own_folders", "propose"]
 
 _SCRATCH = re.compile(r".*/sandlock-[0-9a-f]{16}(/|$)")
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # named, not used
@@ -57,6 +61,12 @@ def observing_policy(env: Mapping[str, str | None], timeout_s: float | None) -> 
         env=dict(env),
         timeout=timeout_s,
     )
+
+
+def own_folders() -> tuple[str, ...]:
+    """Return where profiles, branches, images and the records of runs are kept, without links; some may be missing."""
+    places = [os.path.dirname(place) for place in (profile_folder(), default_storage(), cache_folder())]
+    return tuple(os.path.realpath(place) for place in (*places, *folders()))
 
 
 def propose(
@@ -113,6 +123,9 @@ def _written(seen: Observed, place: Place, notes: list[str], *, exact: bool) -> 
             kept_out += there
         else:
             paths.add(folder)
+    own = [path for path in paths if any(is_below(path, one) or is_below(one, path) for one in place.own)]
+    paths.difference_update(own)
+    _note(notes, own, "is, or holds, sandlock's own files, which say how others are confined: it is not granted")
     # Compiled modules are run by every other Python too: who may write them runs code outside of the sandbox.
     for path in [path for path in paths if "__pycache__" in path.split("/")]:
         compiled = True
@@ -148,15 +161,20 @@ def _sockets(seen: Observed, notes: list[str]) -> list[str]:
 
 def _spelt(paths: Iterable[str], place: Place, notes: list[str]) -> tuple[str, ...]:
     """Return paths as a profile has them: `~` for the home, `-` before a file, which may be missing the next time."""
-    spelt, odd = [], []
+    spelt, odd, moved = [], [], []
     for path in paths:
         if "${" in path or not path.isprintable():
             odd.append(ascii(path))
+            continue
+        # What was seen had no links in it: the program has put one there since, and a grant would be of where it leads.
+        if os.path.realpath(path) != path and not any(is_below(path, folder) for folder in SYSTEM):
+            moved.append(path)
             continue
         below_home = place.home not in ("", "/") and path.startswith(f"{place.home}/")
         text = f"~{path[len(place.home) :]}" if below_home else path
         spelt.append(text if os.path.isdir(path) else f"-{text}")
     _note(notes, odd, "cannot be written in a profile")
+    _note(notes, moved, "has become a link, or lies behind one, since it was used: it is not granted")
     return tuple(spelt)
 
 
