@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -89,3 +90,27 @@ except OSError as error: print(errno.errorcode[error.errno], len(many))
     assert lines[1:3] == ["False True", "(20, 2, 5) True"]
     assert lines[3].startswith("EMFILE")
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def _refuses_fds() -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, 83, 0)  # SO_PASSRIGHTS, 6.16
+        except OSError:
+            return False
+    return True
+
+
+def test_not_22_no_fd_is_passed_to_the_supervisor_to_be_closed_there() -> None:
+    """The last copy of a file may take long to close; the next request is answered either way."""
+    code = """
+import array
+n = socket.socket(16, socket.SOCK_RAW, 0)
+r, w = os.pipe()
+fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [w]))]
+tell(lambda: n.sendmsg([struct.pack("=IHHII", 16, 0, 0, 1, 0)], fds))
+tell(lambda: len(socket.if_nameindex()) > 0)
+a, b = socket.socketpair(); tell(lambda: a.sendmsg([b"x"], fds))
+"""
+    first = "EPERM" if _refuses_fds() else "16"
+    assert run(code, ANY).output.decode().split() == [first, "True", "1"]

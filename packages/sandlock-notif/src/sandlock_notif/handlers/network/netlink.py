@@ -30,6 +30,7 @@ __all__ = ["Netlink"]
 _LIMIT: Final = 256  # stand-ins of one sandbox at once
 _REQUEST_MAX: Final = 8192
 _SO_COOKIE: Final = 57  # asm-generic/socket.h, 4.12
+_SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h, 6.16
 _CLOEXEC: Final = 0o2000000  # SOCK_CLOEXEC
 _NONBLOCK: Final = 0o4000  # SOCK_NONBLOCK
 _TRIES: Final = 8
@@ -62,6 +63,10 @@ class Netlink:
         theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setblocking(False)
+            with suppress(OSError):
+                # An fd that came with a message would be closed here, and what the last close of a file costs is the
+                # program's to choose. An older kernel passes it on.
+                ours.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
             theirs.setblocking(not kind & _NONBLOCK)
             _name(ours)
             cookie = int.from_bytes(theirs.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little")
