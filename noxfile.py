@@ -139,6 +139,13 @@ def fuzz(session: nox.Session, package: str) -> None:
 @nox.session(default=False, requires=["wheels"])
 @nox.parametrize("kernel", ["6.1", "6.12"])
 def kernels(session: nox.Session, kernel: str) -> None:
-    """The integration tests under an older Debian kernel in a virtual machine; needs root and Debian."""
+    """The integration tests, or what follows `--`, under an older Debian kernel in a virtual machine; needs root."""
     install(session, "sandlock", *links(TESTKIT), *group("integration"), *group("kernels"))
-    session.run("python", "tools/kernels.py", kernel, "tests-integration", *session.posargs)
+    session.run("python", "tools/kernels.py", kernel, *(session.posargs or ["tests-integration"]))
+
+
+@nox.session(default=False)
+def aarch64(session: nox.Session) -> None:
+    """The trials of the support matrix on an emulated aarch64 with Debian's kernel; needs root and Debian."""
+    session.install(*group("wheels"))
+    session.run("python", "tools/aarch64.py", *session.posargs)

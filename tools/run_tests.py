@@ -140,6 +140,8 @@ def _environment(account: pwd.struct_passwd, temporary: str) -> dict[str, str]:
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{temporary}/hypothesis",
     }
     passed_on = {name: os.environ[name] for name in ("CI", "SANDLOCK_REQUIRE") if name in os.environ}
+    if "SANDLOCK_OLDER_KERNEL" in os.environ:  # tools/kernels.py
+        passed_on["PYTHONPATH"] = str(ROOT / "tools" / "older_kernel")
     if passed_on.get("CI"):
         passed_on.setdefault("SANDLOCK_REQUIRE", ",".join([PROMISED_ON_CI, *promised_commands()]))
     return environment | passed_on
