@@ -16,6 +16,7 @@ from sandlock_arch.errors import ArchError, VdsoError
 from sandlock_arch.stub import ClockGettime, ForceSyscall, Gettimeofday, StubOperation, forced, shifted_time
 from sandlock_arch.vdso import MAX_IMAGE, read_image
 from sandlock_arch.vdso_patch import VdsoPatch, plan
+from sandlock_testkit.profiles import examples
 
 SECOND = 1_000_000_000  # ns
 
@@ -256,7 +257,7 @@ def test_image_linked_at_an_address_is_read(architecture: Architecture) -> None:
     assert read_image(high, architecture.elf_machine) == expected
 
 
-@settings(max_examples=max(500, settings().max_examples), deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=st.data())
 def test_hostile_image_costs_an_error_and_no_more(data: st.DataObject) -> None:
     architecture = sandlock_arch.get(data.draw(st.sampled_from(sandlock_arch.names())))

@@ -18,6 +18,7 @@ from sandlock_checkpoint import image
 from sandlock_checkpoint.errors import ImageError
 from sandlock_checkpoint.image.strict_json import Json
 from sandlock_checkpoint.model import Checkpoint
+from sandlock_testkit.profiles import examples
 
 
 def outcome(path: Path, saved: Checkpoint) -> bool:
@@ -71,7 +72,7 @@ def test_cut_at_every_byte_of_the_metadata(tiny: Path, name: str) -> None:
     assert outcome(tiny, saved)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damage_to_any_file_of_a_bigger_image(bigger: Path, data: st.DataObject) -> None:
     files = files_below(bigger)
@@ -115,7 +116,7 @@ WEIRD: list[Json] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_ck_05_any_value_anywhere_with_right_checksums(bigger: Path, data: st.DataObject) -> None:
     files = files_below(bigger)

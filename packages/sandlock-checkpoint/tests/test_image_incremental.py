@@ -20,6 +20,7 @@ from sandlock_checkpoint.errors import ImageError
 from sandlock_checkpoint.image.format import MAX_ANCESTORS
 from sandlock_checkpoint.memory import Area, Mapping, MappingKind, Run
 from sandlock_checkpoint.model import Checkpoint
+from sandlock_testkit.profiles import examples
 
 ONE = Area(0, 0)
 
@@ -195,7 +196,7 @@ def test_own_and_inherited_pages_do_not_overlap(tmp_path: Path) -> None:
     refused(tmp_path / "next", "twice")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(st.sets(st.integers(0, 600), max_size=40), min_size=1, max_size=4), st.sampled_from(["none", "zstd"]))
 def test_any_history_reads_as_its_last_state(
     tmp_path_factory: pytest.TempPathFactory, history: list[set[int]], compression: str

@@ -22,6 +22,7 @@ from sandlock_checkpoint.image.format import SPARSE_LIMIT
 from sandlock_checkpoint.image.layout import intersect, merge, subtract
 from sandlock_checkpoint.memory import Area, Mapping, MappingKind, Run
 from sandlock_checkpoint.model import Checkpoint
+from sandlock_testkit.profiles import examples
 
 
 def pages(checkpoint: Checkpoint) -> dict[tuple[Area, int], bytes]:
@@ -279,7 +280,7 @@ def test_arithmetic_on_runs_is_that_of_sets(one: tuple[Run, ...], two: tuple[Run
     assert _pages(merge(one)) == _pages(one)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=12), st.sampled_from(["none", "zstd"]))
 def test_any_runs_come_back(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], compression: str) -> None:
     runs, offset = [], 0

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandlock_cow import Branch, overlay
+from sandlock_testkit.profiles import examples
 
 NAMES = [b"a", b"b", b"c", b"\xff\n"]
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(b"/".join)
@@ -100,7 +101,7 @@ def compare(served: Served, plain: Plain, steps: list[Step]) -> None:
 
 
 @pytest.mark.needs("root")  # only root may mount an overlay that renames directories
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=SEQUENCES)
 def test_fs19_a_branch_behaves_like_a_real_overlay(steps: list[Step]) -> None:
     with scratch() as root:
@@ -114,13 +115,13 @@ def test_fs19_a_branch_behaves_like_a_real_overlay(steps: list[Step]) -> None:
             mounted.close()
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=SEQUENCES)
 def test_fs19_a_branch_behaves_like_a_directory_and_its_commit_equals_a_bare_run(steps: list[Step]) -> None:
     as_in_a_directory(steps)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=SEQUENCES)
 def test_the_same_where_mknod_refuses_whiteouts(steps: list[Step]) -> None:
     with patch.object(overlay, "writes_device_whiteouts", lambda _: False):

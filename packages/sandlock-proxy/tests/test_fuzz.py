@@ -12,6 +12,7 @@ from interception import Server, World
 
 from sandlock_proxy import Limits, Proxy
 from sandlock_proxy.target import parse_target
+from sandlock_testkit.profiles import examples
 
 methods = st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"get", b"CONNECT", b"TRACE", b"G(T", b""])
 paths = st.lists(
@@ -93,7 +94,9 @@ def shared(world: World) -> Shared:
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(250),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(requests(), min_size=1, max_size=3).map(b"".join))
 def test_net_17_what_arrives_is_what_was_judged(shared: Shared, data: bytes) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sandlock_sys import prctl, procmem
 from sandlock_sys.errors import SyscallError
+from sandlock_testkit.profiles import examples
 
 PAGE = mmap.PAGESIZE
 PAGES = 8
@@ -86,7 +87,7 @@ def test_more_ranges_than_one_call_takes_are_all_moved(victim: int, area: int) -
     assert procmem.read_ranges(victim, ranges, memory).stop == procmem.Stop(3000, area + PAGE * 8, errno.EFAULT)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(pieces=st.lists(st.tuples(st.integers(0, PAGE * (PAGES + 1) - 1), st.integers(0, 3 * PAGE)), max_size=20))
 def test_any_list_of_ranges_is_read_up_to_the_first_bad_byte(
     lasting: int, area: int, pieces: list[tuple[int, int]]

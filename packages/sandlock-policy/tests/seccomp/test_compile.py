@@ -26,6 +26,7 @@ from sandlock_policy.seccomp.opcodes import (
 from sandlock_policy.seccomp.rules import ANY_BIT, BETWEEN, ONE_OF, Condition, FilterSpec, Rule, has_bits, one_of
 from sandlock_policy.seccomp.simulate import simulate
 from sandlock_policy.seccomp.verify import verify
+from sandlock_testkit.profiles import examples
 
 if TYPE_CHECKING:
     from sandlock_arch import Architecture
@@ -111,7 +112,7 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(spec=specs, arch=st.sampled_from(ARCHITECTURES), data=st.data())
 def test_the_program_does_what_the_rules_say(spec: FilterSpec, arch: Architecture, data: st.DataObject) -> None:
     program = compile_spec(arch, spec)
@@ -139,7 +140,7 @@ option_sets = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(options=option_sets, arch=st.sampled_from(ARCHITECTURES), data=st.data())
 def test_real_filters_do_what_their_rules_say(options: FilterOptions, arch: Architecture, data: st.DataObject) -> None:
     spec = default_spec(options)
