@@ -106,6 +106,7 @@ def test_a_client_that_never_reads_its_answer_is_ended(world: World) -> None:
     server = world.server(serve)
     proxy = world.proxy(server.port, limits=Limits(stall_s=0.5))
     connection = world.intercept(proxy, server.port)
+    wait_until(lambda: proxy.connections == 1)
     connection.sendall(ORDINARY.replace(b"{port}", str(server.port).encode()))
     wait_until(lambda: proxy.connections == 0)
 

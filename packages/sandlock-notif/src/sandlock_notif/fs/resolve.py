@@ -12,19 +12,20 @@ from errno import EACCES, EAGAIN, ELOOP, ENOENT, EXDEV
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import Refusal
-from sandlock_notif.fs.how import CREATE, EMPTY, LOOK, NO_FOLLOW, PARENT, Limits, UncachedError
+from sandlock_notif.fs.how import CREATE, EMPTY, LOOK, NO_FOLLOW, PARENT
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.origin import open_of
 from sandlock_notif.fs.resolution import Resolution
 from sandlock_sys.walk import Flag, Outcome
 
 if TYPE_CHECKING:
+    from sandlock_notif.fs.how import Limits
     from sandlock_notif.fs.marks import Identity
     from sandlock_notif.fs.view import View
     from sandlock_notif.request import Request
     from sandlock_sys.walk import Walked
 
-__all__ = ["CREATE", "EMPTY", "LOOK", "NO_FOLLOW", "PARENT", "Limits", "UncachedError", "resolve"]
+__all__ = ["resolve"]
 
 _CACHED = int(Flag.CACHED)
 _END, _MARK = int(Outcome.END), int(Outcome.MARK)
