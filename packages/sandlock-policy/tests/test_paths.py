@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandlock_policy.errors import RuleError
-from sandlock_policy.paths import anchor, expand_path, is_optional, normalise, parse_path
+from sandlock_policy.paths import anchor, expand_path, is_below, is_optional, normalise, parse_path
 
 
 def expand(path: str, **variables: str) -> str:
@@ -123,3 +123,20 @@ def test_normal_paths_stay_and_mean_the_same(path: str) -> None:
 def test_every_byte_but_nul_survives(raw: bytes) -> None:
     assert os.fsencode(parse_path(raw)) == raw
     assert os.fsencode(expand("/" + parse_path(raw))).replace(b"/", b"") == raw.replace(b"/", b"") or b"." in raw
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "below"),
+    [
+        ("/a", "/a", True),
+        ("/a/b", "/a", True),
+        ("/a/b", "/a/", True),
+        ("/a", "/", True),
+        ("/", "/", True),
+        ("/ab", "/a", False),
+        ("/a", "/a/b", False),
+        ("/", "/a", False),
+    ],
+)
+def test_a_name_that_begins_alike_is_not_below(path: str, folder: str, below: bool) -> None:
+    assert is_below(path, folder) is below

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sandlock_cli.mentions import Mentions, read_command
 from sandlock_policy.data.landlock import FS_WRITE_FILE, NET_CONNECT_TCP, READ
 from sandlock_policy.fields import FIELD_BY_NAME
+from sandlock_policy.paths import is_below
 from sandlock_runtime import host_features
 
 if TYPE_CHECKING:
@@ -175,4 +176,4 @@ def _network_hints(mentions: Mentions, plan: Plan, policy: Policy) -> list[str]:
 def _is_below(path: str, folders: tuple[str, ...]) -> bool:
     """Tell whether `path`, or what would be made there, is one of `folders` or beneath one."""
     real = os.path.realpath(path)
-    return any(real == folder or real.startswith(folder.rstrip("/") + "/") for folder in folders)
+    return any(is_below(real, folder) for folder in folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sandlock_policy.data import landlock
 from sandlock_policy.errors import Problem, RuleError
 from sandlock_policy.fields import FIELD_BY_NAME
-from sandlock_policy.paths import expand_path, is_optional, normalise
+from sandlock_policy.paths import expand_path, is_below, is_optional, normalise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,4 +117,4 @@ def _add(rules: dict[str, tuple[int, bool]], path: str, access: int, *, required
 
 
 def _is_below(path: str, folders: tuple[str, ...]) -> bool:
-    return path in folders or f"{path}/".startswith(tuple([f"{folder}/" for folder in folders]))
+    return any(is_below(path, folder) for folder in folders)

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["anchor", "expand_path", "is_optional", "normalise", "parse_grant", "parse_path"]
+__all__ = ["anchor", "expand_path", "is_below", "is_optional", "normalise", "parse_grant", "parse_path"]
 
 
 def parse_path(value: object) -> str:
@@ -68,6 +68,11 @@ def normalise(path: str) -> str:
     if "//" not in path and "/." not in path and (path[-1] != "/" or path == "/"):
         return path
     return "/" + "/".join([part for part in path.split("/") if part not in ("", ".")])
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Tell whether `path` is `folder` or beneath it, by their names alone: absolute, without links, `.` and `..`."""
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def anchor(path: str, folder: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandlock_policy.data import landlock
+from sandlock_policy.paths import is_below
 from sandlock_policy.record import record
 
 TYPE_CHECKING = False
@@ -132,7 +133,7 @@ def decide_view(
     inside: list[tuple[str, int, bool]] = []
     covered = binds if workdir is None else [*binds, (workdir, workdir[len(root or "") :] or "/", False)]
     for path in list(rules):
-        if root or path in files or (pid_namespace and _below(path, _PROC)) or _shadowed(path, covered):
+        if root or path in files or (pid_namespace and is_below(path, _PROC)) or _shadowed(path, covered):
             access, required = rules.pop(path)
             inside.append((path, access, required))
     if handled:
@@ -161,7 +162,7 @@ def decide_served_view(
     shows_proc = root is not None and ("/" in rules or _PROC in rules)
     for path in list(rules):
         access, required = rules[path]
-        if below is not None and _below(path, below) and ".." not in path.split("/"):
+        if below is not None and is_below(path, below) and ".." not in path.split("/"):
             access &= landlock.READ
         if root or _shadowed(path, binds) or access != rules[path][0]:
             del rules[path]
@@ -180,15 +181,11 @@ def _binds(policy: Policy) -> list[tuple[str, str, bool]]:
     return binds
 
 
-def _below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
-
-
 def _shadowed(path: str, binds: list[tuple[str, str, bool]]) -> bool:
     """Whether a mount covers what a rule made on the host would name."""
-    return any(_below(path, inside) for _, inside, _ in binds)
+    return any(is_below(path, inside) for _, inside, _ in binds)
 
 
 def _covered(path: str, rules: Mapping[str, tuple[int, bool]]) -> bool:
     """Whether the grants reach `path`; what nobody can read needs no other content."""
-    return any(grant == "/" or _below(path, grant) for grant in rules)
+    return any(grant == "/" or is_below(path, grant) for grant in rules)

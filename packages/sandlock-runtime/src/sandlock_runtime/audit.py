@@ -11,6 +11,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.paths import is_below
 from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.masking import Masker, without_values
 
@@ -152,7 +153,7 @@ def refuse_tampering(plan: Plan, path: str) -> None:
 
 
 def _is_below(path: str, folder: str) -> bool:
-    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/")
+    return is_below(os.path.realpath(path), os.path.realpath(folder))
 
 
 def _open(path: str) -> int:

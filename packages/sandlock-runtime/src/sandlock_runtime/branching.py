@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sandlock_cow import Branch, BranchError, BranchStorageError
 from sandlock_policy.data.landlock import FS_WRITE_FILE
 from sandlock_policy.errors import PolicyError, Problem
-from sandlock_policy.paths import expand_path
+from sandlock_policy.paths import expand_path, is_below
 from sandlock_runtime.images.hold import hold_root
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class RunBranch:
         self.pending = False
         self._hold = hold_root(self.branch.lower)
         self._actions = {True: policy.on_exit, False: policy.on_error}
-        grant = next((path for path in writable_folders(plan) if _below(self.branch.path, path)), None)
+        place = os.path.realpath(self.branch.path)
+        grant = next((path for path in writable_folders(plan) if is_below(place, os.path.realpath(path))), None)
         if grant is not None:
             self.drop()
             text = f"lies below {grant}, which the program may write, so it could change the branch behind its back"
@@ -117,7 +118,3 @@ def writable_folders(plan: Plan) -> list[str]:
         root, mounted = (view.root or "").rstrip("/"), {inside for _, inside, _ in binds}
         found += [root + path for path, access, _ in view.rules if access & FS_WRITE_FILE and path not in mounted]
     return found
-
-
-def _below(path: str, folder: str) -> bool:
-    return f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/")

@@ -6,6 +6,7 @@ import os
 from errno import EACCES, EBUSY, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
 from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.paths import is_below
 from sandlock_runtime.errors import (
     CommandNotFoundError,
     CommandNotRunnableError,
@@ -132,6 +133,6 @@ def _is_granted(path: str, plan: Plan) -> bool:
     real = os.path.realpath(path)
     for rule, access, _ in plan.fs_rules:
         base = os.path.realpath(rule)
-        if access & 1 and (real == base or real.startswith(base.rstrip("/") + "/")):  # LANDLOCK_ACCESS_FS_EXECUTE
+        if access & 1 and is_below(real, base):  # LANDLOCK_ACCESS_FS_EXECUTE
             return True
     return not plan.handled_fs

@@ -11,10 +11,12 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sandlock_policy.paths import is_below
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["SYSTEM", "Place", "fold", "is_below", "is_broad", "is_sensitive"]
+__all__ = ["SYSTEM", "Place", "fold", "is_broad", "is_sensitive"]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Folders that hold programs and libraries, and can be read by everyone."""
@@ -49,11 +51,6 @@ class Place:
         self.home = home
         self.known = tuple(known)
         self.own = tuple(own)
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Tell whether `path` is `folder` or in it."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def is_broad(path: str, place: Place) -> bool:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from sandlock_cow.late import late_mark
 from sandlock_cow.storage import default_storage
 from sandlock_policy.model import Policy
+from sandlock_policy.paths import is_below
 from sandlock_policy.profile.store import profile_folder
 from sandlock_runtime.images.hold import cache_folder
 from sandlock_runtime.interpreters import interpreters_of
 from sandlock_runtime.learned_network import network_rules
-from sandlock_runtime.learned_paths import SYSTEM, Place, fold, is_below, is_broad, is_sensitive
+from sandlock_runtime.learned_paths import SYSTEM, Place, fold, is_broad, is_sensitive
 from sandlock_runtime.registry import folders
 
 if TYPE_CHECKING:

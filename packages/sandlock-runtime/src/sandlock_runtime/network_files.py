@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import READ
+from sandlock_policy.paths import is_below
 from sandlock_policy.view import HOSTS, RESOLVER
 
 if TYPE_CHECKING:
@@ -41,12 +42,8 @@ def network_files(
             assert web is not None  # noqa: S101  # as the condition says
             found[plain] = web.bundle(plain, root)
     readable = [path for path, access, _ in _rules(plan) if access & READ]
-    return {path: text for path, text in found.items() if _is_below(path, readable)}
+    return {path: text for path, text in found.items() if any(is_below(path, folder) for folder in readable)}
 
 
 def _rules(plan: Plan) -> list[tuple[str, int, bool]]:
     return [*plan.fs_rules, *(plan.served_view.rules if plan.served_view is not None else ())]
-
-
-def _is_below(path: str, folders: list[str]) -> bool:
-    return any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)

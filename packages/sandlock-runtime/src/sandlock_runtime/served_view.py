@@ -14,6 +14,7 @@ from sandlock_notif.fs.lookup import look_up
 from sandlock_notif.fs.mount import Bind
 from sandlock_policy.data.landlock import FS_IOCTL_DEV, FS_READ_FILE, FS_TRUNCATE, FS_WRITE_FILE, NEVER, READ
 from sandlock_policy.errors import PolicyError, Problem
+from sandlock_policy.paths import is_below
 from sandlock_runtime.branching import RunBranch, writable_folders
 from sandlock_runtime.failure import missing_path
 from sandlock_runtime.view import check_mounts, device_nodes
@@ -144,7 +145,7 @@ def _inherited(paths: Sequence[str], rules: Sequence[tuple[str, int, bool]]) -> 
     """Yield what the grants around `paths`, which lie elsewhere on the host, give them."""
     for path in paths:
         for rule, access, _ in rules:
-            if path != rule and path.startswith(rule.rstrip("/") + "/"):
+            if path != rule and is_below(path, rule):
                 yield path, access & READ if path == _PROC else access, False
 
 
