@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from _thread import allocate_lock
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -24,8 +25,6 @@ from sandlock_sys.deputy import Deputy
 from sandlock_sys.spawn import SpawnError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from sandlock_notif.dispatch import BoundPort
     from sandlock_policy import Context, Plan, Policy
     from sandlock_runtime.hooks import Hooks
