@@ -200,18 +200,17 @@ def test_ck_07_a_snapshot_changes_nothing_that_is_denied(tmp_path: Path) -> None
         "fs_readable": [*SYSTEM, str(work)], "cwd": str(work), "workdir": str(work), "on_exit": "commit",
         "on_error": "abort", "namespaces": "require",
     }  # fmt: skip
-    with Sandbox(**fields) as sandbox, start(sandbox) as process:
+    with Sandbox(**fields | {"on_exit": "abort"}) as sandbox, start(sandbox) as process:
         answer(process, "(open('settings', 'w').write('mine'), open('sub/new', 'w').write('x'))")
         saved(sandbox, kept)
-        process.kill()
     for denied in ("settings", "sub/new", "sub"):
         refused = pytest.raises(RestoreError, match=f"snapshot .*{denied}, which the policy denies")
         with Sandbox(**fields, fs_denied=[str(work / denied)]) as sandbox, refused:
-            restored(sandbox, kept)
+            restored(sandbox, kept, allow=["policy"])
         assert (work / "settings").read_text() == "the owner's\n"
         assert not (work / "sub/new").exists()
     others = [str(work / "other"), str(work / "sub/other")]
-    with Sandbox(**fields, fs_denied=others) as sandbox, restored(sandbox, kept) as process:
+    with Sandbox(**fields, fs_denied=others) as sandbox, restored(sandbox, kept, allow=["policy"]) as process:
         assert answer(process, "open('settings').read()") == "mine"
         assert process.stdin is not None
         process.stdin.close()

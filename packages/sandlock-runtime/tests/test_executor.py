@@ -222,7 +222,6 @@ def test_a_script_finds_its_own_functions_and_ends_without_shutdown(tmp_path: Pa
         import sys
         sys.path[:] = {sys.path!r}
         from sandlock_runtime.executor import SandboxExecutor
-from sandlock_runtime.plain import encode
 
         def cube(number):
             return number ** 3
