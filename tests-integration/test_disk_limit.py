@@ -93,6 +93,46 @@ print(refused(lambda: mmap.mmap(fd, 64 * MIB, prot=mmap.PROT_READ)).replace("ENO
 import fcntl
 print(refused(lambda: fcntl.ioctl(fd, 0x40049409, os.open("large", os.O_RDONLY))).replace("ENOTSUP", "ENOSPC"))
 """,
+    "vector": """
+import struct
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.argtypes = [ctypes.c_long, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong]
+block = ctypes.create_string_buffer(2 * MIB)
+pairs = struct.pack("=QQ", ctypes.addressof(block), 2 * MIB)
+numbers = {"x86_64": 20, "aarch64": 66, "riscv64": 66}  # the kernel sees 32 bits of how many there are: one
+assert libc.syscall(numbers[os.uname().machine], fd, pairs, (1 << 32) + 1) == -1
+print(errno.errorcode[ctypes.get_errno()])
+""",
+    "bytes": """
+print(refused(lambda: [os.pwrite(fd, b"x", n * 8192) for n in range(600)]))
+""",
+    "far": """
+os.ftruncate(fd, 4096)
+mapped = mmap.mmap(fd, 4096)
+said = {
+    refused(lambda: os.pwrite(fd, b"x", 64 * MIB)),
+    refused(lambda: os.pwritev(fd, [b"x"], 64 * MIB)),
+    refused(lambda: os.copy_file_range(os.open("small", os.O_RDONLY), fd, 1, 0, 64 * MIB)),
+    refused(lambda: os.truncate("new", 64 * MIB)),
+    refused(lambda: (os.lseek(fd, 64 * MIB, 0), os.write(fd, b"x"))),
+}
+print(*said)
+""",
+    "attribute": """
+def more(number):
+    fd = os.open(f"x{number}", os.O_CREAT | os.O_RDONLY, 0o600)
+    os.setxattr(fd, "user.big", bytes(3000))
+    os.close(fd)
+print(refused(lambda: [more(number) for number in range(300)]))
+""",
+    "folder_attribute": """
+def more(number):
+    os.mkdir(f"x{number}")
+    fd = os.open(f"x{number}", os.O_RDONLY)
+    os.setxattr(fd, "user.big", bytes(3000))
+    os.close(fd)
+print(refused(lambda: [more(number) for number in range(300)]))
+""",
     "queued": """
 libc = ctypes.CDLL(None, use_errno=True)
 context = ctypes.c_ulong(0)

@@ -103,6 +103,8 @@ def truncate(tree: Tree, parts: Parts, length: int) -> None:
         raise failure(errno.EINVAL)
     require(place.directory, place.name, os.W_OK)
     place = tree.raise_up(place, data=length > 0)
+    if tree.space.is_mapped(place.attributes):  # its holes count
+        tree.space.reserve(max(length - place.attributes.st_size, 0))
     with _pinned(place) as path:
         os.truncate(path, length)
     _book(tree, place)

@@ -48,6 +48,11 @@ class Books:
         with self._using() as tree:
             tree.space.mapped(fd)
 
+    def watch_attributes(self, fd: int) -> None:
+        """Count anew something of the branch (a borrowed fd) that may get extended attributes through an fd."""
+        with self._using() as tree:
+            tree.space.watch_attributes(fd)
+
     def is_mapped(self, found: os.stat_result) -> bool:
         """Tell whether the holes of a file, by its attributes, count."""
         with self._using() as tree:

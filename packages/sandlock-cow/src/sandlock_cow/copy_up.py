@@ -92,7 +92,7 @@ def _into_place(tree: Tree, name: bytes, above: Directory, final: bytes, lower: 
         tree.identities.note(copied, lower, "")
     with made_writable(above.upper):
         os.rename(name, final, src_dir_fd=tree.work, dst_dir_fd=above.upper)
-    tree.space.added(copied)
+    tree.space.added(copied, above.upper)
 
 
 def _directory_into_place(tree: Tree, name: bytes, upper: int, above: Directory, final: bytes) -> None:
@@ -113,7 +113,7 @@ def copy_up_directory(tree: Tree, parts: Parts) -> None:
         above = tree.directories.get(step[:-1])
         found = os.fstat(directory.lower)
         tree.space.reserve(INODE_COST)
-        tree.records.note(b"/".join(step), found)
+        tree.space.noted(tree.records.note(b"/".join(step), found))
         name = tree.work_name()
         os.mkdir(name, 0o700, dir_fd=tree.work)
         upper = os.open(name, DIRECTORY, dir_fd=tree.work)
@@ -143,7 +143,7 @@ def _link_others(tree: Tree, place: Place, above: Directory) -> None:
         tree.note(beside)
         with made_writable(directory.upper):
             os.link(place.name, other[-1], src_dir_fd=above.upper, dst_dir_fd=directory.upper, follow_symlinks=False)
-        tree.space.added(os.stat(other[-1], dir_fd=directory.upper, follow_symlinks=False))
+        tree.space.added(os.stat(other[-1], dir_fd=directory.upper, follow_symlinks=False), directory.upper)
 
 
 def copy_subtree(tree: Tree, parts: Parts) -> None:

@@ -36,16 +36,21 @@ def signature(found: os.stat_result | None) -> Signature:
 
 
 class Records:
-    """The first-touch signatures of a branch, by path; owns the fd of its file."""
+    """The first-touch signatures of a branch, by path; owns the fd of its file.
+
+    Attributes:
+        loaded: bytes that were there when it was opened.
+
+    """
 
     def __init__(self, folder: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._folder = folder
         self._fd = os.open(_FILE, flags, 0o600, dir_fd=folder)
         self._by_path: dict[bytes, Signature] = {}
-        size = os.fstat(self._fd).st_size
-        if size:
-            self._load(os.pread(self._fd, size, 0))
+        self.loaded = os.fstat(self._fd).st_size
+        if self.loaded:
+            self._load(os.pread(self._fd, self.loaded, 0))
 
     def _load(self, data: bytes) -> None:
         offset = 0
@@ -60,15 +65,14 @@ class Records:
         if offset != len(data):
             os.ftruncate(self._fd, offset)  # the next record must not follow half of one
 
-    def note(self, path: bytes, found: os.stat_result | None) -> None:
-        """Remember the first signature of `path`; a later one changes nothing."""
-        if path not in self._by_path:
-            self._put(path, signature(found))
+    def note(self, path: bytes, found: os.stat_result | None) -> int:
+        """Remember the first signature of `path`, and return the bytes that it took; a later one changes nothing."""
+        return 0 if path in self._by_path else self._put(path, signature(found))
 
-    def _put(self, path: bytes, numbers: Signature) -> None:
+    def _put(self, path: bytes, numbers: Signature) -> int:
         self._by_path[path] = numbers
         packed = struct.pack(f"<{len(numbers)}Q", *numbers)
-        os.write(self._fd, _HEADER.pack(len(path), len(numbers)) + path + packed)
+        return os.write(self._fd, _HEADER.pack(len(path), len(numbers)) + path + packed)
 
     def get(self, path: bytes) -> Signature | None:
         """The signature of `path`, None when the branch never noted one."""

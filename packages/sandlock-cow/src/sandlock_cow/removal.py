@@ -46,7 +46,7 @@ def hide(tree: Tree, place: Place) -> None:
             os.unlink(name, dir_fd=tree.work)
             raise
         tree.whiteout_is_in(upper)
-        tree.space.added(whiteout)
+        tree.space.added(whiteout, upper)
     elif place.layer is Layer.UPPER:
         os.unlink(place.name, dir_fd=upper)
     if place.layer is Layer.UPPER:
@@ -98,7 +98,7 @@ def _remove_upper(tree: Tree, place: Place) -> None:
     free_directory(upper, place.name)
     if tree.in_lower(place) is not None:
         name = tree.whiteout()
-        tree.space.added(os.stat(name, dir_fd=tree.work, follow_symlinks=False))
+        tree.space.added(os.stat(name, dir_fd=tree.work, follow_symlinks=False), upper)
         exchange(tree.work, name, upper, place.name)
         tree.whiteout_is_in(upper)
     else:

@@ -123,9 +123,10 @@ def _move(tree: Tree, old: Place, new: Place) -> None:
             tree.space.removed(hidden)
         elif new.layer is Layer.UPPER:
             tree.gone(new.attributes)
+    tree.space.changed(os.fstat(target))  # it may have grown by the name
     if leaves_whiteout:
         name = tree.whiteout()
-        tree.space.added(os.stat(name, dir_fd=tree.work, follow_symlinks=False))
+        tree.space.added(os.stat(name, dir_fd=tree.work, follow_symlinks=False), source)
         os.rename(name, old.name, src_dir_fd=tree.work, dst_dir_fd=source)
         tree.whiteout_is_in(source)
 

@@ -25,6 +25,11 @@ def cost(found: os.stat_result) -> int:
     return found.st_blocks * _BLOCK + INODE_COST
 
 
+def _further_name(found: os.stat_result) -> int:
+    """Bytes charged for a name of what has others too."""
+    return INODE_COST if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode) else 0
+
+
 def _in_use(path_only: int, found: os.stat_result) -> bool:
     """Whether anybody has the file open for writing, or at all if it has no name; True where the kernel does not tell.
 
@@ -32,6 +37,8 @@ def _in_use(path_only: int, found: os.stat_result) -> bool:
     F_SETLEASE). It is given back at once; should somebody open the file in that moment, the notice is a signal that
     nobody dies of.
     """
+    if not stat.S_ISREG(found.st_mode):
+        return False  # watched for its attributes only
     try:
         fd = os.open(f"/proc/self/fd/{path_only}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -64,9 +71,10 @@ class Space:
             raise ValueError(f"a quota of {quota} bytes")
         self.quota = quota
         self._upper = upper
-        self._device = os.fstat(upper).st_dev
+        self._devices: set[int] = set()  # on overlay mounts files may tell another one than directories
         self._charged: dict[int, int] = {}  # by inode number
         self._total = 0
+        self._notes = 0
         self._entries = 0
         self._watched: dict[int, int] = {}  # inode number to fd
         self._mapped: set[int] = set()  # of the watched, those that memory writes to
@@ -74,11 +82,19 @@ class Space:
         if quota is not None:
             self._recount()
 
-    def added(self, found: os.stat_result) -> None:
-        """A name with these attributes came into the upper layer."""
+    def added(self, found: os.stat_result, above: int) -> None:
+        """A name with these attributes came into a directory of the upper layer, a borrowed fd; that may have grown."""
         if self.quota is not None:
             self._entries += 1
+            self._total += _further_name(found)
             self._charge(found)
+            self._charge(os.fstat(above))
+
+    def noted(self, size: int) -> None:
+        """So many bytes were written about what the branch does; they stay as long as it."""
+        if self.quota is not None:
+            self._notes += size
+            self._total += size
 
     def changed(self, found: os.stat_result) -> None:
         """An object that is in the upper layer has these attributes now."""
@@ -87,6 +103,7 @@ class Space:
 
     def _charge(self, found: os.stat_result) -> None:
         price = cost(found)
+        self._devices.add(found.st_dev)
         if found.st_ino in self._mapped:  # its holes are filled without a call
             price = max(price, found.st_size + INODE_COST)
         self._total += price - self._charged.get(found.st_ino, 0)
@@ -97,6 +114,7 @@ class Space:
         if self.quota is None:
             return
         self._entries -= 1
+        self._total -= _further_name(found)
         last = found.st_nlink <= 1 or stat.S_ISDIR(found.st_mode)
         if last and found.st_ino not in self._watched:
             self._total -= self._charged.pop(found.st_ino, 0)
@@ -106,7 +124,16 @@ class Space:
         if self.quota is None:
             return
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_ino in self._watched:
+        if stat.S_ISREG(found.st_mode):
+            self._watch(fd, found)
+
+    def watch_attributes(self, fd: int) -> None:
+        """The same for anything of the branch that may get attributes behind our back: they take blocks."""
+        if self.quota is not None:
+            self._watch(fd, os.fstat(fd))
+
+    def _watch(self, fd: int, found: os.stat_result) -> None:
+        if found.st_ino in self._watched:
             return
         self._make_room()
         self._watched[found.st_ino] = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
@@ -138,7 +165,7 @@ class Space:
 
     def holds(self, found: os.stat_result) -> bool:
         """Whether a file, by its attributes, is one of the upper layer, or was when it lost its last name."""
-        return found.st_ino in self._charged and found.st_dev == self._device
+        return found.st_ino in self._charged and found.st_dev in self._devices
 
     def mapped(self, fd: int) -> None:
         """Memory may write to a file of the branch (a borrowed fd) from now on: its holes count, while it is open.
@@ -195,11 +222,13 @@ class Space:
 
     def _recount(self) -> None:
         self._charged.clear()
-        self._total = self._entries = 0
+        self._total, self._entries = self._notes, 0
         self._charge(os.fstat(self._upper))
         for _, _, listed in walk(self._upper, upper=True):
             self._entries += len(listed)
             for _, found in listed:
+                if found.st_ino in self._charged:
+                    self._total += _further_name(found)
                 self._charge(found)
 
     def close(self) -> None:

@@ -81,6 +81,7 @@ class Tree:
         self.identities.note(os.fstat(self.upper), os.fstat(self.lower), "")
         self.space = Space(self.upper, quota)
         self.records = Records(store.folder)
+        self.space.noted(self.records.loaded)
         self.hard_links = HardLinks(self.lower)
         self._numbers = count()
         self._token = os.urandom(4).hex().encode()
@@ -164,7 +165,7 @@ class Tree:
     def note(self, place: Place) -> None:
         """Remember what the real tree holds here, before it is first hidden. Not needed where the parent hides it."""
         if place.parent.lower >= 0 and place.parts:
-            self.records.note(place.path, self.in_lower(place))
+            self.space.noted(self.records.note(place.path, self.in_lower(place)))
 
     def copy_up(self, parts: Parts) -> Found:
         """Bring what is there into the upper layer, and find it."""

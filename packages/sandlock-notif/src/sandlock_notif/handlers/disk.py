@@ -42,6 +42,7 @@ _MAP_SHARED = 0x01  # asm-generic/mman-common.h; MAP_SHARED_VALIDATE has this bi
 _MAP_ANONYMOUS = 0x20  # asm-generic/mman-common.h
 _IOV_MAX = 1024  # UIO_MAXIOV, linux/uio.h
 _RW_MAX = 0x7FFFF000  # MAX_RW_COUNT, linux/fs.h: what one call writes at most
+_BLOCK = 4096  # of most file systems; the next count sees larger ones
 _KEEP_SIZE = 0x01  # FALLOC_FL_KEEP_SIZE, linux/falloc.h; other modes free, move or write what is there
 # linux/fs.h and linux/falloc.h: FICLONE, FICLONERANGE, FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE
 _FILLING_IOCTLS = (0x40049409, 0x4020940D, 0x40305828, 0x4030582A, 0x40305839)
@@ -73,11 +74,14 @@ class DiskLimit(HandlerTable):
         """The calls that take blocks through an fd."""
         counted = "the bytes must fit into max_disk"
         return (
-            *(self._trap(name, 0, _at(2)) for name in ("write", "pwrite64")),
-            *(self._trap(name, 0, _of_vector, cost="memory") for name in ("writev", "pwritev", "pwritev2")),
-            self._trap("sendfile", 0, _from(1, 3)),
-            self._trap("copy_file_range", 2, _from(0, 4)),
-            self._trap("splice", 2, _at(4)),
+            self._trap("write", 0, _at(2), _position),
+            self._trap("pwrite64", 0, _at(2), _at(3)),
+            self._trap("writev", 0, _of_vector, _position, cost="memory"),
+            *(self._trap(name, 0, _of_vector, _at(3), cost="memory") for name in ("pwritev", "pwritev2")),
+            self._trap("sendfile", 0, _from(1, 3), _position),
+            self._trap("copy_file_range", 2, _from(0, 4), _at_pointer),
+            self._trap("splice", 2, _at(4), _at_pointer),
+            Trap("fsetxattr", self._set_attribute, "attributes take blocks", cost="memory"),
             Trap("fallocate", self._allocate, counted),
             Trap("ftruncate", self._truncate, "the holes of a mapped file must fit into max_disk"),
             Trap(
@@ -90,9 +94,9 @@ class DiskLimit(HandlerTable):
             Trap("ioctl", lambda _: Errno(EOPNOTSUPP), counted, (one_of(1, *_FILLING_IOCTLS),)),
         )
 
-    def _trap(self, name: str, fd_at: int, size: Size, cost: str = "answer") -> Trap:
+    def _trap(self, name: str, fd_at: int, size: Size, offset: Size, cost: str = "answer") -> Trap:
         def handle(request: Request) -> Outcome:
-            return self._write(request, fd_at, size)
+            return self._write(request, fd_at, size, offset)
 
         return Trap(name, handle, "the bytes must fit into max_disk", cost=cost)
 
@@ -106,14 +110,33 @@ class DiskLimit(HandlerTable):
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _write(self, request: Request, fd_at: int, size: Size) -> Outcome:
+    def _write(self, request: Request, fd_at: int, size: Size, offset: Size) -> Outcome:
         self._under_way.pop(request.tid, None)  # it makes another call, so that one has ended
-        if not self._is_ours(request, fd_at):
+        found = self._is_ours(request, fd_at)
+        if found is None:
             return None
-        wanted = min(size(request), _RW_MAX)
+        length = min(size(request), _RW_MAX)
+        wanted = (length + 2 * _BLOCK - 2) // _BLOCK * _BLOCK  # a byte into a hole takes a block
+        if length and self._branch.books.is_mapped(found):  # and one far behind the end makes a hole
+            wanted = max(wanted, offset(request) + length - found.st_size)
         return None if self._lend(request, wanted) else _FULL
 
-    def _is_ours(self, request: Request, fd_at: int) -> os.stat_result | None:
+    def _set_attribute(self, request: Request) -> Outcome:
+        """Have what gets an extended attribute looked at again, beside the room for it."""
+        self._under_way.pop(request.tid, None)
+        if self._is_ours(request, 0, any_kind=True) is None:
+            return None
+        if not self._lend(request, request.args[3] + _BLOCK):
+            return _FULL
+        fd = os.open(f"/proc/{request.tid}/fd/{request.int_arg(0)}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            if self._branch.books.holds(os.fstat(fd)):
+                self._branch.books.watch_attributes(fd)
+        finally:
+            os.close(fd)
+        return None
+
+    def _is_ours(self, request: Request, fd_at: int, *, any_kind: bool = False) -> os.stat_result | None:
         """Return the attributes of the branch's file that an argument names by its fd, None for anything else.
 
         Raises:
@@ -127,7 +150,7 @@ class DiskLimit(HandlerTable):
                 return None
             # EACCES: not dumpable. ENOMEM and others: ours. Neither may let the call through (NOT-08).
             raise Refusal(error.errno or EACCES, "max_disk: what is written to cannot be seen") from error
-        return found if S_ISREG(found.st_mode) and self._branch.books.holds(found) else None
+        return found if (any_kind or S_ISREG(found.st_mode)) and self._branch.books.holds(found) else None
 
     def _lend(self, request: Request, size: int) -> bool:
         """Tell whether `size` more bytes fit, and let them count until the call has ended."""
@@ -206,20 +229,36 @@ def _at(index: int) -> Size:
 
 
 def _from(source_at: int, size_at: int) -> Size:
-    """What comes from a file is no more than the file has: programs ask for all of it with the largest number."""
+    """What comes from a file is no more than the file has: programs ask for all of it with the largest number.
+
+    Files of /proc say that they have nothing, and give little.
+    """
 
     def size(request: Request) -> int:
         with suppress(OSError):
             found = os.stat(f"/proc/{request.tid}/fd/{request.int_arg(source_at)}")
             if S_ISREG(found.st_mode):
-                return min(request.args[size_at], found.st_size)
+                return min(request.args[size_at], max(found.st_size, 1))
         return request.args[size_at]
 
     return size
 
 
+def _at_pointer(request: Request) -> int:
+    """The offset that the fourth argument points to; where it is null, the position of the third's file."""
+    if not request.args[3]:
+        return _position(request, 2)
+    return int.from_bytes(memory.read(request, request.args[3], 8), "little")
+
+
+def _position(request: Request, fd_at: int = 0) -> int:
+    with suppress(OSError, ValueError), open(f"/proc/{request.tid}/fdinfo/{request.int_arg(fd_at)}", "rb") as info:
+        return int(info.readline().split()[1])
+    return 0
+
+
 def _of_vector(request: Request) -> int:
-    count = request.args[2]
+    count = request.args[2] & 0xFFFFFFFF  # import_iovec() takes an unsigned int: of all 64 bits it sees no more
     if count > _IOV_MAX:
         return 0  # EINVAL, from the kernel
     return sum(length for _, length in iter_unpack("=QQ", memory.read(request, request.args[1], count * 16)))
