@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from sandlock_notif.fs.aliases import Aliases
 from sandlock_sys.walk import Marks
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class MarkTable:
     Attributes:
         marks: the identities, for walks.
         triggers: names without which no path leads to a mark.
+        aliases: names that mounts give to marked objects.
 
     """
 
@@ -115,6 +117,7 @@ class MarkTable:
         self._extra: dict[Identity, str] = {}
         self.marks = Marks(())
         self.triggers: frozenset[bytes] = frozenset()
+        self.aliases = Aliases()
 
     def __len__(self) -> int:
         return len(self._by_identity) + len(self._extra)
@@ -157,17 +160,25 @@ class MarkTable:
         """Make `marks` and `triggers` anew, after the marks or the names of their objects changed."""
         self.marks = Marks([*self._by_identity, *self._extra])
         names: set[bytes] = set()
-        for mark in self._by_identity.values():
+        passed = set(self._extra)
+        for identity, mark in self.pinned():
             names.update(mark.names)
             if mark.hook or mark.root_of:
                 names.add(b"..")  # any name may mean something where that leads to
             if not (mark.denied or mark.hook or mark.filtered or mark.root_of):
                 continue  # only names in it are special
+            passed.add(identity)
             with suppress(OSError):
                 path = os.readlink(b"/proc/self/fd/%d" % mark.fd).removesuffix(b" (deleted)")
                 names.add(path.rsplit(b"/", 1)[-1])
+        if passed:
+            names |= self.aliases.of(passed)
         names.discard(b"")  # the root: no path goes through it, and a walk looks at where it starts
         self.triggers = frozenset(names)
+
+    def denied(self) -> Marks:
+        """Return what is denied, with what was found inside: no path may start below one of these."""
+        return Marks([*(identity for identity, mark in self.pinned() if mark.denied), *self._extra])
 
     def closed(self) -> Marks:
         """Return the directories in which every name may mean something, so that each path from there is walked."""
@@ -187,4 +198,5 @@ class MarkTable:
             os.close(mark.fd)
         self._by_identity.clear()
         self._extra.clear()
+        self.aliases.close()
         self.refresh()

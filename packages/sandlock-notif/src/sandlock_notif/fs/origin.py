@@ -88,7 +88,7 @@ class Origins:
 
     def forget(self) -> None:
         """Look at every directory again: what is denied changed."""
-        self._denied = Marks(identity for identity, mark in self._table.pinned() if mark.denied)
+        self._denied = self._table.denied()
         while self._known:
             os.close(self._known.popitem()[1])
 

@@ -161,6 +161,7 @@ class View:
         else:
             self.root = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._mark(Mount(b"/", os.dup(self.root), os.readlink(b"/proc/self/fd/%d" % self.root)))
+        self.table.aliases.attach(services.pid, self.host_root)
         found = os.fstat(self.root)
         self.root_identity = found.st_dev, found.st_ino
         self._mount()

@@ -19,7 +19,7 @@ from sandlock_sys.errors import SyscallError
 from sandlock_sys.openat2 import openat2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from sandlock_notif.fs.marks import Identity, Mark, Rule
     from sandlock_notif.fs.view import View
@@ -93,6 +93,7 @@ class DeniedLayer:
         """
         key = _normal(path), False
         if key not in self._denials:
+            self._view.table.aliases.look()
             self._denials[key] = self._look(key[0])
             self._apply()
             self._view.changed()
@@ -140,7 +141,7 @@ class DeniedLayer:
             self._trace(denial, path)
             for fd in list(denial.objects):
                 if S_ISDIR(os.fstat(fd).st_mode):
-                    denial.below.update(_other_names(fd, denial.reason))
+                    denial.below.update(_other_names(fd, denial.reason, self._view.table.aliases))
         except BaseException:
             denial.close()
             raise
@@ -229,15 +230,15 @@ def _without(names: dict[bytes, Rule], reason: str) -> dict[bytes, Rule]:
     return left
 
 
-def _other_names(directory: int, reason: str) -> dict[Identity, str]:
+def _other_names(directory: int, reason: str, mounted: Container[Identity]) -> dict[Identity, str]:
     """Return what inside a directory may be reached by another way: directories, and files with several names."""
     found: dict[Identity, str] = {}
-    levels: list[tuple[int, list[bytes]]] = [_list(directory, b".", found, reason)]
+    levels: list[tuple[int, list[bytes]]] = [_list(directory, b".", found, reason, mounted)]
     try:
         while levels:
             listed, folders = levels[-1]
             if folders:
-                levels.append(_list(listed, folders.pop(), found, reason))
+                levels.append(_list(listed, folders.pop(), found, reason, mounted))
             else:
                 levels.pop()
                 if listed >= 0:
@@ -250,7 +251,9 @@ def _other_names(directory: int, reason: str) -> dict[Identity, str]:
     return found
 
 
-def _list(above: int, name: bytes, found: dict[Identity, str], reason: str) -> tuple[int, list[bytes]]:
+def _list(
+    above: int, name: bytes, found: dict[Identity, str], reason: str, mounted: Container[Identity]
+) -> tuple[int, list[bytes]]:
     """Note what one directory holds; return an fd of it (-1 when it cannot be read) and the directories in it."""
     try:
         listed = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
@@ -266,6 +269,6 @@ def _list(above: int, name: bytes, found: dict[Identity, str], reason: str) -> t
             if S_ISDIR(status.st_mode):
                 found[status.st_dev, status.st_ino] = reason
                 folders.append(os.fsencode(entry.name))
-            elif status.st_nlink > 1:
+            elif status.st_nlink > 1 or (status.st_dev, status.st_ino) in mounted:
                 found[status.st_dev, status.st_ino] = reason
     return listed, folders
