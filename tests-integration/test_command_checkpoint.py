@@ -57,7 +57,7 @@ def test_a_run_is_saved_killed_and_goes_on_where_it_was(
 ) -> None:
     image = str(tmp_path / "image")
     told = sandlock.told("checkpoint", "--leave", "killed", "counter", image)
-    assert set(told) == {"digest", "pid"}
+    assert set(told) == {"digest", "pid", "untracked"}
     rest, _ = counter.communicate(timeout=60)
     assert counter.returncode == 137
     last = int(rest.split()[-1])
@@ -95,6 +95,28 @@ def test_it_runs_on_and_what_is_wrong_is_told(
     assert len(timed.stdout.split()) > 2
 
 
+def test_a_run_that_is_watched_is_read_where_it_wrote(
+    sandlock: Command, counter: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    begun = sandlock("checkpoint", "--track", "--json", "counter", first)
+    assert begun.returncode == 0, begun.stderr
+    untracked = json.loads(begun.stdout)["untracked"]  # where root may not suspend the filter: users, older kernels
+    assert bool(untracked) == ("is not watched" in begun.stderr)
+    assert not os.geteuid() or untracked
+    assert sandlock("checkpoint", "--track", "--parent", first, "--leave", "killed", "counter", second).returncode == 0
+    last = int(counter.communicate(timeout=60)[0].split()[-1])
+    found = json.loads(sandlock("image", "show", "--json", second).stdout)
+    assert (found["unread_bytes"] > 0) == (not untracked)
+    assert ("not compared" in sandlock("image", "show", second).stdout) == (not untracked)
+    restored = sandlock.start("restore", "-t", "100", second)
+    try:
+        assert restored.stdout is not None
+        assert restored.stdout.readline() == f"{last + 1}\n"
+    finally:
+        end(restored)
+
+
 ASK = """
 import ctypes, json, sys
 from sandlock_runtime.control import ask
@@ -102,7 +124,7 @@ from sandlock_runtime.registry import list_runs
 run, = list_runs("counter")
 if sys.argv[1] == "confined":
     ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS: what every sandbox begins with
-wanted = {"folder": sys.argv[2], "leave": "running", "allow": [], "compression": "none", "parent": None}
+wanted = {"folder": sys.argv[2], "leave": "running", "allow": [], "compression": "none", "parent": None, "track": False}
 wanted |= json.loads(sys.argv[3])
 print(json.dumps(ask(run.file, run.host, wanted)))
 """

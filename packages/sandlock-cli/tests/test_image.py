@@ -72,6 +72,7 @@ def test_a_damaged_image_is_told_by_file(sandlock: Typed, counter: tuple[int, Pa
         (["checkpoint", "dir"], 2, "--pid"),
         (["checkpoint", "--pid", "x", "dir"], 2, "--pid"),
         (["checkpoint", "--pid", "1"], 2, "one directory"),
+        (["checkpoint", "--pid", "1", "--track", "dir"], 2, "--track"),
         (["checkpoint", "--pid", "1", "--leave", "asleep", "dir"], 2, "running, stopped, killed"),
         (["checkpoint", "--pid", "4194300", "/tmp/never"], 125, "4194300"),
     ],

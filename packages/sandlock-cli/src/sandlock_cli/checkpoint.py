@@ -34,6 +34,8 @@ def main(words: list[str]) -> int:
         raise UsageError("checkpoint needs a run's name, or --pid PID, and one directory for the image", "checkpoint")
     if pid and not (pid.isascii() and pid.isdigit() and int(pid)):
         raise UsageError(f"--pid {pid} is no process id", "checkpoint")
+    if pid and values.get("track"):
+        raise UsageError("--track is of a run, whose launcher watches it; nobody is left to watch --pid", "checkpoint")
     try:
         leave = Leave(values.get("leave", "running"))
     except ValueError:
@@ -54,6 +56,7 @@ def _save_run(name: str, folder: str, leave: Leave, values: dict[str, Any]) -> i
         "allow": list(values.get("allow", ())),
         "compression": "zstd" if values.get("zstd") else "none",
         "parent": os.path.abspath(parent) if parent is not None else None,
+        "track": bool(values.get("track")),
     }
     try:
         answer = ask(run.file, run.host, wanted)
@@ -62,6 +65,8 @@ def _save_run(name: str, folder: str, leave: Leave, values: dict[str, Any]) -> i
         return NOT_SET_UP
     if "error" in answer:
         return _refuse(answer["error"], answer.get("unsupported", ()))
+    for pid, why in answer["untracked"]:
+        warn(f"process {pid} is not watched, its pages will be compared: {why}")
     if values.get("json"):
         print(json.dumps(answer))
     return 0

@@ -56,6 +56,7 @@ def _lines(path: str, found: dict[str, Any]) -> list[str]:
         f"{printable(path)}: {printable(found['name']) or 'no name'}, {found['architecture']}, Linux {found['kernel']}",
         f"  digest {found['digest']}",
         f"  {_size(found['contents_bytes'])} of memory, {_size(found['inherited_bytes'])} of it in other images"
+        + (f" ({_size(found['unread_bytes'])} of that not compared)" if found["unread_bytes"] else "")
         + "".join([f"; needs {printable(name)}" for name in found["ancestors"]]),
         f"  {found['open_files']} open files",
     ]

@@ -22,6 +22,7 @@ from sandlock_runtime.errors import NotRunningError, SandboxError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandlock_checkpoint import Tracker
     from sandlock_policy import Policy
     from sandlock_runtime.life import Life
 
@@ -33,7 +34,7 @@ _PATIENCE_S = 5.0  # for a peer that connects and says nothing
 _CREDENTIALS = struct.Struct("iII")  # struct ucred
 _PEER_PIDFD = 77  # SO_PEERPIDFD, asm-generic/socket.h, 6.5
 _KEYS: dict[str, type | tuple[type, ...]] = {
-    "folder": str, "leave": str, "allow": list, "compression": str, "parent": (str, type(None)),
+    "folder": str, "leave": str, "allow": list, "compression": str, "parent": (str, type(None)), "track": bool,
 }  # fmt: skip
 
 
@@ -57,6 +58,7 @@ class Control:
         self._life = life
         self._policy = policy
         self._busy = threading.Lock()
+        self._tracker: Tracker | None = None  # from the first checkpoint that asks for it to the end of the run
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             _by_folder(path, self._socket.bind)
@@ -75,6 +77,8 @@ class Control:
             self._socket.shutdown(socket.SHUT_RDWR)  # ends the accept of the thread
         with self._busy:
             self._socket.close()
+            if self._tracker is not None:
+                self._tracker.close()
 
     def _serve(self) -> None:
         while True:
@@ -107,15 +111,19 @@ class Control:
             return {"error": str(error) or type(error).__name__, "unsupported": listed}
 
     def _checkpoint(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        from sandlock_checkpoint import image
-        from sandlock_runtime.capturing import checkpoint_life  # lazy: few runs are checkpointed
+        from sandlock_checkpoint import Tracker, image  # lazy: few runs are checkpointed
+        from sandlock_runtime.capturing import checkpoint_life  # lazy: as above
 
+        if wanted["track"] and self._tracker is None:
+            self._tracker = Tracker()
         taken = checkpoint_life(
             self._life, self._policy, None,
             allow=[str(name) for name in wanted["allow"]], leave=wanted["leave"], name=self._policy.name or "",
+            tracker=self._tracker,
         )  # fmt: skip
         digest = image.save(taken, wanted["folder"], compression=wanted["compression"], parent=wanted["parent"])
-        return {"digest": digest, "pid": self._life.pid}
+        untracked = self._tracker.untracked if self._tracker is not None else {}
+        return {"digest": digest, "pid": self._life.pid, "untracked": list(untracked.items())[:_MOST]}
 
 
 def ask(entry: str, host: int, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +132,7 @@ def ask(entry: str, host: int, wanted: dict[str, Any]) -> dict[str, Any]:
     Arguments:
         entry: of the run.
         host: the process that launched it.
-        wanted: folder, leave, allow, compression and parent.
+        wanted: folder, leave, allow, compression, parent and track.
 
     Raises:
         NotRunningError: nobody listens there.
