@@ -360,6 +360,26 @@ def test_the_callers_bytes_and_the_saved_policy_are_in_the_image(folder: Path, i
         assert "value-of-it" not in checkpoint.policy
 
 
+def test_no_credential_is_in_the_image(folder: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy's secret is nowhere; what the program was given (its memory) is there, so the search can find."""
+    monkeypatch.setenv("API_TOKEN", "never-to-be-seen")
+    sandbox = box(
+        folder,
+        http_allow=["GET localhost:9/*"],
+        http_ports=[9],
+        credentials=["T=env:API_TOKEN"],
+        http_auth=["GET localhost:9/* bearer T"],
+        clean_env=False,
+    )
+    with start(sandbox) as process:
+        token = ask(process)[1]
+        saved(sandbox, image)
+    written = b"".join(path.read_bytes() for path in image.rglob("*") if path.is_file())
+    assert token.encode() in written
+    assert b"API_TOKEN" in written  # the name, in the policy
+    assert b"never-to-be-seen" not in written
+
+
 def test_nothing_to_save_and_what_cannot_be_saved(folder: Path) -> None:
     sandbox = box(folder)
     with pytest.raises(NotRunningError):

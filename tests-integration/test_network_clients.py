@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import shutil
 import ssl
 import subprocess
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 import pytest
 from command_lab import Command
 
-from sandlock import AuditLog, Policy, Result, Sandbox
+from sandlock import AuditLog, Policy, Result, Sandbox, preset
 from sandlock_proxy import CertificateAuthority
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("seccomp", level=2)]
@@ -170,6 +173,68 @@ def test_git_clones_what_a_rule_allows(pages: Path, tmp_path: Path) -> None:
     assert result.stdout == b"from the repository", result.stderr
     assert b"403" in result.stderr
     assert not (work / "b").exists()
+
+
+OTHERS = {
+    "asyncio": """
+import asyncio
+async def get(path):
+    reader, writer = await asyncio.open_connection("localhost", {port})
+    writer.write(f"GET {{path}} HTTP/1.1\\r\\nHost: localhost:{port}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+    head, _, body = (await reader.read()).partition(b"\\r\\n\\r\\n")
+    writer.close()
+    return head.split()[1].decode() + " " + (body.decode() if b"200" in head else "")
+async def both(): return await asyncio.gather(get("/ok/page"), get("/secret"))
+print(*asyncio.run(both()), sep="\\n")
+""",
+    "node": """
+const get = async (path) => {{
+  const answer = await fetch("http://localhost:{port}" + path);
+  return answer.status + " " + (answer.ok ? await answer.text() : "");
+}};
+Promise.all([get("/ok/page"), get("/secret")]).then((lines) => console.log(lines.join("\\n")));
+""",
+}
+
+
+@pytest.mark.parametrize("client", OTHERS)
+def test_clients_that_connect_without_waiting_are_judged(pages: Path, client: str) -> None:
+    program = "/usr/bin/python3" if client == "asyncio" else shutil.which("node", path="/usr/bin")
+    if program is None:
+        pytest.skip("Node.js is not installed")
+    with site(pages) as (port, seen):
+        switch = "-c" if client == "asyncio" else "-e"
+        result = inside(port, [f"GET localhost:{port}/ok/*"], program, switch, OTHERS[client].format(port=port))
+    assert result.stdout.decode().split() == ["200", "content", "403"], result.stderr
+    assert seen == ["GET /ok/page 200"]
+
+
+def test_pip_installs_from_an_index_what_a_rule_allows(pages: Path, tmp_path: Path) -> None:
+    for name in ("allowed", "other"):
+        folder = pages / "simple" / name
+        folder.mkdir(parents=True)
+        with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            info = f"{name}-1.0.dist-info"
+            wheel.writestr(f"{name}.py", "content = 1\n")
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            wheel.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            wheel.writestr(f"{info}/RECORD", "")
+    work = tmp_path / "work"
+    work.mkdir()
+    pip = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir", "--retries", "0"]
+    with site(pages) as (port, seen):
+        rules = [f"GET 127.0.0.1:{port}/simple/allowed/*"]
+        policy = preset("python").replace(cwd=str(work), fs_writable=[str(work), "/dev/null"], http_ports=[port])
+        policy = policy.replace(http_allow=rules, env={"TMPDIR": str(work)}, private_tmp=False)
+        for name in ("allowed", "other"):
+            more = ["install", "--index-url", f"http://127.0.0.1:{port}/simple", "--target", "into", name]
+            result = Sandbox(policy).run([*pip, *more], timeout=120)
+            assert result.success == (name == "allowed"), result.stderr
+    assert b"403" in result.stderr
+    assert (work / "into/allowed.py").read_text() == "content = 1\n"
+    assert {line.split("/")[2] for line in seen} == {"allowed"}
 
 
 TLS_CLIENTS = """

@@ -78,8 +78,8 @@ _ALLOW.many = True
 _PARENT = Option(
     "parent", ("--parent",), "DIR", "an image beside DIR: only pages that differ from it are written", "none"
 )
-_TRACK = Option("track", ("--track",), "", "watch the run from now on: the next image on this one reads what it wrote since; "
-                "where that cannot be, which is told, pages are compared", "off")  # fmt: skip
+_TRACK = Option("track", ("--track",), "", "watch the run from now on: the next image on this one reads what it wrote "
+                "since; where that cannot be, which is told, pages are compared", "off")  # fmt: skip
 _ZSTD = Option("zstd", ("--zstd",), "", "compress (with the package zstandard)", "off")
 
 _NAME = Option("name", ("--name",), "NAME", "the profile to write", "the program's name")
