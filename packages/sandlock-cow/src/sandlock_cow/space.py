@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import stat
+from itertools import islice
 
 from sandlock_cow.errors import BranchQuotaError
 from sandlock_cow.model import Usage
@@ -17,6 +18,7 @@ __all__ = ["INODE_COST", "Space", "cost"]
 INODE_COST = 512  # what one entry costs beside its blocks, so that a million empty files are not free
 _BLOCK = 512  # bytes of st_blocks everywhere, stat(2)
 _WATCHED_MOST = 64
+_ASKED_MOST = 64  # whether they are in use, at a time: that takes five calls each, and other sandboxes wait
 _FDS_MOST = 512  # for files that are watched: what forbids reading cannot be asked who has it open
 
 
@@ -154,14 +156,21 @@ class Space:
         self._settle()
         if len(self._watched) >= _FDS_MOST:
             raise OSError(errno.ENFILE, f"more than {_FDS_MOST} files of the branch are in use")
-        # Asking costs calls for each: ask again only when as many came as are really in use.
-        self._settled_at = min(max(_WATCHED_MOST, 2 * len(self._watched)), _FDS_MOST)
+        # Asking costs calls for each: ask again only when half as many came.
+        self._settled_at = min(max(_WATCHED_MOST, len(self._watched) + _ASKED_MOST // 2), _FDS_MOST)
 
     def _settle(self) -> None:
-        """Take the final size of every watched file that nobody can write to any more."""
-        for inode, fd in list(self._watched.items()):
-            if not _in_use(fd, os.fstat(fd)):
-                self._drop(inode, fd)
+        """Take the final size of watched files that nobody can write to any more, of those asked longest ago."""
+        for inode, fd in list(islice(self._watched.items(), _ASKED_MOST)):
+            self._ask(inode, fd, os.fstat(fd))
+
+    def _ask(self, inode: int, fd: int, found: os.stat_result) -> bool:
+        """Tell whether a watched file is in use: then it is the last to be asked again, else it is dropped."""
+        if _in_use(fd, found):
+            self._watched[inode] = self._watched.pop(inode)
+            return True
+        self._drop(inode, fd)
+        return False
 
     def holds(self, found: os.stat_result) -> bool:
         """Whether a file, by its attributes, is one of the upper layer, or was when it lost its last name."""
@@ -204,12 +213,14 @@ class Space:
         """The books, brought up to date; or a walk of the upper layer."""
         if exact or self.quota is None:
             self._recount()
+        left = _ASKED_MOST
         for inode, fd in list(self._watched.items()):
             found = os.fstat(fd)
-            if found.st_nlink or _in_use(fd, found):
-                self._charge(found)
-            else:
-                self._drop(inode, fd)
+            if not found.st_nlink and left:
+                left -= 1
+                if not self._ask(inode, fd, found):
+                    continue
+            self._charge(found)
         return Usage(self._total, self._entries, self.quota)
 
     def reserve(self, size: int) -> None:

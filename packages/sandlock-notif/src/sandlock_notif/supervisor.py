@@ -12,6 +12,7 @@ import asyncio
 import inspect
 from contextlib import suppress
 from errno import ENOSYS, EPERM
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import CONTINUE, Action, Answered, Continue, Delegate, Errno, Value
@@ -37,6 +38,7 @@ MAX_TASKS = 256
 """Calls of one sandbox that may wait for something (a connection, a callback, a deputy) at once."""
 _PER_PROCESS = 64  # of these, for one process
 _BURST = 64  # requests answered before the loop serves its other sandboxes
+_BURST_NS = 5_000_000  # and the time after which one more is answered: some take long, as the program has chosen
 # The kernel works on these for longer than we would wait for the next call, and needs the CPU for it: waiting made a
 # loop of fork and exec 5 % slower.
 _LONG = ("fork", "vfork", "clone", "execve", "execveat")
@@ -149,9 +151,9 @@ class Supervisor:
                 judge(shortcut, self.dispatch)
         try:
             fields = exchange.take()
-            left = _BURST
+            left, end = _BURST, monotonic_ns() + _BURST_NS
             while fields is not None and left:
-                left -= 1
+                left = left - 1 if monotonic_ns() < end else 0
                 # With the burst ends the waiting: nothing may be taken that is not served.
                 fields = self._serve(Request(self.listener, fields), last=not left)
         except OSError as error:
