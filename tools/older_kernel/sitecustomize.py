@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-__all__ = ["Agreeing", "AgreeingFinder"]
+__all__ = ["Agreeing", "AgreeingFinder", "KeepingFirst"]
 
 _TARGET = "sandlock_policy.protect"  # decides what is missing; looked for when somebody imports it, not before
 
@@ -78,4 +78,12 @@ class AgreeingFinder(MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, AgreeingFinder())
+class KeepingFirst(list[Any]):
+    """A list whose first element stays the first: the command puts a finder of its own before all others."""
+
+    def insert(self, index: SupportsIndex, item: Any) -> None:
+        """As a list does, but never before the first."""
+        super().insert(max(1, index.__index__()), item)
+
+
+sys.meta_path = KeepingFirst([AgreeingFinder(), *sys.meta_path])
