@@ -200,6 +200,24 @@ def test_net_10_options_that_choose_another_way_out_are_refused() -> None:
     assert set(told.values()) == {"1"}
 
 
+MANY = """
+import socket
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+    for address in ("224.0.0.251", "224.0.0.252", "127.255.255.255", "255.255.255.255"):
+        try: print(s.sendto(b"xy", (address, 9)))
+        except OSError as error: print(error.errno)
+"""
+
+
+@pytest.mark.needs("ipv4")
+def test_addresses_of_many_are_judged_as_addresses_of_one() -> None:
+    """Multicast and broadcast, on the loopback; what leads elsewhere is never allowed here."""
+    told = python(MANY, net_allow=["udp://224.0.0.251:9", "udp://127.255.255.255:9"])
+    assert told.stdout.split() == [b"2", b"1", b"2", b"1"], told.stderr  # sent, or EPERM
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 

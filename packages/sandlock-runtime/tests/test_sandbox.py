@@ -49,6 +49,21 @@ def test_a_policy_and_fields_combine(tree: Tree) -> None:
     assert policy.env == {"A": "policy", "B": "kept"}
 
 
+@pytest.mark.needs("two_cpus")
+def test_settings_of_a_process_are_those_of_the_policy() -> None:
+    code = """
+import ctypes, os
+prctl, personality = ctypes.CDLL(None).prctl, ctypes.CDLL(None).personality
+PR_GET_THP_DISABLE, ADDR_NO_RANDOMIZE = 42, 0x0040000
+print(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), personality(0xFFFFFFFF) & ADDR_NO_RANDOMIZE, *os.sched_getaffinity(0))
+"""
+    cpu = max(os.sched_getaffinity(0))
+    told = box(no_huge_pages=True, no_randomize_memory=True, cpu_cores=str(cpu)).run([*PYTHON, code])
+    assert told.stdout.split() == [b"1", b"%d" % 0x0040000, b"%d" % cpu], told.stderr
+    bare = box().run([*PYTHON, code]).stdout.split()
+    assert (bare[:2], len(bare) > 3) == ([b"0", b"0"], True)
+
+
 def test_nothing_is_granted_by_default(tree: Tree) -> None:
     with pytest.raises(CommandNotRunnableError):
         Sandbox().run(["true"])

@@ -48,6 +48,42 @@ def test_the_one_that_takes_too_much_is_killed_and_the_result_says_so() -> None:
     assert (result.reason, result.signal, result.success, result.stdout) == ("MEMORY", 9, False, b"")
 
 
+def test_a_callback_lowers_the_limits_of_what_runs_and_never_raises_them() -> None:
+    lowered: list[str] = []
+
+    def decide(event: Any, context: Any) -> None:
+        for word, lower in (("few", context.restrict_max_processes), ("small", context.restrict_max_memory)):
+            if event.argv_contains(word):
+                lower({"few": 2, "small": 100 << 20}[word])
+                lower(1 << 40)  # wider than before: nothing
+                lowered.append(word)
+
+    code = """
+import os
+def fork():
+    try:
+        pid = os.fork()
+    except OSError as error:
+        return -error.errno
+    if pid == 0:
+        os.execv("/bin/sleep", ["sleep", "30"])
+    return pid
+def tell(word):
+    if (pid := os.fork()) == 0:
+        os.execv("/bin/true", ["true", word])
+    os.waitpid(pid, 0)
+x = bytearray(b'x' * (200 << 20)); del x
+child = fork(); print(child > 0, flush=True)
+tell("f" "ew"); print(fork(), flush=True)
+os.kill(child, 9); os.waitpid(child, 0)
+tell("sm" "all")
+x = bytearray(b'x' * (200 << 20)); print("alive")
+"""
+    result = python(code, max_processes=10, max_memory="500M", policy_fn=decide)
+    assert lowered == ["few", "small"], result
+    assert (result.stdout, result.reason) == (b"True\n-11\n", "MEMORY")
+
+
 def test_what_stays_below_its_memory_is_left_alone() -> None:
     result = python("x = bytearray(b'x' * (50 << 20)); print('alive')", max_memory="150M")
     assert (result.reason, result.stdout) == ("EXITED", b"alive\n")
