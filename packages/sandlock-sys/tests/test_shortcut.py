@@ -168,6 +168,23 @@ def test_a_marked_object_is_returned_whatever_its_name(serve: Any, root: int, tm
     assert served.told == repr(["EXFULL", "EXFULL", other.stat().st_ino])
 
 
+def test_a_start_far_down_is_returned_where_the_way_up_has_to_be_gone(serve: Any, root: int, tmp_path: Path) -> None:
+    """Each call would go up all the way, and every other sandbox of the loop would wait for it."""
+    far = tmp_path.joinpath(*["d"] * 80)
+    far.mkdir(parents=True)
+    near = tmp_path / "d"
+    for folder in (near, far):
+        (folder / "file").touch()
+    marks = Marks([(1, 1)])
+    for folder, others, told in ((near, marks, None), (far, marks, "'EXFULL'"), (far, NO_MARKS, None)):
+        fd = os.open(folder, os.O_PATH)
+        try:
+            served = serve("newfstatat", look("file", dir_fd=fd), judging(root, denied=others))
+        finally:
+            os.close(fd)
+        assert served.told == f"[{told or (folder / 'file').stat().st_ino}]"
+
+
 def test_links_are_returned_and_one_that_is_meant_itself_is_served(serve: Any, root: int, tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/file").touch()

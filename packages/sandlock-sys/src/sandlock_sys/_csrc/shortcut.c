@@ -23,6 +23,7 @@
 
 enum {
     LONGEST = 4096,             /* PATH_MAX */
+    DEEPEST = 64,               /* the way up is gone at each call: who works further down must not hold others up */
     ROOM = 256,                 /* for what inode.h tells */
     CWD = -100,                 /* AT_FDCWD, linux/fcntl.h */
     SYMLINK_NOFOLLOW = 0x100,   /* AT_*, linux/fcntl.h */
@@ -152,9 +153,9 @@ static int good_start(const struct sl_shortcut *shortcut, int start)
     sl_look(start, shortcut->closed, shortcut->closed_count, &found);
     if (found.outcome != SL_WALK_END || (found.mode & TYPE) != FOLDER)
         return 0;
-    if (shortcut->denied_count && sl_climb(start, shortcut->denied, shortcut->denied_count) != -ENOENT)
+    if (shortcut->denied_count && sl_climb_at_most(start, shortcut->denied, shortcut->denied_count, DEEPEST) != -ENOENT)
         return 0;
-    return !shortcut->fence_count || sl_climb(start, shortcut->fence, shortcut->fence_count) >= 0;
+    return !shortcut->fence_count || sl_climb_at_most(start, shortcut->fence, shortcut->fence_count, DEEPEST) >= 0;
 }
 
 /* The fd that a relative path starts from, to be closed; -1: not served. */

@@ -279,12 +279,12 @@ long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_m
     return end(walk, SL_WALK_ERROR, (int)-object);
 }
 
-long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count)
+long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t count, int most)
 {
     struct identity here, above;
     int at = -1;
     long result = identify(start, &here);
-    for (int steps = 0; result >= 0 && steps < STEPS; steps++) {
+    for (int steps = 0; result >= 0 && steps < most; steps++) {
         long found = marked(&here, marks, count);
         if (found >= 0) {
             drop(at);
@@ -304,4 +304,9 @@ long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count)
     }
     drop(at);
     return result < 0 ? result : -ELOOP;
+}
+
+long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count)
+{
+    return sl_climb_at_most(start, marks, count, STEPS);
 }

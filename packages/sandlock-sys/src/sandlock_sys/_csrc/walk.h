@@ -57,4 +57,7 @@ long sl_look(int fd, const struct sl_walk_mark *marks, uint32_t count, void *wal
 /* Go from the directory `start` up until an object is marked (its index), or the root (-ENOENT), at most 4096 steps. */
 long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count);
 
+/* As sl_climb, at most `most` steps; -ELOOP when that does not tell. */
+long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t count, int most);
+
 #endif
