@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +37,8 @@ def lines(record: Path) -> list[dict[str, Any]]:
 def test_every_line_is_an_event_from_the_start_to_the_end(sandlock: Command, record: Path) -> None:
     done = sandlock("run", "--audit", str(record), "-P", "1", "-e", "(echo x); exit 3")
     told = lines(record)
-    assert [line["event"] for line in told if line["event"] != "launched"] == ["start", "denied", "end"]
+    over_time = ("launched", "process", "sample")
+    assert [line["event"] for line in told if line["event"] not in over_time] == ["start", "denied", "end"]
     assert record.stat().st_mode & 0o777 == 0o600
     assert all(line["schema"] == 1 and line["time"].endswith("Z") for line in told)
     denied = next(line for line in told if line["event"] == "denied")
@@ -88,3 +92,36 @@ def test_a_file_that_cannot_be_used_stops_the_run_before_it_starts(sandlock: Com
     done = sandlock("run", "--audit", path, "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (125, "")
     assert "audit" in done.stderr
+
+
+def test_what_the_run_did_over_time_is_in_the_record_and_on_the_page(sandlock: Command, record: Path) -> None:
+    shutil.copy("/usr/bin/sleep", sandlock.work / "<b>&")
+    python = "import os; block = bytearray(40 << 20); os.spawnl(os.P_WAIT, './<b>&', 'sleep', '0.5')"
+    done = sandlock("run", "--audit", str(record), "-P", "9", "-m", "400M", "--", "python3", "-c", python)
+    assert done.returncode == 0, done.stderr
+    told = lines(record)
+    began = [line for line in told if line.get("what") == "began"]
+    launched = next(line for line in told if line["event"] == "launched")
+    first = next(line["lane"] for line in began if line["pid"] == launched["pid"])
+    assert any(line["parent"] == launched["pid"] for line in began), "the process that it started"
+    assert {line["lane"] for line in began} == {line["lane"] for line in told if line.get("what") == "ended"}
+    assert [line for line in told if line.get("what") == "exec" and line["lane"] == first], "its own program"
+    samples = [line for line in told if line["event"] == "sample"]
+    assert max(line["memory_bytes"] for line in samples) > 40 << 20
+    assert sum(sum(line["notifications"].values()) for line in samples) == told[-1]["usage"]["notifications"]
+    text = sandlock("logs", "--html", "--file", str(record)).stdout
+    assert "python3" in text
+    assert "MiB were seen" in text
+    assert "&lt;b&gt;&amp;</text>" in text, "what the program named its program is text"
+    assert "<b>" not in text
+    assert "sample" not in sandlock("logs", "--file", str(record)).stdout, "for pictures, not for reading"
+
+
+def test_where_nobody_asks_nothing_is_told_over_time(sandlock: Command) -> None:
+    code = (
+        "from sandlock import Sandbox, preset; told = []; policy = preset('default').replace(max_processes=1); "
+        "Sandbox(policy, audit=told.append).run(['sh', '-c', '(echo x) || exit 3']); "
+        "print({event.kind for event in told})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=sandlock.work, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'denied'}\n"

@@ -48,7 +48,11 @@ def test_a_named_run_is_listed_and_shown(sandlock: Command, job: subprocess.Pope
     assert f"process {run['pid']}" in shown
     assert "fs_access" in shown
     assert sandlock("inspect", str(run["pid"])).stdout == shown
-    assert sandlock.told("inspect", "job")["protections"]["fs_access"]["state"] == "active"
+    told = sandlock.told("inspect", "job")
+    assert told["protections"]["fs_access"]["state"] == "active"
+    assert run["pid"] in [process["pid"] for process in told["timeline"]["processes"]]
+    assert told["timeline"]["processes"][0]["ended_s"] is None
+    assert "<h2>Processes</h2>" in sandlock("inspect", "--html", "job").stdout
 
 
 def test_the_policy_that_is_shown_is_a_profile(sandlock: Command, job: subprocess.Popen[str]) -> None:

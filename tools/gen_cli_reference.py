@@ -84,17 +84,43 @@ starts; one that others can read, or that the program may write, is refused. Aft
 | `schema` | 1 |
 | `time` | RFC 3339, UTC, microseconds |
 | `event` | `start`, `launched`, `denied`, `fault` (a callback or handler failed, which denies), `audit` (a callback \
-asked for it, or an HTTP request was let through), `bound` (a port), `limit`, `end`, `failed` |
+asked for it, or an HTTP request was let through), `bound` (a port), `limit`, `process`, `sample`, `end`, `failed` |
 | `command`, `cwd`, `policy` | of `start`; the policy as a profile, without values of environment variables |
 | `pid`, `guard`, `protections` | of `launched` |
 | `syscall`, `tid`, `errno`, `error`, `reason`, `detail` | of the supervisor's events; of the HTTP \
 proxy's `syscall` is `http`, and `detail` has the request |
 | `reason`, `exit_code`, `signal`, `error`, `denials`, `usage`, `lost` | of `end`; `lost` events could not be written |
+| `lane`, `pid`, `what` | of `process`: the number of the process in this record, and `began`, `exec` (it was seen to \
+run another program) or `ended` |
+| `parent`, `program`, `age_s` | of `began`: how long it had lived by then; `program` also of `exec`, the last 100 \
+characters of its path, or "" |
+| `span_s`, `notifications` | of `sample`: calls that were answered in so many seconds before, each by its name |
+| `memory_bytes`, `unlisted` | of `sample`: the most that was in use, null without a limit; processes beyond the first \
+200, which are not told one by one |
 | `error` | of `failed`: nothing was started |
+
+Samples are taken every 10 ms at first, and ever more rarely as the run goes on: 60, then 30 for each doubling of its
+time; one in which nothing happened is left out. A process that ended between two of them, and asked the supervisor
+nothing, is not there.
 
 A run that the kernel confines alone has no event between `launched` and `end`. Masked as `***` are credentials of the
 policy and variables whose name says that they are secret, by value; users and passwords in URLs; and what follows a
 name like `password`, `token` or `authorization`. A secret that looks like any other word is not known to be one.
+
+### What a run did over time
+
+`sandlock inspect --json` has it in `timeline`, which is null where the log cannot be read; `--html` draws it.
+
+| key | is |
+|---|---|
+| `seconds` | from the start to the end, or to now |
+| `watched` | whether there is a supervisor; without one only the first process is known |
+| `processes` | each: `pid`, `parent`, `began_s`, `ended_s` (null while it lives) and `programs`, each `at_s` and \
+`program` |
+| `unlisted` | processes beyond the first 200 |
+| `bucket_s` | a sixtieth of `seconds`: what each number of `over_time` and `memory_bytes` is of |
+| `notifications` | system call: `times`, and `over_time`, where a sample is shared among the buckets that it spans |
+| `memory_bytes` | the largest use in each bucket, of all processes together; null without a limit |
 
 ### Signals
 

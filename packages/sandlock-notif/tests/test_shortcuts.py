@@ -88,6 +88,9 @@ def test_most_calls_are_served_without_being_asked_about(base: Path, run: Callab
     assert shortly(outcome.supervisor) > 2 * TRIES
     assert outcome.supervisor is not None
     assert outcome.supervisor.served >= 4 * TRIES
+    answered = outcome.supervisor.answered()
+    assert sum(answered.values()) == outcome.supervisor.served, "each is counted under its name, whoever served it"
+    assert max(answered.values()) >= TRIES
 
 
 def test_what_is_denied_is_refused_each_time(base: Path, run: Callable[..., Outcome]) -> None:

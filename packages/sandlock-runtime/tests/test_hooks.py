@@ -304,6 +304,7 @@ def test_one_more_listener_takes_nothing_else_away() -> None:
     def second(_: object) -> None: ...
 
     hooks = Hooks(lambda _event, _context: None, (("getppid", lambda _: None),), (first,), (Observer(),))
-    more = hooks.also_told(second)
+    more = hooks.also_told(second, lambda _kind, _facts: None)
     assert more.audits == (first, second)
+    assert (len(hooks.timelines), len(more.timelines)) == (0, 1)
     assert (more.policy_fn, more.handlers, more.observers) == (hooks.policy_fn, hooks.handlers, hooks.observers)

@@ -40,7 +40,8 @@ def launch_audited(
         start = launch_registered
     try:
         log.start(command)
-        life, plan = start(policy, command, stdin=stdin, stdout=stdout, stderr=stderr, hooks=Hooks(audits=(log,)))
+        hooks = Hooks(audits=(log,), timelines=(log.note,))
+        life, plan = start(policy, command, stdin=stdin, stdout=stdout, stderr=stderr, hooks=hooks)
     except BaseException as error:
         log.fail(error)
         raise

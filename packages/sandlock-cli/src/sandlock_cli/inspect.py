@@ -6,12 +6,13 @@ import json
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sandlock_cli.failure import printable
 from sandlock_cli.help import print_verb
-from sandlock_cli.logs import print_log
+from sandlock_cli.logs import print_log, read_events
 from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.run_timeline import timeline_of
 from sandlock_cli.runs import find_run, port_words, run_record
 from sandlock_cli.verbs import options_of
 
@@ -32,14 +33,22 @@ def main(words: list[str]) -> int:
     if run is None:
         return 1
     if values.get("html"):
-        return print_log(run.log, run.name, {"html": True})
+        return print_log(run.log, run.name, {"html": True}, time.time())
     if values.get("toml"):
         sys.stdout.write(run.policy)
     elif values.get("json"):
-        print(json.dumps({"schema": 1, **run_record(run), "policy": run.policy}))
+        print(json.dumps({"schema": 1, **run_record(run), "policy": run.policy, "timeline": _timeline(run)}))
     else:
         print("\n".join(_lines(run)))
     return 0
+
+
+def _timeline(run: Run) -> dict[str, Any] | None:
+    """Return what the run did over time, None where its log cannot be read: it may just have ended."""
+    try:
+        return timeline_of(read_events(run.log), time.time())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _lines(run: Run) -> list[str]:

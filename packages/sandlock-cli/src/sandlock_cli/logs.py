@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from sandlock_cli.failure import printable, warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
+from sandlock_cli.run_timeline import OVER_TIME
 from sandlock_cli.verbs import options_of
 from sandlock_runtime.registry import ended_logs, list_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["main", "print_log"]
+__all__ = ["main", "print_log", "read_events"]
 
 _LOOK_S = 0.2  # how often a log that is followed is looked at
 
@@ -46,22 +47,32 @@ def main(words: list[str]) -> int:
     return print_log(logs[0], rest[0], values)
 
 
-def print_log(path: str, name: str, values: dict[str, Any]) -> int:
-    """Print the record in the file `path`, as the options want it; 1 where it is none, which is told."""
+def print_log(path: str, name: str, values: dict[str, Any], until: float = 0.0) -> int:
+    """Print the record in the file `path`, as the options want it; 1 where it is none, which is told.
+
+    A page of a run that lives reaches to `until`, seconds since 1970.
+    """
     try:
         if values.get("html"):
             from sandlock_cli.run_page import page  # lazy: few look at pages
 
-            sys.stdout.write(page(name, [_event(line) for line in _lines(path, follow=False)]))
+            sys.stdout.write(page(name, read_events(path), until))
             return 0
         for line in _lines(path, follow=bool(values.get("follow"))):
             event = _event(line)
+            if event["event"] in OVER_TIME and not values.get("json"):
+                continue  # they are for pictures
             sys.stdout.write(line if values.get("json") else _text(event))
             sys.stdout.flush()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         warn(f"{path} is no record of a run: --audit writes one")
         return 1
     return 0
+
+
+def read_events(path: str) -> list[dict[str, Any]]:
+    """Return the events of the record in the file `path`; ValueError where it is none."""
+    return [_event(line) for line in _lines(path, follow=False)]
 
 
 def _event(line: str) -> dict[str, Any]:

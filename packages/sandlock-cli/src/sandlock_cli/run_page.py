@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from sandlock_cli import run_pictures
 from sandlock_cli.failure import printable
+from sandlock_cli.run_timeline import OVER_TIME, seconds_of, timeline_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,14 +33,19 @@ _STYLE = (
 )
 
 
-def page(name: str, events: Sequence[dict[str, Any]]) -> str:
-    """Return the page of the run `name`; `events` are the lines of its audit, the oldest first."""
+def page(name: str, events: Sequence[dict[str, Any]], until: float = 0.0) -> str:
+    """Return the page of the run `name`; `events` are the lines of its audit, the oldest first; see `timeline_of`."""
+    over_time = timeline_of(events, until)
+    events = [event for event in events if event["event"] not in OVER_TIME]
     by_kind: dict[str, dict[str, Any]] = {event["event"]: event for event in events}
     start, end = by_kind.get("start", {}), by_kind.get("end", {})
     launched = by_kind.get("launched", {})
     told = [event for event in events if event["event"] not in ("start", "launched", "end", "failed")]
     parts = [f"<h1>{_text(name)}</h1>", _facts(start, launched, end, by_kind.get("failed", {}))]
     parts += ["<h2>When what happened</h2>", _timeline(events)]
+    parts += ["<h2>Processes</h2>", run_pictures.processes(over_time)]
+    parts += ["<h2>Calls that the supervisor answered</h2>", run_pictures.calls(over_time)]
+    parts += ["<h2>Memory of all processes together</h2>", run_pictures.memory(over_time)]
     parts += ["<h2>What was told</h2>", _counted(told)]
     protections = launched.get("protections", {})
     rows = [(key, row.get("state", ""), row.get("layer", "")) for key, row in protections.items()]
@@ -81,7 +87,7 @@ def _facts(start: dict[str, Any], launched: dict[str, Any], end: dict[str, Any],
 
 def _timeline(events: Sequence[dict[str, Any]]) -> str:
     """Return one lane for each kind of event, with a mark for each of them."""
-    moments = [(_seconds(event), event["event"]) for event in events]
+    moments = [(seconds_of(event), event["event"]) for event in events]
     if not moments:
         return "<p>Nothing is recorded.</p>"
     first, last = moments[0][0], max(moment for moment, _ in moments)
@@ -124,13 +130,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     titles = "".join(f"<th>{_text(title)}</th>" for title in head)
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{f'<tr>{titles}</tr>' if titles else ''}{body}</table>"
-
-
-def _seconds(event: dict[str, Any]) -> float:
-    try:
-        return datetime.fromisoformat(str(event.get("time", ""))).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _text(value: object) -> str:

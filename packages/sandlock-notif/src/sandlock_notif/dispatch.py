@@ -124,6 +124,10 @@ class HandlerTable(ABC):
         """Return the ports that the sandbox has bound, of those that this domain knows."""
         return ()
 
+    def largest_use(self) -> int | None:
+        """Return the most bytes of memory in use since this was asked last, or None where it does not look at them."""
+        return None
+
     async def close(self) -> None:  # noqa: B027  # most domains hold nothing
         """Free what the domain holds."""
 

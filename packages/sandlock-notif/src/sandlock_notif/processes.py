@@ -102,10 +102,15 @@ class Processes:
         self.root = root
         self._by_pid: dict[int, Process] = {}
         self._by_tid: dict[int, Process] = {}
+        self._welcomers: list[Callable[[Process], None]] = []
         self._watchers: list[Callable[[Process], None]] = []
         self._open = 0
         self._unwatched = 0
         self.largest_pid = 0
+
+    def on_start(self, welcomer: Callable[[Process], None]) -> None:
+        """Call `welcomer` with every process that enters the index, which may be long after it was made."""
+        self._welcomers.append(welcomer)
 
     def on_exit(self, watcher: Callable[[Process], None]) -> None:
         """Call `watcher` with every process that leaves the index, after it has ended."""
@@ -165,6 +170,8 @@ class Processes:
             self._open += 1
             if self._loop is not None:
                 self._loop.add_reader(process_fd, self._ended, process)
+        for welcomer in self._welcomers:
+            welcomer(process)
         return process
 
     def unregister(self, process: Process) -> None:

@@ -77,6 +77,7 @@ class Supervisor:
         self._asked = 0
         self._sink = sink
         self._handlers = dispatch.handlers
+        self._counts = dict.fromkeys(dispatch.handlers, 0)
         self._audit_arch = dispatch.arch.audit_arch
         self._wait_ns = _NEXT_NS if patient else 0
         numbers = dispatch.arch.syscalls
@@ -96,6 +97,12 @@ class Supervisor:
     def shortly(self) -> int:
         """Of these, the ones that were served without the interpreter."""
         return 0 if self._shortcut is None else self._shortcut.served
+
+    def answered(self) -> dict[str, int]:
+        """Return how often each call was asked about so far, by its name."""
+        shortly = {} if self._shortcut is None else self._shortcut.served_by_number()
+        names = self.dispatch.names
+        return {names[number]: count + shortly.get(number, 0) for number, count in self._counts.items()}
 
     async def serve(self) -> None:
         """Answer until no task has the filter any more, or until cancelled; then close.
@@ -169,6 +176,7 @@ class Supervisor:
         if handlers is None or request.arch != self._audit_arch:
             action: Action | None = Errno(ENOSYS, "a call that nobody handles")
         else:
+            self._counts[request.nr] += 1
             action = self._ask(request, handlers, 0)
         self._asked += 1
         exchange = self.listener.exchange
@@ -248,7 +256,6 @@ class Supervisor:
             action = Errno(EPERM)
         except Exception as error:  # noqa: BLE001  # as above
             action = self._fault(request, error)
-        self._asked += 1
         if action is not None:
             self._answerer.perform(request, action)
 

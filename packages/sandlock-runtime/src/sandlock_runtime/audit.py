@@ -16,7 +16,7 @@ from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.masking import Masker, without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sandlock_notif import Event
     from sandlock_policy import Plan, Policy
@@ -35,9 +35,10 @@ class AuditLog:
     r"""An audit of one run. Give it to `Sandbox(audit=...)`, or call its methods as the run goes on.
 
     Every line has `schema`, `time` (RFC 3339, UTC) and `event`: `start` (command, folder, policy), `launched` (pid,
-    protections), `denied`, `fault`, `audit`, `bound` and `limit` (system call, thread, errno, reason, detail), `end`
-    (as in `Result`) or `failed`. Bytes that are not UTF-8 are lone surrogates, escaped (`\udcff`), as `os.fsdecode` has
-    them: nothing is lost. Secrets are masked, see `Masker`.
+    protections), `denied`, `fault`, `audit`, `bound` and `limit` (system call, thread, errno, reason, detail),
+    `process` and `sample` (what the run does over time, told where a supervisor is), `end` (as in `Result`) or
+    `failed`. Bytes that are not UTF-8 are lone surrogates, escaped (`\udcff`), as `os.fsdecode` has them: nothing is
+    lost. Secrets are masked, see `Masker`.
 
     Arguments:
         path: appended to; made with mode 0600.
@@ -65,6 +66,10 @@ class AuditLog:
         line["reason"] = self._masker.text(event.reason)
         line["detail"] = self._masker.value(dict(event.detail))
         self._write(event.kind, line)
+
+    def note(self, kind: str, facts: Mapping[str, object]) -> None:
+        """Write what the run does over time, see `sandlock_notif.timeline`; called in the supervisor's thread."""
+        self._write(kind, {key: self._masker.text(at) if isinstance(at, str) else at for key, at in facts.items()})
 
     def start(self, command: Sequence[object]) -> None:
         """Write that `command` is about to be started."""

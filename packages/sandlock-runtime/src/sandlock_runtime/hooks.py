@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from sandlock_notif import Event, HandlerTable
     from sandlock_notif.handlers.callback import PolicyFunction
     from sandlock_notif.handlers.user import UserHandler
+    from sandlock_notif.timeline import Note
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "hooks_of"]
 
 
 @record(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Hooks:
         audits: told every event of the supervisor and of the HTTP proxy, in their threads, one at a time. They make no
             supervisor where none is needed.
         observers: tables that are asked before all others, and leave every call to them.
+        timelines: told what the run does over time, see `sandlock_notif.timeline`. They make no supervisor either.
 
     """
 
@@ -32,12 +34,27 @@ class Hooks:
     handlers: tuple[tuple[str | int, UserHandler], ...] = ()
     audits: tuple[Callable[[Event], None], ...] = ()
     observers: tuple[HandlerTable, ...] = ()
+    timelines: tuple[Note, ...] = ()
 
-    def also_told(self, audit: Callable[[Event], None]) -> Hooks:
-        """Return these with one more listener."""
-        return Hooks(self.policy_fn, self.handlers, (*self.audits, audit), self.observers)
+    def also_told(self, audit: Callable[[Event], None], timeline: Note) -> Hooks:
+        """Return these with one more listener, and one who is told what the run does over time."""
+        timelines = (*self.timelines, timeline)
+        return Hooks(self.policy_fn, self.handlers, (*self.audits, audit), self.observers, timelines)
 
     @property
     def served(self) -> bool:
         """Whether somebody has to answer calls for these."""
         return self.policy_fn is not None or bool(self.handlers) or bool(self.observers)
+
+
+def hooks_of(
+    policy_fn: PolicyFunction | None,
+    handlers: tuple[tuple[str | int, UserHandler], ...],
+    audit: Callable[[Event], None] | None,
+) -> Hooks:
+    """Return the hooks of a `Sandbox`; an `AuditLog` is told what the run does over time as well."""
+    if audit is None:
+        return Hooks(policy_fn, handlers)
+    from sandlock_runtime.audit import AuditLog  # lazy: most have none
+
+    return Hooks(policy_fn, handlers, (audit,), timelines=(audit.note,) if isinstance(audit, AuditLog) else ())

@@ -61,7 +61,7 @@ def launch_registered(
             policy, command, stdin=stdin, stdout=stdout, stderr=stderr, keep=keep, park=park, hooks=hooks,
             instead=instead,
         )  # fmt: skip
-    hooks = (Hooks() if hooks is None else hooks).also_told(desk.hear)
+    hooks = (Hooks() if hooks is None else hooks).also_told(desk.hear, desk.log.note)
     try:
         desk.log.start(command)
         life, plan = launch(

@@ -79,9 +79,9 @@ class Sandbox(Deferred, Forking, Saving):
         self.policy = base.replace(**fields) if fields else base
         self._hooks = None
         if policy_fn is not None or handlers or audit is not None:
-            from sandlock_runtime.hooks import Hooks  # lazy: most sandboxes have none
+            from sandlock_runtime.hooks import hooks_of  # lazy: most sandboxes have none
 
-            self._hooks = Hooks(policy_fn, tuple(handlers), (audit,) if audit is not None else ())
+            self._hooks = hooks_of(policy_fn, tuple(handlers), audit)
         self._init_fn, self._work_fn = init_fn, work_fn
         self._branch: RunBranch | None = None
         self._lock = allocate_lock()

@@ -26,6 +26,7 @@ from sandlock_sys.spawn import SpawnError
 
 if TYPE_CHECKING:
     from sandlock_notif.dispatch import BoundPort
+    from sandlock_notif.timeline import Timeline
     from sandlock_policy import Context, Plan, Policy
     from sandlock_runtime.hooks import Hooks
     from sandlock_runtime.served_view import ServedView
@@ -70,6 +71,8 @@ class Service:
         self._limits = limits_for(policy)
         self._rules = rules_for(policy, plan, self._tables)
         self._audits = hooks.audits if hooks is not None else ()
+        self._timelines = hooks.timelines if hooks is not None else ()
+        self._timeline: Timeline | None = None
         self._plan = plan
         self._web = web
         self._telling = allocate_lock()  # the proxy has a thread of its own
@@ -160,8 +163,8 @@ class Service:
             self._finished = True
             if self._supervisor is not None:
                 self.served = self._supervisor.served
-            if any(table.while_parked for table in self._tables):
-                self._thread.call(self._finish())
+            if self._timelines or any(table.while_parked for table in self._tables):
+                self._thread.call(self._finish())  # the record, if there is one, is to be whole
             else:
                 # Nobody is left to be served, so nobody waits for it; it comes behind a beginning that is under way.
                 self._later(self._finish())
@@ -221,13 +224,32 @@ class Service:
         except BaseException:
             await supervisor.close()
             raise
+        if self._timelines:
+            self._record(supervisor, spawned.pid)
         supervisor.start().add_done_callback(self._ended)
+
+    def _record(self, supervisor: Supervisor, pid: int) -> None:
+        """Begin to tell what the run does over time."""
+        from sandlock_notif.timeline import Timeline  # lazy: for who keeps a record
+
+        def memory() -> int | None:
+            return next((found for table in self._tables if (found := table.largest_use()) is not None), None)
+
+        self._timeline = Timeline(self._note, supervisor.answered, memory)
+        self._timeline.begin(self._thread.loop, supervisor.processes, pid)
+
+    def _note(self, kind: str, facts: Mapping[str, object]) -> None:
+        for note in self._timelines:
+            with suppress(Exception):  # a record that cannot be kept keeps nobody from anything
+                note(kind, facts)
 
     async def _finish(self) -> None:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
         self._kill = None
+        if self._timeline is not None:
+            self._timeline.close()
         await supervisor.close()
         for table in self._tables:
             with suppress(Exception):  # a domain that cannot free itself keeps nobody's result

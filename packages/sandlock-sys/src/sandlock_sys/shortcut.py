@@ -113,6 +113,10 @@ class Shortcut:
         """How many requests were served."""
         return int(self.memory.served)
 
+    def served_by_number(self) -> dict[int, int]:
+        """Return how many requests were served of each system call, by its number."""
+        return {entry.number: int(entry.served) for entry in self.memory.rows[0 : self.memory.row_count]}
+
     @property
     def stale(self) -> bool:
         """Whether it has to be told anew what to judge by."""

@@ -81,7 +81,7 @@ class MemoryLimit(HandlerTable):
 
     def __init__(self, limit: int, folders: Sequence[str | bytes] = ()) -> None:
         self.limit = limit
-        self.used = self.peak = 0
+        self.used = self.peak = self._largest = 0
         self._folders = tuple(folders)
         self._services: Services | None = None
         self._task: asyncio.Task[None] | None = None
@@ -143,6 +143,11 @@ class MemoryLimit(HandlerTable):
 
     def _lower(self, limit: int) -> None:
         self.limit = min(self.limit, limit)
+
+    def largest_use(self) -> int:
+        """Return the largest use since this was asked last."""
+        largest, self._largest = self._largest, self.used
+        return largest
 
     async def close(self) -> None:
         """Stop sampling and let the memfds go."""
@@ -208,6 +213,7 @@ class MemoryLimit(HandlerTable):
                 self._started = self._started or usage.has_executed(services.pid)
                 used = await self._look(services) if self._started else 0
                 self.used, self.peak = used, max(self.peak, used)
+                self._largest = max(self._largest, used)
                 self._seen_at = services.loop.time()
             except Exception as error:  # noqa: BLE001  # whatever it is, growth would go unseen
                 if services.loop.time() - self._seen_at >= _BLIND_S:

@@ -356,6 +356,7 @@ long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_
         if (!serve(&call))
             break;
         shortcut->served++;
+        shortcut->rows[call.row - shortcut->rows].served++;
         wait_ns = shortcut->wait_ns;
         if (!shortcut->left || !--shortcut->left) {
             result = 0;

@@ -23,6 +23,7 @@ struct sl_shortcut_row {
     int32_t value;  /* see the kind */
     int32_t flags;  /* -1: it has none, and means `fixed` */
     int32_t fixed;
+    uint64_t served; /* so far, of this row */
 };
 
 /* What a path must not touch if it is to be served here. Only the thread that takes notifications changes it, and not
