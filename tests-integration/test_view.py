@@ -193,6 +193,33 @@ def test_a_mount_without_another_root_covers_what_was_there(tmp_path: Path) -> N
 
 
 @both_ways
+@pytest.mark.parametrize("rooted", [True, False])
+def test_the_mount_with_the_longest_path_wins(root: Path, tmp_path: Path, rooted: bool) -> None:
+    for name in ("outer/inner/deep", "inner/deep", "deep"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("outer", "inner", "deep"):
+        (tmp_path / name / "which").write_text(f"{name}\n")
+    (tmp_path / "one").write_text("one file\n")
+    (tmp_path / "outer/one").write_text("another\n")
+    (root / "data/inner/deep").mkdir(parents=True)
+    place = "/data" if rooted else str(root / "data")
+    script = f"""cd {place}; cat which inner/which inner/deep/which one
+    for folder in . inner inner/deep; do echo x > $folder/made; done; echo x > one; cat {place}/inner/deep/../which"""
+    fields = {
+        "fs_mount": {place: str(tmp_path / "outer"), f"{place}/inner/deep": str(tmp_path / "deep")},
+        "fs_mount_ro": {f"{place}/inner": str(tmp_path / "inner"), f"{place}/one": str(tmp_path / "one")},
+    }
+    if rooted:
+        fields["fs_mount_ro"]["/usr"] = "/usr"
+        result = boxed(root, script, **fields)
+    else:
+        result = sh(script, fs_readable=SYSTEM, **fields)
+    assert lines(result) == ["outer", "inner", "deep", "one file", "inner"], result
+    made = [name for name in ("outer", "inner", "deep") if (tmp_path / name / "made").exists()]
+    assert (made, (tmp_path / "one").read_text()) == (["outer", "deep"], "one file\n")
+
+
+@both_ways
 def test_programs_below_a_mount_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/hello").write_text("#!/bin/sh\necho hello from $0\n")
@@ -215,6 +242,7 @@ def test_a_private_temporary_directory_is_tmp_in_another_root(root: Path) -> Non
         ({"chroot": "/no/such/root"}, "is no directory"),
         ({"fs_mount": {"/usr": "/no/such/host"}}, "does not exist on the host"),
         ({"fs_mount": {"/no/such/place": "/usr"}}, "a mount needs a place"),
+        ({"fs_mount": {"/mnt": "/usr", "/mnt/no/such": "/usr"}}, "does not exist in /usr, which .* needs a place"),
         ({"chroot": "/", "namespaces": "off", "supervisor": False}, "chroot .*needs the supervisor"),
     ],
 )

@@ -230,7 +230,7 @@ class Supervisor:
 
         try:
             owner = self.processes.of(request).pid
-        except VanishedError:
+        except (VanishedError, OSError):  # this call is denied; it is no fault of the listener
             drop()
             return
         self._tasks.add(owner, lambda: self._finish(request, outcome, handlers, following), drop)

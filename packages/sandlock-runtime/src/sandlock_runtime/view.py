@@ -102,9 +102,11 @@ def check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
     for host, inside, _ in binds:
         if not os.path.lexists(host):
             problems.append(Problem("filesystem.mount", host, "does not exist on the host", "name what is there"))
-        place = (root or "") + inside
-        if not os.path.lexists(place) and not any(place.startswith(f"{(root or '')}{to}/") for _, to, _ in binds):
-            text = f"does not exist{' in the root' if root else ''}, and a mount needs a place"
+        around = max(((to, shown) for shown, to, _ in binds if inside.startswith(f"{to}/")), default=None)
+        place = around[1] + inside[len(around[0]) :] if around else (root or "") + inside
+        if not os.path.lexists(place):
+            where = f" in {around[1]}, which is mounted around it" if around else " in the root" if root else ""
+            text = f"does not exist{where}, and a mount needs a place"
             problems.append(Problem("filesystem.mount", inside, text, "make an empty folder or file there"))
     if problems:
         raise PolicyError(problems)
