@@ -111,7 +111,7 @@ def test_a_kernel_call_that_fails_lets_nothing_through(
 
 
 @pytest.mark.parametrize("moment", ["asked", "looked", "read", "awaited", "twice", "injected"])
-def test_a_child_that_is_killed_at_any_moment_leaves_nothing(moment: str) -> None:
+def test_a_child_that_is_killed_at_any_moment_leaves_nothing(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call is being decided: before anything was looked at, between two steps, in a task, before its fd arrives."""
     reached: list[str] = []
 
@@ -141,7 +141,7 @@ def test_a_child_that_is_killed_at_any_moment_leaves_nothing(moment: str) -> Non
 
     asked = table("chdir", ask)
     services: list[Any] = []
-    asked.attach = services.append  # type: ignore[method-assign]
+    monkeypatch.setattr(asked, "attach", services.append)
     outcome = supervise(python("import os\nos.chdir('/served')\nprint('lived')"), asked)
     assert (outcome.code, outcome.output, reached) == (-signal.SIGKILL, b"", [moment])
     assert not [event for event in outcome.events if event.kind == "fault"]
