@@ -90,6 +90,7 @@ def test_a_write_grant_is_a_write_grant(sandlock: Callable[..., Typed], tmp_path
     assert (tmp_path / "made").read_text() == "x"
 
 
+@pytest.mark.needs("landlock", level=6)
 def test_the_parent_survives(sandlock: Callable[..., Typed], outsider: Outsider) -> None:
     done = sandlock("run", "--", "sh", "-c", "kill -9 $PPID; echo status $?")
     assert done.stdout == "status 1\n", (done.stdout, done.stderr)

@@ -204,7 +204,7 @@ def test_a_branch_of_another_storage_is_named_by_its_path(sandlock: Command, tmp
 
 def test_a_branch_in_use_is_left_alone(sandlock: Command) -> None:
     running = sandlock.start(
-        "run", "--preset", "default", "--workdir", ".", "-e", "echo x > new; echo up; sleep 5; exit 1"
+        "run", "--preset", "default", "--workdir", ".", "-e", "echo x > new; echo up; sleep 60; exit 1"
     )
     try:
         assert running.stdout is not None

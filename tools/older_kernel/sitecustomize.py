@@ -3,18 +3,22 @@
 A policy that names nothing in `allow_degraded` is refused there, which is the point of a sandbox and the end of nearly
 every test. With this folder in PYTHONPATH every Python process of a run gives up, by name, what the running kernel
 itself lacks, as if each policy had said so. What a test takes away on top of that (a pretended ABI) is refused as ever.
+
+It is imported by every interpreter of a run, and some tests look at what a run imports: nothing is imported here that
+the interpreter has not imported already, importlib.machinery aside.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from typing import TYPE_CHECKING, Any, SupportsIndex
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.abc import Loader
     from types import ModuleType
+    from typing import Any, SupportsIndex
 
 __all__ = ["Agreeing", "AgreeingFinder", "KeepingFirst"]
 
@@ -37,16 +41,15 @@ def _missing_here() -> frozenset[str]:
     return frozenset(name for name, first in since.items() if abi < first)
 
 
-class Agreeing(Loader):
+class Agreeing:
     """Loads the module as its own loader does, and then lets `lack` agree."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the loader itself."""
-        made: ModuleType | None = self._loader.create_module(spec)
-        return made
+        return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         """Run it, and put our `lack` before its own."""
@@ -63,7 +66,7 @@ class Agreeing(Loader):
         protections.lack = lack
 
 
-class AgreeingFinder(MetaPathFinder):
+class AgreeingFinder:
     """Finds the one module that decides about missing layers."""
 
     def find_spec(
@@ -74,11 +77,11 @@ class AgreeingFinder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = Agreeing(spec.loader)
+            spec.loader = Agreeing(spec.loader)  # type: ignore[assignment] # importlib.abc would import typing
         return spec
 
 
-class KeepingFirst(list[Any]):
+class KeepingFirst(list):  # type: ignore[type-arg] # evaluated at run time, where typing is not imported
     """A list whose first element stays the first: the command puts a finder of its own before all others."""
 
     def insert(self, index: SupportsIndex, item: Any) -> None:
