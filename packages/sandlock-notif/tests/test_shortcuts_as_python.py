@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -73,6 +74,9 @@ names = [
     "secrets", "Secret", "socket", "self", "thread-self", "root", "cwd", "fd", "exe", "mounts", "stat", "1",
     "proc", "dev", "null", "locked", "n" * 255, "n" * 256, "\udcff\udcfe", "no\udc80",
 ]
+names += ["dir", "file", "secret"] * 5 + ["inner", "made", "hidden"] * 2
+open(base + "/ready", "w").close()
+while not os.path.exists(base + "/go"): select.select([], [], [], 0.005)
 def path():
     kind = choose.random()
     if kind < 0.02: return choose.choice([b"", b"/", b"//", b".", b"..", b"./", b"../", b"/.", b"/.."])
@@ -182,6 +186,11 @@ def denying(base: Path) -> View:
     return View(denied=[os.fsencode(tree / name) for name in ("secret", "dir/no", "absent/made")])
 
 
+def denying_later(_: Path) -> View:
+    """What is denied while its folders are open already."""
+    return View(live=True)
+
+
 def generating(base: Path) -> View:
     layer = VirtualLayer()
     layer.add(os.fsencode(base / "tree/made"), lambda _: b"generated")
@@ -208,17 +217,29 @@ def fill(tree: Path) -> None:
         (tree / path).write_text(path)
 
 
-@pytest.mark.parametrize("make", [denying, generating, rooted])
+@pytest.mark.parametrize("make", [denying, denying_later, generating, rooted])
 def test_random_calls_are_answered_alike(
     base: Path, make: Callable[[Path], View], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Outcome:
         fill(base / "tree")
+        for name in ("ready", "go"):
+            (base / name).unlink(missing_ok=True)
         for name in ("proc", "dev", "usr", "lib", "lib64", "etc"):
             shutil.rmtree(base / name, ignore_errors=True)
         argv = program(CODE, "" if make is rooted else str(base), str(SEED), str(CALLS))
         grants = [(b"/", READ), (os.fsencode(base), ALL)]
-        outcome = supervise(argv, FilesTable(make(base)), grants=grants, timeout_s=60.0)
+        view = make(base)
+
+        async def deny(*_: object) -> None:
+            while not (base / "ready").exists():  # noqa: ASYNC110  # another process makes it
+                await asyncio.sleep(0.005)
+            if make is denying_later:
+                for denied in ("secret", "dir/no"):
+                    view.denials.deny(os.fsencode(base / "tree" / denied))
+            (base / "go").touch()
+
+        outcome = supervise(argv, FilesTable(view), while_running=deny, grants=grants, timeout_s=60.0)
         assert outcome.code == 0
         assert not [event for event in outcome.events if event.kind == "fault"], outcome.events
         return outcome
