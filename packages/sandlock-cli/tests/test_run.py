@@ -53,6 +53,13 @@ def test_streams_are_the_callers(sandlock: Typed) -> None:
     assert (done.stdout, done.stderr) == ("through", "err\n")
 
 
+def test_a_socket_that_leads_out_of_every_sandbox_is_told(sandlock: Typed) -> None:
+    told = sandlock("run", "--unix-allow", "/run/docker.sock", "--", "true")
+    assert (told.returncode, "Docker (/run/docker.sock)" in told.stderr) == (0, True), told.stderr
+    assert sandlock("run", "-q", "--unix-allow", "/run/docker.sock", "--", "true").stderr == ""
+    assert sandlock("run", "--unix-allow", "/run/postgresql/.s.PGSQL.5432", "--", "true").stderr == ""
+
+
 def test_a_shell_command_gets_further_words(sandlock: Typed) -> None:
     assert sandlock("run", "-e", 'echo "$1-$2"', "--", "a", "b c").stdout == "a-b c\n"
 

@@ -109,6 +109,29 @@ def test_a_grant_that_shows_processes_of_others_is_said_to() -> None:
     assert detail("/usr", "/proc/meminfo") == ""
 
 
+@pytest.mark.parametrize(
+    ("path", "service"),
+    [
+        ("/run/docker.sock", "Docker"),
+        ("/run/user/1000/podman/podman.sock", "Podman"),
+        ("/run/user/1000/bus", "D-Bus"),
+        ("/run/dbus/system_bus_socket", "D-Bus"),
+        ("/run/systemd/private", "systemd"),
+        ("/tmp/ssh-Xa12/agent.77", "ssh-agent"),
+        ("/tmp/.X11-unix/X0", "X11"),
+        ("/run/postgresql/.s.PGSQL.5432", None),
+        ("/srv/dockers.sock", None),
+    ],
+)
+def test_a_socket_whose_server_does_anything_is_told(path: str, service: str | None) -> None:
+    rows = {
+        row.name: row.detail
+        for row in plan_of(HostFeatures(7, ALL_FS, 3, 3, served=SERVED_NAMES), unix_allow=[path]).protections
+    }
+    assert (rows["unix_sockets"] == "") == (service is None)
+    assert service is None or f"{service} ({path})" in rows["unix_sockets"]
+
+
 def test_what_holds_the_home_is_not_granted_either() -> None:
     here = Context("/data/homes", "/data/homes/me", ENV, 1000, 1000)
     assert resolve(Policy(fs_readable=["-${CWD}"]), NEW, here).fs_rules == ()

@@ -133,6 +133,12 @@ def _add_mapping(name: str, items: list[str], given: dict[str, Any], fields: dic
 def _run(policy: Policy, command: list[str], own: dict[str, Any], *, capture: bool) -> tuple[Result, Plan]:
     """Run `command` to its end; with `capture` its output is in the result."""
     audit = own["audit"]
+    if policy.unix_allow and not own["quiet"]:
+        from sandlock_cli.failure import warn  # lazy, as the next: few runs reach one
+        from sandlock_policy.services import services_of
+
+        if told := services_of(policy.unix_allow):
+            warn(f"--unix-allow: {told}")
     if policy.image is not None:
         from sandlock_cli.images import unpack  # lazy: as below
 

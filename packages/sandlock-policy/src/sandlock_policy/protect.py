@@ -152,8 +152,12 @@ class Protections:
     def _decide_scopes(self, *, served: bool) -> None:
         abi = self._features.landlock_abi
         unix_off = self.disabled("unix_sockets")
-        self.row("unix_sockets", "disabled" if unix_off else "active", "supervisor" if served else "seccomp",
-                 "every Unix socket that files and scopes let through may be reached" if unix_off else "")  # fmt: skip
+        detail = "every Unix socket that files and scopes let through may be reached" if unix_off else ""
+        if self._policy.unix_allow:
+            from sandlock_policy.services import services_of  # lazy: few policies name sockets
+
+            detail = detail or services_of(self._policy.unix_allow)
+        self.row("unix_sockets", "disabled" if unix_off else "active", "supervisor" if served else "seccomp", detail)
         for name, scope in (("scope_abstract", "abstract_unix_socket"), ("scope_signal", "signal")):
             bit, first_abi, kernel = landlock.SCOPES[scope]
             if self.disabled(name):
