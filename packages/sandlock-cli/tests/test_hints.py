@@ -180,6 +180,25 @@ def test_nothing_is_said_about_what_is_granted_or_not_there(sandlock: Typed, tmp
 
 
 @needs_sandbox
+@pytest.mark.parametrize("namespaces", ["auto", "off"])
+def test_nothing_is_said_about_paths_that_something_else_is_shown_at(
+    sandlock: Typed, tmp_path: Path, namespaces: str
+) -> None:
+    for name in ("tree", "shown", "place"):
+        (tmp_path / "work" / name).mkdir()
+    run = ("run", "--preset", "default", "--namespaces", namespaces)
+    place, shown, tree = (str(tmp_path / "work" / name) for name in ("place", "shown", "tree"))
+    script = "echo x > {0}/made; rm {0}/made; cat {0}/no-such; false"
+    for fields, path in ((("--workdir", tree), tree), (("--fs-mount", f"{place}:{shown}"), place)):
+        done = sandlock(*run, *fields, "--", "sh", "-c", script.format(path))
+        assert done.returncode == 1
+        assert "outside the policy" not in done.stderr
+        assert "read only" not in done.stderr
+    control = sandlock(*run, "--", "sh", "-c", script.format(tree))
+    assert f"--fs-write {tree} would allow" in control.stderr
+
+
+@needs_sandbox
 def test_hints_can_be_silenced_and_success_has_none(sandlock: Typed) -> None:
     for flag in ("-q", "--quiet", "--no-hints"):
         assert "sandlock:" not in sandlock("run", flag, "--", "cat", "/etc/shadow").stderr
