@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import threading
 import time
 from pathlib import Path
@@ -258,6 +259,28 @@ def test_hard_links_sparse_files_modes_times_and_attributes_survive_both_ways(la
     assert (lab.lower / "sparse").stat().st_mtime_ns == 10**18
     assert os.path.samefile(lab.lower / "linked", lab.lower / "directory" / "linked too")
     assert (lab.lower / "linked").read_text() == "both"
+
+
+def test_access_control_lists_survive_both_ways_and_are_inherited(lab: Lab) -> None:
+    kinds = ((1, 6, -1), (2, 4, 1234), (4, 4, -1), (16, 4, -1), (32, 0, -1))  # a named user among the usual classes
+    wanted = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in kinds)  # posix_acl_xattr.h
+    access, default = "system.posix_acl_access", "system.posix_acl_default"
+    try:
+        os.setxattr(lab.lower / "file", access, wanted)
+        os.setxattr(lab.lower / "directory", default, wanted)
+    except OSError:
+        pytest.skip("this file system has no access control lists")
+    branch = lab.branch()
+    write(branch, b"file", b"new")
+    write(branch, b"directory/made", b"new")
+    branch.setxattr(b"directory", b"user.x", b"1")
+    for name in (b"file", b"directory/made"):
+        assert branch.getxattr(name, access.encode()) == wanted
+    branch.commit()
+    assert (lab.lower / "file").read_text() == "new"
+    for path in ("file", "directory/made"):
+        assert os.getxattr(lab.lower / path, access) == wanted
+    assert os.getxattr(lab.lower / "directory", default) == wanted
 
 
 def test_a_link_to_an_unchanged_file_is_a_link_after_the_commit(lab: Lab) -> None:
