@@ -116,8 +116,8 @@ def _path_hints(mentions: Mentions, plan: Plan) -> list[str]:
     shown = plan.view or plan.served_view
     if shown is not None and shown.root is not None:
         return []  # the command names paths of another root
-    covered = () if shown is None else (shown.branch, *(inside for _, inside, _ in shown.binds))
-    covered = tuple([os.path.realpath(path) for path in covered if path])  # by a branch, or another folder
+    places = () if shown is None else (shown.branch, *(inside for _, inside, _ in shown.binds))
+    covered = tuple([os.path.realpath(path) for path in places if path])  # by a branch, or another folder
     lines = []
     for mention in mentions.paths:
         if _is_below(mention.path, covered):
