@@ -122,7 +122,9 @@ def test_a_build_with_many_jobs_loses_no_program(tmp_path: Path) -> None:
     assert len((tmp_path / "done").read_text().split()) == 48 + 1  # and "all"
 
 
-@pytest.mark.parametrize("fields", [{"fs_denied": ["/usr/games"], "namespaces": "off"}, {"policy_fn": allow}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"fs_denied": ["/usr/games"], "namespaces": "off"}, {"policy_fn": allow}], ids=["files", "callback"]
+)
 def test_signals_that_a_runtime_sends_its_threads_all_the_time_break_no_call(fields: dict[str, Any]) -> None:
     """As Go and Java do to stop their threads: with SA_RESTART, at any moment."""
     result = run([*PYTHON, SIGNALLED], max_processes=16, **fields)

@@ -180,4 +180,4 @@ def test_not_22_a_listener_that_sixteen_threads_flood_leaves_time_for_another_sa
 
     first, second = asyncio.run(both())
     assert first == b"flooded\n"
-    assert int(second) < 1000  # some ms by itself; the machine may have other work
+    assert int(second) < 2000  # some ms by itself; the machine may have other work, and who starves waits for 3000
