@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import sandlock_arch
 from sandlock import Sandbox
+from sandlock_testkit.features import level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -99,9 +100,9 @@ class World:
         return self.namespaces + (f"-abi{self.landlock_abi}" if self.landlock_abi else "")
 
     def missing(self) -> list[str]:
-        """The protections that the forced ABI does not have."""
-        abi = self.landlock_abi
-        return [name for name, since in SHIELDED_BY_SINCE.items() if abi and abi < since]
+        """The protections that the forced ABI, or else the host's own, does not have."""
+        abi = self.landlock_abi or level("landlock")
+        return [name for name, since in SHIELDED_BY_SINCE.items() if abi < since]
 
 
 def forced_landlock(abi: int) -> contextlib.AbstractContextManager[object]:

@@ -64,6 +64,7 @@ def test_pr_10_not_18_ll_16_a_stranger_of_the_same_user_is_out_of_reach(
 
 
 @pytest.mark.needs("ptrace")
+@pytest.mark.needs("landlock", level=6)
 def test_pr_11_a_sibling_sandbox_is_out_of_reach(box: Box) -> None:
     with (
         box.sandbox() as sibling,
@@ -124,6 +125,7 @@ print(json.dumps({"before": before, "after": after, "output": result.stdout.deco
 
 
 @pytest.mark.needs("ptrace")
+@pytest.mark.needs("landlock", level=6)
 def test_not_18_pr_10_the_host_and_its_threads_are_out_of_reach(box: Box, world: World) -> None:
     job = {"abi": world.landlock_abi, "fields": box.fields(), "program": box.program("outsider")}
     done = subprocess.run(
@@ -142,6 +144,7 @@ def test_not_18_pr_10_the_host_and_its_threads_are_out_of_reach(box: Box, world:
 
 
 @pytest.mark.needs("ptrace")
+@pytest.mark.needs("landlock", level=6)
 def test_not_17_the_guard_is_out_of_reach(box: Box, mark: str) -> None:
     """The parent of the program is the guard: it is found by getppid, and by every pid near our own.
 

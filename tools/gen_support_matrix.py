@@ -27,7 +27,7 @@ MACHINES = {
     "x86_64-6.18-docker": "the same, behind the rules of Docker's default seccomp profile "
     "(tests-integration/container_rules.py), not in Docker",
     "x86_64-6.12": "Debian 12's linux-image-6.12-amd64 in qemu (TCG), on this root file system (tools/kernels.py)",
-    "x86_64-6.1": "Debian 12's linux-image-amd64 in qemu (TCG), likewise",
+    "x86_64-6.1": "Debian 12's linux-image-amd64 in qemu (TCG), on this root file system (tools/kernels.py)",
     "aarch64-6.1": "Debian 12's linux-image-arm64 in qemu-system-aarch64 (TCG, -cpu max), Debian 12 for arm64",
 }
 STATES = {
