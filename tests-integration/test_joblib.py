@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import joblib
 import pytest
 
 from sandlock import SandboxExecutor, TaskError
@@ -13,8 +14,6 @@ pytestmark = pytest.mark.needs("landlock", level=1)
 
 
 def test_jobs_are_confined() -> None:
-    joblib = pytest.importorskip("joblib", reason="joblib is not installed")
-
     def submit(backend: Any, job: Any, callback: Any = None) -> Any:
         future = backend.executor.submit(job)
         future.add_done_callback(callback)
