@@ -259,7 +259,8 @@ def own_proc(place: Bench) -> Seen:
     return _verdict(held=_text(result) == "False", result=result, how=place.layer(result, "fs_access"))
 
 
-_COUNTING = """number = 0
+_COUNTING = """import sys
+number = 0
 for line in iter(sys.stdin.readline, ""):
     number += 1
     print(number, line.strip(), flush=True)
