@@ -61,8 +61,8 @@ NEVER = """\
   emulator stood still for minutes; in the run before, as root, the limit ended the program.
 * The test suites run on the first machine only (in CI). Under Debian's 6.1 for x86_64 single tests were run, and the
   suite was never seen to its end there; 6.12 was not seen at all.
-* The /tmp of the virtual machine of x86_64-6.1 is in memory, and a tmpfs has user attributes since Linux 6.6 only: a
-  branch needs them, and is refused there. A CPython was saved and restored on it, but not by this program (`-`).
+* In x86_64-6.1 home and TMPDIR were on ext4: a tmpfs has user attributes since Linux 6.6 only, and where a branch has
+  its storage on one it is refused there, in words.
 * **Docker** itself, its AppArmor profile and masked places in /proc: only its seccomp rules were applied.
 * Kernels before 6.1, and other distributions' kernels.
 """
