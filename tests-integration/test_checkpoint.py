@@ -28,7 +28,7 @@ from sandlock import (
 pytestmark = [
     pytest.mark.needs("landlock", level=1),
     pytest.mark.needs("seccomp", level=2),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="restores are made on x86_64 only"),
+    pytest.mark.needs("x86_64"),
 ]
 
 SYSTEM = ["/usr", "-/bin", "-/sbin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "-/etc/alternatives", "/dev/urandom"]

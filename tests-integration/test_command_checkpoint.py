@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.needs("landlock", level=6),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="restores are made on x86_64 only"),
+    pytest.mark.needs("x86_64"),
 ]
 
 COUNTER = """

@@ -35,7 +35,7 @@ from sandlock_checkpoint.open_files import (
 pytestmark = [
     pytest.mark.needs("landlock", level=1),
     pytest.mark.needs("seccomp", level=2),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="restores are made on x86_64 only"),
+    pytest.mark.needs("x86_64"),
 ]
 
 Change = Callable[[Checkpoint], Checkpoint]

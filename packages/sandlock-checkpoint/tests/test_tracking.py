@@ -22,27 +22,14 @@ from sandlock_checkpoint.memory import Area
 from sandlock_sys import procmem, userfaultfd
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_smaps
+from sandlock_testkit.features import level
 
 Page = tuple[Area, int]
 STREAMS = {"fd:0", "fd:1", "fd:2"}
 WAYS = ["write", "read", "protect", "discard", "huge", "replace", "move", "grow", "unmap", "new", "heap", "fork"]
 
 
-def notes_writes() -> bool:
-    try:
-        fd = userfaultfd.create(os.O_CLOEXEC | userfaultfd.USER_MODE_ONLY)
-    except SyscallError:
-        return False
-    try:
-        userfaultfd.note_writes(fd)
-    except SyscallError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-needs_notes = pytest.mark.skipif(not notes_writes(), reason="this kernel does not note writes (6.7, userfaultfd)")
+needs_notes = pytest.mark.needs("write_notes")
 
 
 @pytest.fixture
@@ -139,7 +126,7 @@ def test_images_are_what_the_process_had_whatever_it_did(start: Start, folder: P
             mutator.act(*dice.choices(WAYS, k=dice.randint(0, 12)))
             parent = folder / str(dice.randrange(max(0, number - 2), number))
             unread += saved(tracker, mutator.pid, folder / str(number), parent)[1]
-    assert not notes_writes() or unread > 8 << 20
+    assert not level("write_notes") or unread > 8 << 20
 
 
 @needs_notes

@@ -20,21 +20,7 @@ PAGES = 64
 THERE = PageIs.PRESENT | PageIs.SWAPPED
 
 
-def notes_writes() -> bool:
-    try:
-        fd = userfaultfd.create(os.O_CLOEXEC | userfaultfd.USER_MODE_ONLY)
-    except SyscallError:
-        return False
-    try:
-        userfaultfd.note_writes(fd)
-    except SyscallError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-pytestmark = pytest.mark.skipif(not notes_writes(), reason="this kernel does not note writes (6.7, userfaultfd)")
+pytestmark = pytest.mark.needs("write_notes")
 
 
 class Watched:

@@ -7,10 +7,12 @@ test whether it should run.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,11 @@ __all__ = ["PROBES", "UnknownFeatureError", "level"]
 _NR_LANDLOCK_CREATE_RULESET = 444  # 5.13
 _NR_PIDFD_GETFD = 438  # 5.6
 _LANDLOCK_CREATE_RULESET_VERSION = 1  # linux/landlock.h, 5.13
+_NR_USERFAULTFD = 323 if os.uname().machine == "x86_64" else 282  # 4.3
+_UFFD_USER_MODE_ONLY = 1  # linux/userfaultfd.h, 5.11, as all of these
+_UFFD_API = 0xAA
+_UFFDIO_API = 0xC018AA3F
+_UFFD_FEATURE_WP_ASYNC = 1 << 15  # 6.7
 _PIDFD_THREAD = os.O_EXCL  # linux/pidfd.h, 6.9
 
 
@@ -136,6 +143,20 @@ def _core_dumps() -> int:
     return int(not Path("/proc/sys/kernel/core_pattern").read_text().startswith("|"))
 
 
+def _write_notes() -> int:
+    """1 if userfaultfd notes by itself what is written (6.7)."""
+    fd = _syscall(_NR_USERFAULTFD, os.O_CLOEXEC | _UFFD_USER_MODE_ONLY)
+    if fd < 0:
+        return 0
+    try:
+        fcntl.ioctl(fd, _UFFDIO_API, struct.pack("=3Q", _UFFD_API, _UFFD_FEATURE_WP_ASYNC, 0))
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    return 1
+
+
 PROBES: dict[str, Callable[[], int]] = {
     "landlock": _landlock,
     "seccomp": _seccomp,
@@ -144,6 +165,7 @@ PROBES: dict[str, Callable[[], int]] = {
     "pid_namespace": _pid_namespace,
     "pidfd": _pidfd,
     "ptrace": _ptrace,
+    "write_notes": _write_notes,
     "compiler": _compiler,
     "ipv4": lambda: _loopback(socket.AF_INET, "127.0.0.1"),
     "ipv6": lambda: _loopback(socket.AF_INET6, "::1"),
