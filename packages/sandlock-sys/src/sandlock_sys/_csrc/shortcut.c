@@ -1,9 +1,10 @@
 /* Requests about files that no rule touches, served where they are received: the interpreter is asked about the others.
  *
  * A request is served here only if its path has none of the names by which a marked object is reached, starts outside
- * what is denied, and leads in one step of the kernel's, which follows no symlink, to an object without a mark. All
- * else, every failure of this process's own included, is left to the caller, who begins from the start: nothing that
- * was found out here is used for it. The judgement is that of sandlock_notif.fs.resolve, and has to stay the same.
+ * what is denied, and leads in one step of the kernel's, which follows no symlink, to an object without a mark. An error
+ * of that step is the answer, also one of this process's own (EMFILE): it denies. All else is left to the caller, who
+ * begins from the start: nothing that was found out here is used for it. The judgement is that of
+ * sandlock_notif.fs.resolve, and has to stay the same.
  */
 #define _GNU_SOURCE
 #include "shortcut.h"
