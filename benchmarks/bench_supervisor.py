@@ -1,4 +1,4 @@
-"""What a served call costs, as a multiple of the same call served by a loop in C; and a launch with a listener."""
+"""What a served call costs, as a multiple of the call served by a loop in C; the same in a busy host; and launches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sandlock_notif.dispatch import Handle
 
 CALLS, ROUNDS = 20_000, 15
+FILES = ["/usr", "-/lib", "-/lib64"]
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def main() -> None:
         source = str(Path(__file__).parent / "served_calls.c")
         subprocess.run([shutil.which("cc") or "gcc", "-O2", "-o", program, source], check=True)
         rows = _answers(program)
+        busy = _in_a_busy_host(program)
     report("Served calls", rows)
+    report("Served calls while another thread of the host computes", busy)
     report("Launch with a listener", _launches())
 
 
@@ -61,12 +65,38 @@ def _always(action: Action) -> Handle:
     return lambda _: action
 
 
+def _in_a_busy_host(program: str) -> list[Row]:
+    """A call that Python answers, in a sandbox of the public API: the host's main thread waits, or computes."""
+    handled = Sandbox(fs_readable=[*FILES, program], handlers=[("getppid", lambda _: NotifAction.continue_())])
+
+    def served_ns() -> float:
+        return float(handled.run([program, "call", str(CALLS // 10), "1"]).stdout)
+
+    pairs = []
+    for _ in range(ROUNDS):
+        idle, over = served_ns(), threading.Event()
+        computing = threading.Thread(target=_compute, args=(over,))
+        computing.start()
+        pairs.append((served_ns(), idle))
+        over.set()
+        computing.join()
+    ratios = sorted(busy / idle for busy, idle in pairs)
+    each_ms = sorted(busy for busy, _ in pairs)[ROUNDS // 2] / 1e6
+    return [Row("Continue, from Python", "an idle host", each_ms, ratios[ROUNDS // 2], ratios[1], ratios[-2], 2.0)]
+
+
+def _compute(over: threading.Event) -> None:
+    number = 0
+    while not over.is_set():
+        for _ in range(1000):
+            number += 1
+
+
 def _launches() -> list[Row]:
-    files = ["/usr", "-/lib", "-/lib64"]
-    plain = Sandbox(fs_readable=files)
-    handled = Sandbox(fs_readable=files, handlers=[("getppid", lambda _: NotifAction.continue_())])
-    limited = Sandbox(fs_readable=files, max_processes=100)
-    shown = Sandbox(fs_readable=[*files, "/proc"])
+    plain = Sandbox(fs_readable=FILES)
+    handled = Sandbox(fs_readable=FILES, handlers=[("getppid", lambda _: NotifAction.continue_())])
+    limited = Sandbox(fs_readable=FILES, max_processes=100)
+    shown = Sandbox(fs_readable=[*FILES, "/proc"])
     return compare(
         ("subprocess.run", lambda: subprocess.run(["/bin/true"], capture_output=True, check=True)),
         {

@@ -6,7 +6,7 @@ import asyncio
 import os
 from _thread import allocate_lock
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import EINVAL
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from functools import partial
@@ -19,6 +19,7 @@ from sandlock_policy.seccomp.supervised import compile_supervised
 from sandlock_runtime.handover import Relay, take_listener, takes_fds
 from sandlock_runtime.loop import shared_loop
 from sandlock_runtime.result import Denial, Reason
+from sandlock_runtime.switch_interval import short_switches
 from sandlock_runtime.tables import is_in_memory, limits_for, rules_for, tables_for
 from sandlock_sys.constants.seccomp import FilterFlag
 from sandlock_sys.deputy import Deputy
@@ -84,6 +85,7 @@ class Service:
         self._denials: dict[tuple[str, int, str, str, str], int] = {}
         self._kill: Callable[[str], None] | None = None
         self._finished = False
+        self._held = ExitStack()
         self._relay: Relay | None = None
         self.cause = ""
         self.served = 0
@@ -121,6 +123,7 @@ class Service:
         """
         fd, live = take_listener(spawned) if self._relay is None else self._relay.take()
         listener = Listener(fd)
+        self._held.enter_context(short_switches())
         if live >= 0:
             self._show_memory(live)
         if ruleset >= 0:
@@ -157,19 +160,20 @@ class Service:
 
     def finish(self) -> None:
         """Stop, deny what waits, free everything; twice is fine."""
-        if self._relay is not None:
-            self._relay.close()
-        if self._thread.alive and not self._finished:
-            self._finished = True
-            if self._supervisor is not None:
-                self.served = self._supervisor.served
-            if self._timelines or any(table.while_parked for table in self._tables):
-                self._thread.call(self._finish())  # the record, if there is one, is to be whole
-            else:
-                # Nobody is left to be served, so nobody waits for it; it comes behind a beginning that is under way.
-                self._later(self._finish())
-        if self._web is not None:
-            self._web.close()
+        with self._held:
+            if self._relay is not None:
+                self._relay.close()
+            if self._thread.alive and not self._finished:
+                self._finished = True
+                if self._supervisor is not None:
+                    self.served = self._supervisor.served
+                if self._timelines or any(table.while_parked for table in self._tables):
+                    self._thread.call(self._finish())  # the record, if there is one, is to be whole
+                else:
+                    # Nobody is left to be served, so nobody waits for it; it comes behind a beginning under way.
+                    self._later(self._finish())
+            if self._web is not None:
+                self._web.close()
 
     def ports(self) -> dict[int, int]:
         """Return the ports that are bound inside, and the real one of each; a TCP port wins over a UDP port."""
