@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from supervision import PYTHON, Outcome, supervise
+from supervision import PYTHON, Outcome, supervise, table
 
-from sandlock_notif import processes, usage
+from sandlock_notif import Value, processes, usage
 from sandlock_notif.handlers.memory import MemoryLimit, decide_extents
 from sandlock_notif.memory_pace import data_limit, decide_offender, decide_period
+from sandlock_notif.request import Request
 from sandlock_notif.usage import Use
 
 pytestmark = [
@@ -50,6 +51,19 @@ def run(program: str, *words: str, limit: int = 64, folders: tuple[str, ...] = (
 
 def kills(outcome: Outcome) -> int:
     return sum(event.kind == "limit" and event.reason == "memory" for event in outcome.events)
+
+
+def test_a_lowered_limit_binds_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandlock_notif.handlers.memory.decide_period", lambda *_: 3600.0)  # no look is due any more
+    limit = MemoryLimit(1024 * MIB)
+
+    def lower(_: Request) -> Value:
+        limit.controls()["restrict_max_memory"](60 * MIB)
+        return Value(0)
+
+    code = "import os, time; kept = bytearray(b'x' * (100 << 20)); os.getppid(); time.sleep(60)"
+    outcome = supervise([PYTHON, "-c", code], table("getppid", lower), limit)
+    assert (outcome.code, kills(outcome)) == (-signal.SIGKILL, 1)
 
 
 WAYS = "map small populate noreserve brk huge mremap file memfd hidden leaderless flight zero tables".split()

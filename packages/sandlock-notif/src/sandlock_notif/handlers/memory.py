@@ -106,6 +106,7 @@ class MemoryLimit(HandlerTable):
         self._outside: frozenset[int] = frozenset()
         self._twice = 0  # what forks share and `usage.anonymous` counts in each, at the last walk of page tables
         self._precise_due = 0.0
+        self._due = asyncio.Event()
 
     def traps(self) -> Sequence[Trap]:
         """The two ways to memory that no process shows as its own."""
@@ -142,7 +143,9 @@ class MemoryLimit(HandlerTable):
         return {"restrict_max_memory": self._lower}
 
     def _lower(self, limit: int) -> None:
-        self.limit = min(self.limit, limit)
+        self.limit, self._precise_due = min(self.limit, limit), 0.0
+        if self._services is not None:  # the next look was planned for a higher limit
+            self._services.loop.call_soon_threadsafe(self._due.set)
 
     def largest_use(self) -> int:
         """Return the largest use since this was asked last."""
@@ -220,7 +223,10 @@ class MemoryLimit(HandlerTable):
                     self._end_all(services, str(error))
                     self._seen_at = services.loop.time()
             cost = time.thread_time() - begin
-            await asyncio.sleep(decide_period(max(self.limit - used, 0), cost))
+            timer = services.loop.call_later(decide_period(max(self.limit - used, 0), cost), self._due.set)
+            await self._due.wait()
+            self._due.clear()
+            timer.cancel()
 
     async def _look(self, services: Services) -> int:
         now = services.loop.time()
