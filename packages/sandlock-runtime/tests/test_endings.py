@@ -9,15 +9,15 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from runtime_lab import PYTHON, box, is_alive, line_of, wait_until
+from runtime_lab import PYTHON, box, is_alive, line_of, state_of, wait_until
 
 from sandlock_runtime import DEVNULL, PIPE, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from sandlock_runtime import Result
+    from sandlock_runtime import Process, Result
 
 pytestmark = pytest.mark.usefixtures("leaks")
 
@@ -56,10 +56,45 @@ def test_a_kill_from_here_is_told_apart_from_a_signal() -> None:
 def test_a_kill_after_the_end_changes_nothing() -> None:
     sandbox = box()
     process = sandbox.popen(["sh", "-c", "exit 3"])
-    while is_alive(process.pid):
-        time.sleep(0.005)
+    wait_until(lambda: not sandbox.is_running)
     sandbox.kill()
     assert ending(process.wait(10)) == (Reason.EXITED, 3, None, False)
+
+
+@pytest.fixture
+def at_its_end(tmp_path: Path) -> Iterator[tuple[Process, Path]]:
+    """A program that has written into its branch and ended with success, which its guard has not seen yet."""
+    if os.geteuid() == 0:
+        os.chmod(tmp_path, 0o755)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    sandbox = box(workdir=str(folder), cwd=str(folder), fs_storage=str(tmp_path / "storage"))
+    command = ["sh", "-c", "echo $PPID; read go; echo new > file"]
+    with sandbox.popen(command, stdin=PIPE, stdout=PIPE) as process:
+        guard = int(line_of(process.stdout))
+        os.kill(guard, signal.SIGSTOP)
+        wait_until(lambda: state_of(guard) == "T")
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        wait_until(lambda: state_of(process.pid) == "Z")
+        yield process, folder
+    assert not is_alive(guard)
+
+
+def test_a_kill_at_the_very_end_is_a_kill_and_commits_nothing(at_its_end: tuple[Process, Path]) -> None:
+    process, folder = at_its_end
+    process.kill()
+    result = process.wait(10)
+    assert (result.reason, result.success, result.exit_code) == (Reason.KILLED, False, 0)
+    assert not os.listdir(folder)
+
+
+def test_the_end_of_the_block_leaves_an_end_as_it_was(at_its_end: tuple[Process, Path]) -> None:
+    process, folder = at_its_end
+    process.close()
+    assert ending(process.wait(10)) == (Reason.EXITED, 0, None, True)
+    assert os.listdir(folder) == ["file"]
 
 
 def test_a_timeout_is_no_success_even_if_the_program_obeys_it() -> None:

@@ -73,7 +73,7 @@ class AsyncProcess:
 
     def kill(self) -> None:
         """Kill every process of the sandbox; no error when it has ended."""
-        self._life.kill(Reason.KILLED)
+        self._life.kill()
 
     def terminate(self) -> None:
         """Send SIGTERM to the program."""
@@ -94,8 +94,8 @@ class AsyncProcess:
         await self.close()
 
     async def close(self) -> None:
-        """Kill what is left and free everything, the streams too."""
-        self.kill()
+        """Kill what is left and free everything, the streams too; as `Process.close`."""
+        self._life.close()
         try:
             await self.wait()
         finally:

@@ -125,7 +125,7 @@ class Clones:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Kill what is left."""
-        self.kill()
+        self._life.close()
         self._thread.join()
 
     def _of(self, number: int, status: int | None) -> CloneResult:

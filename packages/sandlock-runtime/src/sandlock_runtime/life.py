@@ -9,7 +9,7 @@ from errno import EAGAIN, EPIPE
 from select import POLLIN, POLLOUT, poll
 
 from sandlock_runtime.errors import NotRunningError, SandboxError
-from sandlock_runtime.result import Reason, make_result
+from sandlock_runtime.result import CLOSED, Reason, make_result
 from sandlock_runtime.scratch import remove_scratch
 
 TYPE_CHECKING = False
@@ -155,17 +155,21 @@ class Life:
         return self.service.ports() if self.service is not None else {}
 
     def kill(self, cause: str = Reason.KILLED) -> None:
-        """Kill every process of the sandbox."""
+        """Kill every process of the sandbox. Unless all had ended before, the result says so: no branch is committed."""
         with self._lock:
             if not self._over():
-                self._cause = self._cause or cause
+                self._blame(cause)
                 self._guard.kill()
+
+    def close(self) -> None:
+        """Kill what is left. A program that had ended by itself before that counts as it ended."""
+        self.kill(CLOSED)
 
     def expire(self) -> None:
         """Tell everyone that the time is over: SIGTERM, and SIGCONT so that a stopped process hears it."""
         with self._lock:
             if not self._over():
-                self._cause = self._cause or Reason.TIMEOUT
+                self._blame(Reason.TIMEOUT)
                 self._guard.signal_all(_SIGTERM)
                 self._guard.signal_all(_SIGCONT)
 
@@ -197,6 +201,9 @@ class Life:
         with self._lock:
             if not self._over() and not self._paused:
                 self._guard.signal_all(_SIGCONT)
+
+    def _blame(self, cause: str) -> None:
+        self._cause = self._cause or ("" if self.wait(0.0) else cause)
 
     def _over(self) -> bool:
         """Whether there is nobody to take orders: it is finished, or a parked child's exec has failed."""

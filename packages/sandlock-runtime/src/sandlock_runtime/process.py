@@ -6,7 +6,6 @@ import os
 
 from sandlock_runtime.errors import NotRunningError
 from sandlock_runtime.life import Patience
-from sandlock_runtime.result import Reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,8 +115,11 @@ class Process:
         return self._life.ports()
 
     def kill(self) -> None:
-        """Kill every process of the sandbox; no error when it has ended."""
-        self._life.kill(Reason.KILLED)
+        """Kill every process of the sandbox; no error when it has ended.
+
+        While anything of it was left, the result is KILLED and no success, however the program ended meanwhile.
+        """
+        self._life.kill()
 
     def terminate(self) -> None:
         """Send SIGTERM to the program."""
@@ -151,8 +153,11 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        """Kill what is left and free everything, the pipes too."""
-        self._life.kill(Reason.KILLED)
+        """Kill what is left and free everything, the pipes too.
+
+        The result of a program that has ended by itself before that says so; after `kill` it does not.
+        """
+        self._life.close()
         try:
             self._finish()
         finally:

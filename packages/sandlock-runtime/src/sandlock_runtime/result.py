@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sandlock_policy import Protection
     from sandlock_sys.guard import Report
 
-__all__ = ["Denial", "Reason", "Result", "Usage", "make_result"]
+__all__ = ["CLOSED", "Denial", "Reason", "Result", "Usage", "make_result"]
 
 
 class Reason:
@@ -83,7 +83,8 @@ class Result:
 
     Attributes:
         success: the program exited with 0, by itself.
-        exit_code: its exit code; -1 when a signal ended it.
+        exit_code: its exit code; -1 when a signal ended it. A program that was told to end may have exited with 0, and
+            `success` is False then: `reason` tells.
         stdout: what it wrote there, where that was captured.
         stderr: likewise.
         reason: one of `Reason`.
@@ -121,6 +122,8 @@ class Result:
         return self
 
 
+CLOSED = "CLOSED"
+"""A cause for `make_result`: what was left was killed, and only a program that had not ended by itself was KILLED."""
 _SIGSYS = 31  # what a filter's KILL_PROCESS ends a process with, on every architecture here
 
 
@@ -136,15 +139,15 @@ def make_result(
     notifications: int = 0,
 ) -> Result:
     """Put the guard's report and what the host knows together; `cause` is a Reason that the host brought about."""
+    killed = Reason.KILLED if cause == CLOSED else cause
     if report is None:
-        reason, code, signal, usage = cause or Reason.SUPERVISOR, -1, None, Usage(wall_s, notifications=notifications)
+        reason, code, signal, usage = killed or Reason.SUPERVISOR, -1, None, Usage(wall_s, notifications=notifications)
         error = "" if cause else "the guard of this sandbox was killed from outside; the program went with it"
     else:
         code = os.waitstatus_to_exitcode(report.status)
         signal = -code if code < 0 else None
         ended = Reason.EXITED if signal is None else Reason.DENIED if signal == _SIGSYS else Reason.SIGNALED
-        # A kill that came after the program had ended by itself changed nothing about how it ended.
-        reason = cause if cause and not (cause == Reason.KILLED and ended == Reason.EXITED) else ended
+        reason = killed if killed and not (cause == CLOSED and ended == Reason.EXITED) else ended
         code = max(code, -1)
         error = ""
         peak = report.peak_kib * 1024 or None

@@ -10,7 +10,6 @@ from sandlock_runtime.errors import NotRunningError, SandboxBusyError
 from sandlock_runtime.forking import Forking
 from sandlock_runtime.launch import launch
 from sandlock_runtime.process import Process
-from sandlock_runtime.result import Reason
 from sandlock_runtime.saving import Saving
 from sandlock_runtime.streams import DEVNULL, INHERIT, PIPE
 from sandlock_sys.spawn import SpawnError
@@ -252,10 +251,10 @@ class Sandbox(Deferred, Forking, Saving):
         return process.wait()
 
     def kill(self) -> None:
-        """Kill every process of the sandbox, daemons included; no error when there is none."""
+        """Kill every process of the sandbox, daemons included; no error when there is none. As `Process.kill`."""
         life = self._life
         if life is not None:
-            life.kill(Reason.KILLED)
+            life.kill()
 
     def send_signal(self, number: int) -> None:
         """Send signal `number` to the program; NotRunningError when there is none."""
@@ -307,7 +306,7 @@ class Sandbox(Deferred, Forking, Saving):
         if process is not None:
             process.close()
         elif life is not None:
-            life.kill(Reason.KILLED)
+            life.close()
             self._end(life)
         if self._branch is not None and self._branch.pending:
             self._branch.drop()
