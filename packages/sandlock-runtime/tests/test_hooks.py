@@ -7,15 +7,16 @@ import errno
 import os
 import threading
 import time
+from select import POLLERR, POLLOUT, poll
 from typing import Any
 
 import pytest
 
 from sandlock_notif.handlers.observing import Observer
 from sandlock_notif.handlers.ready import CallRecord, deny_calls, log_calls
-from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction
+from sandlock_notif.handlers.user import ExceptionPolicy, Handler, HandlerCtx, NotifAction, UserTable
 from sandlock_policy import PolicyError
-from sandlock_runtime import Sandbox
+from sandlock_runtime import PIPE, Sandbox
 from sandlock_runtime.hooks import Hooks
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("landlock", level=1)]
@@ -134,6 +135,82 @@ def test_a_held_call_waits_until_it_is_released() -> None:
 def test_what_is_held_at_the_end_does_not_keep_the_sandbox() -> None:
     result = Sandbox(fs_readable=SYSTEM, handlers=[("getppid", lambda _: NotifAction.hold())]).run(GETPPID, timeout=0.5)
     assert result.reason == "TIMEOUT"
+
+
+def test_the_fd_of_an_answer_that_nobody_waits_for_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain handler and an async one that are late, and a release that is late and comes twice."""
+    monkeypatch.setattr(UserTable.__init__, "__defaults__", (0.3,))  # seconds for a handler
+    asked, go, kept = threading.Event(), threading.Event(), []  # of each pipe the end that tells whether the other one is closed
+
+    def pipe() -> NotifAction:
+        reader, writer = os.pipe()
+        kept.append(writer)
+        return NotifAction.inject_fd_send(reader)
+
+    def late(_: HandlerCtx) -> NotifAction:
+        go.wait(20)
+        return pipe()
+
+    async def late_too(_: HandlerCtx) -> NotifAction:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return pipe()
+        raise AssertionError("it was in time")
+
+    def held(ctx: HandlerCtx) -> NotifAction:
+        def release() -> None:
+            go.wait(20)
+            ctx.release(pipe())
+            ctx.release(pipe())
+
+        threading.Thread(target=release).start()
+        asked.set()
+        return NotifAction.hold()
+
+    def closed(writer: int) -> bool:
+        watch = poll()
+        watch.register(writer, POLLOUT)
+        return bool(watch.poll(0)[0][1] & POLLERR)  # nobody reads, here or in the program
+
+    code = """
+import os
+for call in (os.getsid, lambda _: print(os.getppid(), flush=True), os.getpgid):
+    try: call(0)
+    except OSError as error: print(error.errno, flush=True)
+"""
+    box = Sandbox(fs_readable=SYSTEM, handlers=[("getppid", late), ("getsid", late_too), ("getpgid", held)])
+    try:
+        with box.popen([*PYTHON, code], stdout=PIPE) as process:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(2)] == [b"1\n", b"-1\n"]
+            assert asked.wait(20)
+            process.kill()
+            process.wait(20)
+            go.set()
+            deadline = time.monotonic() + 20
+            while (len(kept) < 4 or not all(map(closed, kept))) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert [closed(writer) for writer in kept] == [True] * 4
+    finally:
+        go.set()
+        for writer in kept:
+            os.close(writer)
+
+
+def test_an_answer_with_an_fd_is_for_one_call() -> None:
+    """The number may be another file's the second time: that call is refused."""
+    reader, writer = os.pipe()
+    os.write(writer, b"once")
+    os.close(writer)
+    once = NotifAction.inject_fd_send(reader)
+    code = """
+import os
+print(os.read(os.eventfd(0), 9))
+try: os.eventfd(0)
+except OSError as error: print(error.errno)
+"""
+    assert output_of([*PYTHON, code], handlers=[("eventfd2", lambda _: once)]) == "b'once'\n1"
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,8 @@ class Answerer:
     def _release(self, request: Request, action: Action) -> None:
         if self._held.pop(request.id, None) is not None:
             self.perform(request, action)
+        elif isinstance(action, InjectFd) and action.owned:  # nobody waits for it any more
+            os.close(action.fd)
 
     def _sweep(self) -> None:
         """Forget held requests whose tasks are gone, whenever their number has doubled."""

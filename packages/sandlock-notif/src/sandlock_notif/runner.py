@@ -22,13 +22,54 @@ __all__ = ["LIMIT", "Runner"]
 LIMIT = 16
 """Functions of one sandbox that run at once; more wait for a thread, within their time."""
 
-_Job = tuple["Callable[[], object]", "asyncio.AbstractEventLoop", "asyncio.Future[object]"]
+_Job = tuple["Callable[[], object]", "asyncio.AbstractEventLoop", "asyncio.Future[None]", "_Answer"]
+
+
+class _Answer:
+    """What one function returned: taken once, or disposed of once, whichever thread notices first that it is late."""
+
+    __slots__ = ("_dispose", "_given_up", "_held", "_lock")
+
+    def __init__(self, dispose: Callable[[object], None] | None) -> None:
+        self._dispose = dispose
+        self._lock = threading.Lock()
+        self._held: list[object] = []
+        self._given_up = False
+
+    def offer(self, value: object) -> None:
+        with self._lock:
+            late = self._given_up
+            if not late:
+                self._held.append(value)
+        if late:
+            self._forget(value)
+
+    def take(self) -> object:
+        return self._held.pop()
+
+    def give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+        while self._held:
+            self._forget(self._held.pop())
+
+    def _forget(self, value: object) -> None:
+        if inspect.iscoroutine(value):
+            value.close()
+        elif self._dispose is not None:
+            self._dispose(value)
 
 
 class Runner:
-    """The threads of one sandbox's callbacks; nothing is started before the first call."""
+    """The threads of one sandbox's callbacks; nothing is started before the first call.
 
-    def __init__(self) -> None:
+    Arguments:
+        dispose: takes what a function returned too late, in any thread; it must not raise.
+
+    """
+
+    def __init__(self, dispose: Callable[[object], None] | None = None) -> None:
+        self._dispose = dispose
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = 0
         self._idle = 0
@@ -40,15 +81,23 @@ class Runner:
 
         Raises:
             TimeoutError: it took longer than `timeout_s` seconds, waiting for a thread included. It may run on; what it
-                returns then is dropped.
+                returns then is disposed of.
             Exception: what it raised, as an error that ends no loop.
 
         """
-        async with asyncio.timeout(timeout_s):
-            value = await self._in_thread(lambda: function(*arguments))
-            if inspect.isawaitable(value):
-                value = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_await(value), self._own_loop()))
-            return value
+        answer = _Answer(self._dispose)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._in_thread(lambda: function(*arguments), answer)
+                value = answer.take()
+                if inspect.isawaitable(value):
+                    waiting = _await(value, answer)
+                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, self._own_loop()))
+                    value = answer.take()
+        except BaseException:
+            answer.give_up()
+            raise
+        return value
 
     def close(self) -> None:
         """Let idle threads end; one that is busy ends after its function."""
@@ -58,37 +107,37 @@ class Runner:
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
 
-    async def _in_thread(self, function: Callable[[], object]) -> object:
+    async def _in_thread(self, function: Callable[[], object], answer: _Answer) -> None:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
+        future: asyncio.Future[None] = loop.create_future()
         with self._lock:
             if not self._idle and self._threads < LIMIT:
                 self._threads += 1
                 threading.Thread(target=self._work, name="sandlock-callback", daemon=True).start()
             elif self._idle:
                 self._idle -= 1
-        self._jobs.put((function, loop, future))
-        return await future
+        self._jobs.put((function, loop, future, answer))
+        await future
 
     def _work(self) -> None:
         while True:
             job = self._jobs.get()
             if job is None:
                 return
-            function, loop, future = job
+            function, loop, future, answer = job
             if future.done():  # whoever asked has given up: what a flood left in the queue costs nothing more
                 with self._lock:
                     self._idle += 1
                 continue
+            error: Exception | None = None
             try:
-                value: object = function()
-                error: Exception | None = None
+                answer.offer(function())
             except BaseException as raised:  # noqa: BLE001  # whatever it is, it belongs to the one who waits
-                value, error = None, contained(raised)
+                error = contained(raised)
             with self._lock:
                 self._idle += 1
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, future, value, error)
+                loop.call_soon_threadsafe(_settle, future, error)
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -107,19 +156,18 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _settle(future: asyncio.Future[object], value: object, error: Exception | None) -> None:
+def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
     if future.done():  # it was late
-        if inspect.iscoroutine(value):
-            value.close()
-    elif error is None:
-        future.set_result(value)
+        return
+    if error is None:
+        future.set_result(None)
     else:
         future.set_exception(error)
 
 
-async def _await(value: Any) -> object:  # anything with __await__
+async def _await(value: Any, answer: _Answer) -> None:  # anything with __await__
     try:
-        result: object = await value
+        answer.offer(await value)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # it was late
@@ -127,4 +175,3 @@ async def _await(value: Any) -> object:  # anything with __await__
         raise contained(error) from error
     except BaseException as error:
         raise contained(error) from error
-    return result

@@ -7,6 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EINVAL, EIO, EPERM
 from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
@@ -59,11 +60,13 @@ class ExceptionPolicy(enum.Enum):
 class NotifAction:
     """What a handler answers; made by the class methods."""
 
-    __slots__ = ("make",)
+    __slots__ = ("drop", "make")
 
-    def __init__(self, make: Callable[[], Action | None]) -> None:
+    def __init__(self, make: Callable[[], Action | None], drop: Callable[[], None] | None = None) -> None:
         self.make = make
         """Makes the action, once, when the call is answered: nothing is opened for an answer that comes too late."""
+        self.drop = drop
+        """Frees what the caller gave, where the call is answered otherwise; None where nothing was given."""
 
     @classmethod
     def continue_(cls) -> NotifAction:
@@ -100,20 +103,42 @@ class NotifAction:
     def inject_fd_send(cls, fd: int, newfd_flags: int = 0) -> NotifAction:
         """Give the task a copy of `fd`, whose number there the call returns. `fd` is closed here afterwards.
 
+        For one call: the action answers no second one.
+
         Arguments:
-            fd: yours until the handler returns, and then the supervisor's.
+            fd: yours until the handler returns, and then the supervisor's, also where nobody waits for it any more.
             newfd_flags: O_CLOEXEC or 0.
 
         """
         if newfd_flags & ~os.O_CLOEXEC:
             raise ValueError(f"newfd_flags may be O_CLOEXEC or 0, not {newfd_flags:#x}")
-        return cls(lambda: InjectFd(fd, close_on_exec=bool(newfd_flags)))
+        given = _Given(fd)
+        return cls(lambda: InjectFd(given.take(), close_on_exec=bool(newfd_flags)), given.close)
 
     @classmethod
     def inject_bytes(cls, data: bytes, *, seal: bool = True, cloexec: bool = True) -> NotifAction:
         """Give the task an fd of a memory file with `data`, at its beginning; sealed, it can never be changed."""
         content = bytes(data)
         return cls(lambda: InjectFd(_memory_file(content, seal=seal), close_on_exec=cloexec))
+
+
+class _Given:
+    """A caller's fd, until it is taken or closed; only the first of these counts, for the number may be another's then."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = [fd]
+
+    def take(self) -> int:
+        try:
+            return self._fd.pop()
+        except IndexError:
+            raise ValueError("the fd of this action was given to an earlier call") from None
+
+    def close(self) -> None:
+        with suppress(IndexError, OSError):  # a caller's number that is no fd
+            os.close(self._fd.pop())
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +230,7 @@ class UserTable(HandlerTable):
         self, handlers: Sequence[tuple[str | int, UserHandler]], options: FilterOptions, timeout_s: float = 5.0
     ) -> None:
         self._timeout_s = timeout_s
-        self._runner = Runner()
+        self._runner = Runner(_drop)
         self._services: Services | None = None
         self._held: dict[int, Callable[[Action], None]] = {}
         self._lock = threading.Lock()
@@ -280,21 +305,33 @@ class UserTable(HandlerTable):
 
     def _release(self, request: Request, answer: NotifAction) -> None:
         """Answer a held call from any thread."""
-        if self._services is None:
-            return
 
         def on_loop() -> None:
             release = self._held.pop(request.id, None)
-            if release is not None:
-                action = answer.make()
-                release(action if action is not None else CONTINUE)
+            if release is None:
+                _drop(answer)
+                return
+            try:
+                action = _action_of(answer)
+            except Exception as error:  # noqa: BLE001  # no fd left for what is injected; a call that waits is denied
+                action = self._failed(request, error, ExceptionPolicy.DENY_EPERM)
+            release(action if action is not None else CONTINUE)
 
-        self._services.loop.call_soon_threadsafe(on_loop)
+        if self._services is None or self._services.loop.is_closed():
+            _drop(answer)
+        else:
+            self._services.loop.call_soon_threadsafe(on_loop)
 
 
 @lru_cache(maxsize=16)  # the rules are many, and a sandbox runs more than once
 def _denied_calls(options: FilterOptions) -> frozenset[str]:
     return frozenset(rule.syscall for rule in default_spec(options).rules if not rule.conditions)
+
+
+def _drop(answer: object) -> None:
+    """Free what an answer holds that nobody waits for."""
+    if isinstance(answer, NotifAction) and answer.drop is not None:
+        answer.drop()
 
 
 def _action_of(answer: object) -> Action | None:
