@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from supervision import PYTHON, serve, supervise, table
 
-from sandlock_notif import Action, Errno, InjectFd, Request, Value, processes
+from sandlock_arch import native
+from sandlock_notif import Action, Delegate, Errno, Hold, InjectFd, NotifError, Request, Value, processes
+from sandlock_notif.deputies import Deputies
 from sandlock_notif.memory import read_path
 from sandlock_sys import notif, procmem
 from sandlock_sys.errors import SyscallError
@@ -81,7 +83,7 @@ def test_without_a_fault_everything_is_served() -> None:
     [
         (notif, "add_fd"), (notif, "id_valid"), (notif.Exchange, "take"),
         (notif.Exchange, "answer_and_take"), (procmem, "read_string"),
-        (processes, "_start_of"), (processes, "_leader_of"), (processes, "_open_pidfd"),
+        (notif, "send"), (processes, "_start_of"), (processes, "_leader_of"), (processes, "_open_pidfd"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )  # fmt: skip
@@ -108,6 +110,75 @@ def test_a_kernel_call_that_fails_lets_nothing_through(
     if nth is not None and owner is not notif.Exchange:
         assert answers["refused"] == SERVED["refused"], "one call failed, and no other"
     assert count
+
+
+def test_an_answer_that_cannot_be_given_ends_the_serving_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses every answer to one call: a listener like that is closed, and the call fails."""
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise SyscallError("send", errno.EIO)
+
+    async def late(_: Request) -> Action:
+        monkeypatch.setattr(notif, "send", failing)
+        return Value(1)
+
+    words = python(f"import sys\nsys.stdout = open({str(tmp_path / 'told')!r}, 'w')\n{ASKING}")
+    with pytest.raises(SyscallError):
+        supervise(words, table("sched_get_priority_min", late))
+    assert told((tmp_path / "told").read_bytes())["late"] == "ENOSYS"
+
+
+def test_whatever_an_action_raises_its_call_is_denied() -> None:
+    def raising(*_: object) -> None:
+        raise NotifError("not this way")
+
+    class Stubborn:
+        def __await__(self) -> Any:
+            yield from ()
+
+        def close(self) -> None:
+            raising()
+
+    rows = [
+        table("sched_get_priority_max", lambda _: Hold(raising)),
+        table("getsid", lambda _: InjectFd(1 << 20)),
+        table("chdir", lambda _: _cancelled()),
+        table("sched_get_priority_min", lambda _: Stubborn()),
+    ]
+    outcome = supervise(python(ASKING), *rows)
+    answers = told(outcome.output)
+    assert (answers["value"], answers["refused"], answers["path"]) == ("EPERM", "EBADF", "EPERM")
+    assert len([event for event in outcome.events if event.kind == "fault"]) >= 3
+
+
+def _cancelled() -> Action:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("opens", [False, True], ids=["value", "fd"])
+def test_a_deputy_that_cannot_answer_leaves_nobody_waiting(opens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses what the deputy says to the listener: the call is denied by the supervisor."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    real = Deputies._start
+
+    def mute(self: Deputies) -> Any:
+        worker = real(self)
+        worker.deputy.listener = null
+        return worker
+
+    number = native().syscalls["openat" if opens else "mkdirat"]
+    action = Delegate(number, (-100, b"/dev/null\0", os.O_RDONLY if opens else 0o700), opens=opens)
+    served = table("getsid", lambda _: action)
+    grants = [(b"/", 1 << 0 | 1 << 2 | 1 << 3)]  # execute, read files, list folders
+    try:
+        said = told(supervise(python(ASKING), served, grants=grants).output)["refused"]
+        assert said.isdecimal() if opens else said == "EEXIST"
+        monkeypatch.setattr(Deputies, "_start", mute)
+        assert told(supervise(python(ASKING), served, grants=grants).output)["refused"] == "ENOTTY"
+    finally:
+        os.close(null)
 
 
 @pytest.mark.parametrize("moment", ["asked", "looked", "read", "awaited", "twice", "injected"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,8 +63,6 @@ def test_a_kill_after_the_end_changes_nothing() -> None:
 @pytest.fixture
 def at_its_end(tmp_path: Path) -> Iterator[tuple[Process, Path]]:
     """A program that has written into its branch and ended with success, which its guard has not seen yet."""
-    if os.geteuid() == 0:
-        os.chmod(tmp_path, 0o755)
     folder = tmp_path / "folder"
     folder.mkdir()
     sandbox = box(workdir=str(folder), cwd=str(folder), fs_storage=str(tmp_path / "storage"))

@@ -140,7 +140,11 @@ def test_what_is_held_at_the_end_does_not_keep_the_sandbox() -> None:
 def test_the_fd_of_an_answer_that_nobody_waits_for_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain handler and an async one that are late, and a release that is late and comes twice."""
     monkeypatch.setattr(UserTable.__init__, "__defaults__", (0.3,))  # seconds for a handler
-    asked, go, kept = threading.Event(), threading.Event(), []  # of each pipe the end that tells whether the other one is closed
+    asked, go, kept = (
+        threading.Event(),
+        threading.Event(),
+        [],
+    )  # of each pipe the end that tells whether the other one is closed
 
     def pipe() -> NotifAction:
         reader, writer = os.pipe()

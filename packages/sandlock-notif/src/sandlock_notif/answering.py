@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from errno import EPERM
+from errno import EINPROGRESS, EPERM
 from typing import TYPE_CHECKING, assert_never
 
 from sandlock_notif.action import Answered, Continue, Delegate, Errno, Hold, InjectFd, Kill, Value
@@ -37,6 +37,7 @@ class Answerer:
         listener, processes, deputies: of the sandbox.
         report: takes an event about a request: kind, request, errno, reason.
         delegate: told of a `Delegate` action; it must see to it that `delegated` runs as a task.
+        broken: told that not even a refusal could be given; it must close the listener, which ends every wait.
 
     """
 
@@ -47,12 +48,16 @@ class Answerer:
         deputies: Deputies | None,
         report: Callable[[str, Request, int, str], None],
         delegate: Callable[[Request, Delegate], None],
+        broken: Callable[[OSError], None],
     ) -> None:
         self._listener = listener
         self._processes = processes
         self._deputies = deputies
         self._report = report
         self._delegate = delegate
+        self._broken = broken
+        if deputies is not None:
+            deputies.unanswered = self._refuse
         self._held: dict[int, Request] = {}
         self._sweep_at = _SWEEP
 
@@ -60,14 +65,23 @@ class Answerer:
         """Answer the request with `action`, at once but for `Delegate` and `Hold`."""
         try:
             self._carry_out(request, action)
-        except SyscallError as error:
-            self.deny(request, error.errno or EPERM)
-            self._report("fault", request, error.errno or EPERM, str(error))
+        except Exception as error:  # noqa: BLE001  # what the action brought along may raise anything
+            errno = error.errno if isinstance(error, SyscallError) and error.errno else EPERM
+            self.deny(request, errno)
+            self._report("fault", request, errno, str(error))
 
     def deny(self, request: Request, errno: int = EPERM) -> None:
         """Let the call fail."""
-        with suppress(OSError):  # the listener is failing or closed; then the kernel answers ENOSYS
-            self._listener.answer(request.id, error=errno)
+        self._refuse(request.id, errno)
+
+    def _refuse(self, notification: int, errno: int) -> None:
+        if self._listener.fileno() < 0:  # closed: the kernel has answered ENOSYS
+            return
+        try:
+            self._listener.answer(notification, error=errno)
+        except OSError as error:
+            if error.errno != EINPROGRESS:  # it has its answer already
+                self._broken(error)
 
     def close(self) -> None:
         """Deny what is held."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from errno import ECANCELED
+from errno import ECANCELED, ENOENT
+from functools import partial
 from struct import pack
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class Deputies:
     Attributes:
         closed: it makes no further call.
         last: the deputy that was given the last call; until this is closed.
+        unanswered: given the notification that a deputy could not answer by itself, and the errno of that.
 
     """
 
@@ -62,6 +64,7 @@ class Deputies:
         self._workers: list[_Worker] = []
         self.closed = False
         self.last: Deputy | None = None
+        self.unanswered: Callable[[int, int], None] | None = None
 
     @property
     def own_folder(self) -> bool:
@@ -126,7 +129,13 @@ class Deputies:
         ticket = worker.deputy.submit(
             number, *arguments, answer=answer, notification=notification, fd_flags=fd_flags
         )  # fmt: skip
-        worker.waiting[ticket] = done
+        worker.waiting[ticket] = done if answer is Answer.COMPLETE else partial(self._answered, notification, done)
+
+    def _answered(self, notification: int, done: Callable[[Completion], None], completion: Completion) -> None:
+        # Where the fd could not be placed the deputy has said so itself, as a rule: a second answer does no harm.
+        if completion.answered < 0 and completion.answered != -ENOENT and self.unanswered is not None:
+            self.unanswered(notification, -completion.answered)
+        done(completion)
 
     def _choose(self) -> _Worker:
         if self.closed:

@@ -83,7 +83,7 @@ class Supervisor:
         numbers = dispatch.arch.syscalls
         self._long = frozenset(numbers[name] for name in _LONG if name in numbers)
         self._tasks = TaskPool(MAX_TASKS, _PER_PROCESS, self._task_failed)
-        self._answerer = Answerer(listener, self.processes, deputies, self._tell, self._delegate)
+        self._answerer = Answerer(listener, self.processes, deputies, self._tell, self._delegate, self._broken)
         self._shortcut = shortcut_of(listener, dispatch, self._wait_ns)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Future[None] | None = None
@@ -164,11 +164,14 @@ class Supervisor:
                 # With the burst ends the waiting: nothing may be taken that is not served.
                 fields = self._serve(Request(self.listener, fields), last=not left)
         except OSError as error:
-            # No call may wait for ever for a listener that does not work: it is closed, and `serve` raises.
-            self.report(Event("fault", reason=f"the listener failed: {error}"))
-            self._stop(error)
+            self._broken(error)
         if exchange.hung_up:
             self._stop(None)
+
+    def _broken(self, error: OSError) -> None:
+        """No call may wait for ever for a listener that does not work: it is closed, and `serve` raises."""
+        self.report(Event("fault", reason=f"the listener failed: {error}"))
+        self._stop(error)
 
     def _serve(self, request: Request, *, last: bool) -> tuple[int, ...] | None:
         """Answer one request, and unless it is the `last` return the next one if it is there."""
@@ -203,7 +206,7 @@ class Supervisor:
                 return Errno(refusal.errno, refusal.reason)
             except VanishedError:
                 return Errno(EPERM)
-            except Exception as error:  # noqa: BLE001  # whatever a handler's bug raises, the call is denied
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # a bug, of whatever kind, denies
                 return self._fault(request, error)
             if outcome is CONTINUE:
                 return CONTINUE
@@ -223,10 +226,10 @@ class Supervisor:
         """Make a task of the rest."""
 
         def drop() -> None:
+            self._answerer.deny(request)
             close = getattr(outcome, "close", None)  # of a coroutine, or of what holds a resource until it is awaited
             if close is not None:
                 close()
-            self._answerer.deny(request)
 
         try:
             owner = self.processes.of(request).pid

@@ -155,7 +155,7 @@ class Life:
         return self.service.ports() if self.service is not None else {}
 
     def kill(self, cause: str = Reason.KILLED) -> None:
-        """Kill every process of the sandbox. Unless all had ended before, the result says so: no branch is committed."""
+        """Kill every process of the sandbox. Unless all had ended before, the result says so; no success."""
         with self._lock:
             if not self._over():
                 self._blame(cause)

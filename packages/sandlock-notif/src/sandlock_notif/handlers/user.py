@@ -123,7 +123,7 @@ class NotifAction:
 
 
 class _Given:
-    """A caller's fd, until it is taken or closed; only the first of these counts, for the number may be another's then."""
+    """A caller's fd, until it is taken or closed; only the first counts, for the number may be another's then."""
 
     __slots__ = ("_fd",)
 
