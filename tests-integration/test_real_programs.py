@@ -14,7 +14,8 @@ import pytest
 
 from sandlock import Branch, Sandbox
 
-pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("mount_namespace")]
+pytestmark = [pytest.mark.needs("landlock", level=3)]
+WAYS = [pytest.param("auto", marks=pytest.mark.needs("mount_namespace")), pytest.param("off", id="served")]
 
 SYSTEM = ["/usr", "-/bin", "-/sbin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "-/etc/alternatives", "/dev/urandom"]
 SYSTEM += ["-/etc/debian_version", "-/etc/os-release", "-/etc/lsb-release", "-/etc/mime.types"]  # pip reads them
@@ -65,13 +66,23 @@ echo one > file; for i in 1 2 3; do sed -i "s/one/one $i/" file; cp file file.ne
 cp -p keep keep.bak; echo new > .keep.swp; mv .keep.swp keep; ln keep linked; echo more >> linked
 cp -al sub copy; rm -r sub/deep; mv copy sub/deep; mkdir -p x/y; mv x sub/x; rmdir sub/x/y; ln -sfn file link
 """
+RSYNC = """
+mkdir -p from/deep; echo 1 > from/1; ln from/1 from/deep/hard; ln -s ../1 from/deep/soft; chmod 640 from/1
+echo 2 > from/deep/2; truncate -s 300K from/sparse; mkfifo from/fifo; chmod 1750 from/deep
+touch -d 2001-01-01 from/1 from/sparse; touch -d 2002-02-02 from/deep; echo attribute > from/attributes
+rsync -aHS --itemize-changes from/ to/ | sort; rsync -aH -n --itemize-changes --delete from/ to/
+echo more >> from/1; rm from/deep/2; mkdir from/new; echo 3 > from/new/3; echo left > to/deep/left
+rsync -aH --delete-after --backup --backup-dir=../old from/ to/; rsync -aH --inplace --append keep to/new/
+echo 4 >> from/new/3; rsync -a --link-dest=../to from/ third/; rsync -a --remove-source-files from/new/ moved/
+rsync -aHc -n --itemize-changes --delete from/ to/; find to third -type f -links +1 | sort
+"""
 PIP = f"""
 {sys.executable} -m venv --without-pip env
 PYTHONPATH={{pip}} {sys.executable} -m pip --isolated -q install --no-index --no-deps --no-compile --no-cache-dir \\
     --disable-pip-version-check --target env/lib ./many-1.0-py3-none-any.whl
 PYTHONPATH=env/lib {sys.executable} -B -c 'import many.m7; assert many.m7.X == 7'
 """
-SCRIPTS = {"git": GIT, "make": MAKE, "sqlite3": SQLITE, "tar": TAR, "sh": EDIT}
+SCRIPTS = {"git": GIT, "make": MAKE, "sqlite3": SQLITE, "tar": TAR, "rsync": RSYNC, "sh": EDIT}
 
 
 @pytest.fixture
@@ -102,7 +113,7 @@ def state(work: Path, *, times: bool) -> dict[str, object]:
     return found
 
 
-def compare(work: Path, script: str) -> None:
+def compare(work: Path, script: str, way: str = "auto") -> None:
     """Run `script` bare, and on a branch: the tree is untouched first, and then, committed, the same."""
     line = ["/bin/sh", "-ec", script]
     env = {**ENV, "HOME": str(work)}
@@ -117,6 +128,7 @@ def compare(work: Path, script: str) -> None:
     before = state(work, times=True)
     sandbox = Sandbox(
         workdir=str(work), cwd=str(work), fs_storage=storage, on_exit="keep", on_error="abort", private_tmp=True,
+        namespaces=way,
         fs_readable=[*SYSTEM, *PYTHON], fs_writable=["/dev/null"], env=env,
     )  # fmt: skip
     result = sandbox.run(line, timeout=100)
@@ -131,20 +143,22 @@ def compare(work: Path, script: str) -> None:
     assert os.listdir(storage) == []
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.needs(f"command:{name}")) for name in SCRIPTS if name != "sh"] + ["sh"],
 )
-def test_a_program_does_on_a_branch_what_it_does_bare(tree: Path, name: str) -> None:
+def test_a_program_does_on_a_branch_what_it_does_bare(tree: Path, name: str, way: str) -> None:
     # A name that is written to leaves its group, as in every overlay: no script writes to one that was there before.
     (tree / "sub/other name").unlink()
-    compare(tree, SCRIPTS[name])
+    compare(tree, SCRIPTS[name], way)
 
 
+@pytest.mark.needs("mount_namespace")
 def test_pip_installs_a_wheel_of_many_files_on_a_branch(tree: Path) -> None:
     (tree / "sub/other name").unlink()
     with zipfile.ZipFile(tree / "many-1.0-py3-none-any.whl", "w") as wheel:
-        names = [f"many/m{number}.py" for number in range(150)]
+        names = [f"many/m{number}.py" for number in range(1000)]
         for number, name in enumerate(names):
             wheel.writestr(name, f"X = {number}\n")
         about = "many-1.0.dist-info"

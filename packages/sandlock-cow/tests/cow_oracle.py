@@ -287,11 +287,12 @@ def _view(
     first: object = None
     if stat.S_ISREG(kind):
         content = side.do(("open", path, os.O_RDONLY, 0, b""))
-        first = seen.setdefault(inode(path), path)
     elif stat.S_ISLNK(kind):
         content = side.do(("readlink", path))
     elif stat.S_ISDIR(kind):
         content = side.do(("listdir", path))
+    if kind and not stat.S_ISDIR(kind):
+        first = seen.setdefault(inode(path), path)
     # The permissions of a directory decide over its attributes, and those of a file over its content.
     xattrs = attempt(lambda: sorted((name, getxattr(path, name)) for name in listxattr(path) if name[:5] == b"user."))
     found[path] = (shown, content, first, xattrs)

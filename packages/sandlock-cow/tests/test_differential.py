@@ -72,6 +72,7 @@ def grow(root: Path) -> None:
     os.link(root / "b", root / "a" / "c")
     (root / "c").mkdir(mode=0o755)
     (root / os.fsdecode(b"\xff\n")).symlink_to("nowhere")
+    os.link(root / os.fsdecode(b"\xff\n"), root / "c" / "b", follow_symlinks=False)
     os.setxattr(root / "b", "user.one", b"1")
 
 
@@ -136,6 +137,8 @@ def as_in_a_directory(steps: list[Step]) -> None:
         shutil.copytree(lower, bare, symlinks=True)
         (bare / "a" / "c").unlink()
         os.link(bare / "b", bare / "a" / "c")
+        (bare / "c" / "b").unlink()
+        os.link(bare / os.fsdecode(b"\xff\n"), bare / "c" / "b", follow_symlinks=False)
         before = fingerprint(lower)
         branch = Branch(str(lower), storage=str(root / "storage"))
         compare(Served(branch), Plain(bare), steps)

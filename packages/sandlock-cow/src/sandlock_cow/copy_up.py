@@ -40,7 +40,7 @@ def copy_up(tree: Tree, place: Place, *, data: bool = True) -> None:
     except BaseException:
         os.unlink(name, dir_fd=tree.work)
         raise
-    if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
+    if found.st_nlink > 1:
         _link_others(tree, place, above)
 
 

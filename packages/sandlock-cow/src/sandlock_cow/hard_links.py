@@ -34,6 +34,6 @@ class HardLinks:
         names: dict[tuple[int, int], list[bytes]] = {}
         for path, _, listed in walk(self._lower):
             for name, found in listed:
-                if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
+                if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
                     names.setdefault((found.st_dev, found.st_ino), []).append(path + b"/" + name if path else name)
         return names

@@ -102,14 +102,14 @@ def _anchors(chosen: list[Delta]) -> _Anchors:
     return {
         delta.after.st_ino: (delta.path.rpartition(b"/")[0], delta.path.rpartition(b"/")[2])
         for delta in chosen
-        if delta.same and delta.after is not None and stat.S_ISREG(delta.after.st_mode) and delta.after.st_nlink > 1
+        if delta.same and delta.after is not None and not delta.is_directory and delta.after.st_nlink > 1
     }
 
 
 def _stage_one(tree: Tree, step: Step, folder: int, delta: Delta, anchors: _Anchors) -> None:
     found = delta.after
     assert found is not None  # noqa: S101 - a place step has something to place
-    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+    if found.st_nlink > 1:
         anchor = anchors.get(found.st_ino)
         if anchor is not None and _link(tree, anchor, folder, step.temporary):
             return

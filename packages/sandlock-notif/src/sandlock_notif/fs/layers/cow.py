@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
-from errno import EACCES, EBUSY, EINVAL, ELOOP, ENOENT, ENOTDIR, EXDEV
+from errno import EACCES, EBUSY, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EXDEV
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG
 from struct import unpack
 from typing import TYPE_CHECKING
@@ -164,7 +164,7 @@ class CowLayer(Layer):
             return Errno(EACCES, "devices are not opened in a branch")
         if flags & os.O_PATH:
             if S_ISLNK(place.mode):
-                return Errno(ELOOP, "the kernel gives no handle of a link to another process")
+                return Errno(EOPNOTSUPP, "the kernel gives no handle of a link to another process")
             flags = flags & (os.O_DIRECTORY | os.O_CLOEXEC) | os.O_RDONLY | os.O_NONBLOCK
         if flags & (os.O_CREAT | _TMPFILE):
             mode &= ~self.files.umask(request)

@@ -8,7 +8,7 @@ objects are fds of this process.
 from __future__ import annotations
 
 import os
-from errno import EACCES, EEXIST, EISDIR, ELOOP, ENOTDIR, EPERM, EXDEV
+from errno import EACCES, EEXIST, EISDIR, ELOOP, ENOTDIR, EOPNOTSUPP, EPERM, EXDEV
 from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK
 from typing import TYPE_CHECKING
 
@@ -109,7 +109,7 @@ class HostLayer(Layer):
                 # again. It is a handle without rights: each use is looked at as an object, however it was come by.
                 return CONTINUE
             if S_ISLNK(place.mode):
-                return Errno(ELOOP, "the kernel gives no handle of a link to another process")
+                return Errno(EOPNOTSUPP, "the kernel gives no handle of a link to another process")
             flags = flags & (os.O_DIRECTORY | os.O_CLOEXEC) | os.O_NONBLOCK
         if flags & os.O_CREAT and S_ISDIR(place.mode):
             return Errno(EISDIR)
