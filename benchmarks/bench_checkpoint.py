@@ -16,13 +16,12 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-from measure import Row, report
+from measure import paired, report
 
 from sandlock_checkpoint import Area, Checkpoint, Leave, Run, capture, load, restore
 from sandlock_sys import procmem
@@ -81,9 +80,7 @@ def main() -> None:
         shutil.rmtree(folder)
     rows = []
     for name, base, budget in CASES:
-        ratios = sorted(row[name] / row[base] for row in rounds)
-        median_ms = statistics.median(row[name] for row in rounds) * 1e3
-        rows.append(Row(name, base, median_ms, statistics.median(ratios), ratios[0], ratios[-1], budget))
+        rows.append(paired(name, base, [(row[name], row[base]) for row in rounds], budget))
     report(f"A process of {mib} MiB", rows)
 
 

@@ -10,7 +10,6 @@ are read and compared. `floor`: one process_vm_readv of all pages, in the same r
 from __future__ import annotations
 
 import mmap
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from contextlib import closing
 from statistics import median
 
-from measure import Row, report
+from measure import Fact, paired, report
 
 from sandlock_checkpoint import Leave, Tracker, capture, image
 from sandlock_sys import procmem
@@ -111,7 +110,7 @@ def main() -> None:
         for watched in (True, False):
             folder = tempfile.mkdtemp(prefix="sandlock-bench-", dir="/dev/shm")
             base = f"{folder}/base"
-            stops, ratios = [], []
+            pairs = []
             with closing(Target(mib)) as target, Tracker() as tracker:
                 used = tracker if watched else None
                 ranges = ranges_of(target.process.pid)
@@ -121,14 +120,13 @@ def main() -> None:
                     if share == 100:
                         written[watched].append(took)
                     floor = floor_of(target.process.pid, ranges, into)
-                    stops.append(stop_for(target.process.pid, f"{folder}/{number}", base, used))
-                    ratios.append(stops[-1] / floor)
+                    pairs.append((stop_for(target.process.pid, f"{folder}/{number}", base, used), floor))
             shutil.rmtree(folder)
             name = f"{share} % changed, {'watched' if watched else 'compared'}"
-            rows.append(Row(name, "floor", median(stops) * 1e3, median(ratios), min(ratios), max(ratios), None))
-    report(f"A process of {mib} MiB stands still for an incremental image", rows)
+            rows.append(paired(name, "floor", pairs))
     extra = (median(written[True][1:]) - median(written[False][1:])) / (mib << 8) * 1e6
-    print(f"the first write to a watched page takes {extra:.2f} us more ({os.cpu_count()} CPUs)")
+    first_write = Fact("what the first write to a watched page takes longer", round(extra, 2), "us")
+    report(f"A process of {mib} MiB stands still for an incremental image", rows, [first_write])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 
-from measure import compare, report, seconds
+from measure import Fact, compare, report, seconds
 
 from sandlock import Sandbox, preset
 
@@ -31,10 +31,10 @@ def main() -> None:
     ballast[::4096] = b"x" * len(ballast[::4096])
     report("The same from a parent with 1 GiB resident", compare(base, cases, rounds=60))
     del ballast
-    at_once()
+    report("Fifty at once", (), [at_once()])
 
 
-def at_once() -> None:
+def at_once() -> Fact:
     """Fifty sandboxes that sleep 0.2 s, started from fifty threads."""
     boxes = [Sandbox(fs_readable=READS) for _ in range(50)]
 
@@ -46,7 +46,8 @@ def at_once() -> None:
             thread.join()
 
     took = sorted(seconds(everyone) for _ in range(5))
-    print(f"\n50 x `sleep 0.2` at once: {took[2]:.3f} s, median of 5 ({took[0]:.3f}..{took[-1]:.3f}); budget 0.35 s")
+    low, middle, high = (round(took[index], 3) for index in (0, 2, -1))
+    return Fact("50 x `sleep 0.2` from fifty threads, median of 5", middle, "s", low, high, 0.35)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measure import Row, report
+from measure import paired, report
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "packages/sandlock-notif/tests"))
 from supervision import PYTHON, supervise
@@ -140,11 +140,7 @@ def writing(max_disk: str | None) -> float:
 def main() -> None:
     """Compile the program, run each case bare and inside in turn."""
     pairs = [(writing("1G"), writing(None)) for _ in range(ROUNDS)]
-    ratios = sorted(mine / bare for mine, bare in pairs)
-    middle = sorted(mine for mine, _ in pairs)[len(pairs) // 2] * 1e3
-    rows = [
-        Row("2000 writes of 4 KiB, max_disk=1G", "no limit", middle, ratios[ROUNDS // 2], ratios[0], ratios[-1], None)
-    ]
+    rows = [paired("2000 writes of 4 KiB, max_disk=1G", "no limit", pairs)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         source, program = Path(folder, "limits.c"), str(Path(folder, "limits"))
@@ -152,9 +148,7 @@ def main() -> None:
         subprocess.run([shutil.which("cc") or "gcc", "-O2", "-w", "-o", program, str(source)], check=True)
         for name, argv, tables, budget in cases(program):
             pairs = [(inside(argv, tables()), outside(argv)) for _ in range(ROUNDS + 2)][2:]
-            ratios = sorted(mine / bare for mine, bare in pairs)
-            middle = sorted(mine for mine, _ in pairs)[len(pairs) // 2] * 1e3
-            rows.append(Row(name, "bare", middle, ratios[len(ratios) // 2], ratios[0], ratios[-1], budget))
+            rows.append(paired(name, "bare", pairs, budget, "wall" if "forks" in argv else "cpu"))
     report("Served limits", rows)
 
 

@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from measure import Row, report
+from measure import Row, paired, report
 
 from sandlock import Policy, Sandbox
 
@@ -106,13 +105,10 @@ def free_port() -> int:
     return number
 
 
-def paired(name: str, argv: Sequence[str], policy: Policy, budget: float | None = None) -> Row:
+def against_bare(name: str, argv: Sequence[str], policy: Policy, budget: float | None = None) -> Row:
     """Compare nanoseconds per call, inside against bare."""
     pairs = [(inside(policy)(argv), bare(argv)) for _ in range(ROUNDS)]
-    ratios = sorted(mine / other for mine, other in pairs)
-    return Row(
-        name, "bare", median(mine for mine, _ in pairs) / 1e6, ratios[ROUNDS // 2], ratios[0], ratios[-1], budget
-    )
+    return paired(name, "bare", [(mine / 1e9, other / 1e9) for mine, other in pairs], budget)
 
 
 def connects(program: str, floor: str) -> list[Row]:
@@ -126,9 +122,7 @@ def connects(program: str, floor: str) -> list[Row]:
             pairs.append((mine, other, other + bare([floor, "floor", "20000"])))
     rows = []
     for base, index, budget in (("bare", 1, None), ("floor: a notification in C + bare", 2, 3.0)):
-        ratios = sorted(pair[0] / pair[index] for pair in pairs)
-        mine_ms = median(pair[0] for pair in pairs) / 1e6
-        rows.append(Row("connect", base, mine_ms, ratios[ROUNDS // 2], ratios[0], ratios[-1], budget))
+        rows.append(paired("connect", base, [(pair[0] / 1e9, pair[index] / 1e9) for pair in pairs], budget))
     return rows
 
 
@@ -139,7 +133,7 @@ def datagrams(program: str) -> list[Row]:
         port = sink.getsockname()[1]
         argv = [program, "udp", str(port), "30000"]
         policy = allowing(str(Path(program).parent), net_allow=[f"udp://127.0.0.1:{port}"])
-        return [paired("sendto, UDP with a name", argv, policy)]
+        return [against_bare("sendto, UDP with a name", argv, policy)]
 
 
 def redis() -> list[Row]:
@@ -179,9 +173,7 @@ def redis() -> list[Row]:
 
 
 def _row(name: str, pairs: list[tuple[float, float]]) -> Row:
-    ratios = sorted(mine / other for mine, other in pairs)
-    mine_ms = median(mine for mine, _ in pairs) * 1e3
-    return Row(name, "bare", mine_ms, ratios[len(ratios) // 2], ratios[0], ratios[-1], 1 / 0.97)
+    return paired(name, "bare", pairs, 1 / 0.97)
 
 
 def main() -> None:
@@ -194,7 +186,7 @@ def main() -> None:
         with echoing() as port:
             argv = [program, "send", str(port), "20000"]
             policy = allowing(folder, net_allow=[f"127.0.0.1:{port}"])
-            rows.append(paired("write and read on a connection", argv, policy, 1 / 0.97))
+            rows.append(against_bare("write and read on a connection", argv, policy, 1 / 0.97))
         rows += redis()
     report("Network", rows)
 

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measure import Row, compare, report
+from measure import Row, compare, paired, report
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "packages/sandlock-notif/tests"))
 from supervision import supervise, table
@@ -55,9 +55,7 @@ def _answers(program: str) -> list[Row]:
             found[name].append((float(outcome.output), floor))
     rows = []
     for name, pairs in found.items():
-        ratios = sorted(ours / floor for ours, floor in pairs)
-        each_ms = sorted(ours for ours, _ in pairs)[len(pairs) // 2] / 1e6
-        rows.append(Row(name, "C loop", each_ms, ratios[len(ratios) // 2], ratios[1], ratios[-2], 1.5))
+        rows.append(paired(name, "C loop", [(ours / 1e9, floor / 1e9) for ours, floor in pairs], 1.5))
     return rows
 
 

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from measure import Row, report
+from measure import paired, report
 
 from sandlock import Sandbox
 
@@ -102,11 +102,9 @@ def main() -> None:
     rows = []
     for column, (call, count) in enumerate(CALLS):
         for name in ("inside", *FLOORS):
-            pairs = zip(times[name], times["bare"], strict=True)
-            ratios = sorted(mine[column] / bare[column] for mine, bare in pairs)
-            each_ms = sorted(mine[column] for mine in times[name])[ROUNDS // 2] / count * 1e3
-            budget = 1.10 if name == "inside" else None
-            rows.append(Row(f"{call}, {name}", "bare", each_ms, ratios[ROUNDS // 2], ratios[1], ratios[-2], budget))
+            both = zip(times[name], times["bare"], strict=True)
+            pairs = [(mine[column] / count, bare[column] / count) for mine, bare in both]
+            rows.append(paired(f"{call}, {name}", "bare", pairs, 1.10 if name == "inside" else None, "cpu"))
     report("Untrapped system calls", rows)
 
 

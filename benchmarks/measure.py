@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Row", "compare", "report", "seconds"]
+__all__ = ["Fact", "Row", "compare", "paired", "report", "seconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,11 @@ class Row:
         base: what it is compared with.
         median_ms: median of its own time.
         ratio: median of the ratios, pair by pair.
-        low: 10th percentile of the ratios; high: 90th.
+        low: 10th percentile of the ratios, the least one of fewer than ten pairs.
+        high: 90th percentile, or the greatest one.
         budget: the ratio that the design allows, or None.
+        pairs: of how many pairs that is.
+        clock: what was compared: the `wall` clock, or the `cpu` time of all that takes part.
 
     """
 
@@ -41,6 +44,29 @@ class Row:
     low: float
     high: float
     budget: float | None
+    pairs: int
+    clock: str = "wall"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A figure that is compared with nothing.
+
+    Attributes:
+        name: what was measured or counted.
+        value: the figure, a median where there is a spread.
+        unit: of the figure.
+        low: the least that was seen, None where it was taken once; high: the greatest.
+        most: what the design allows, or None.
+
+    """
+
+    name: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    most: float | None = None
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -65,24 +91,42 @@ def compare(
             took = seconds(run)
             if turn >= 3:
                 pairs[case].append((took, first))
-    rows = []
-    for case, (_, budget) in cases.items():
-        ratios = sorted(took / first for took, first in pairs[case])
-        median_ms = statistics.median(took for took, _ in pairs[case]) * 1e3
-        tenth = len(ratios) // 10
-        rows.append(Row(case, name, median_ms, statistics.median(ratios), ratios[tenth], ratios[-1 - tenth], budget))
-    return rows
+    return [paired(case, name, pairs[case], budget) for case, (_, budget) in cases.items()]
 
 
-def report(title: str, rows: list[Row]) -> None:
-    """Print a Markdown table, or JSON where `--json` was given."""
+def paired(
+    name: str, base: str, pairs: Sequence[tuple[float, float]], budget: float | None = None, clock: str = "wall"
+) -> Row:
+    """Return the row of these pairs: the seconds of what was measured, and of `base` in the same turn."""
+    ratios, tenth = sorted(took / other for took, other in pairs), len(pairs) // 10
+    return Row(
+        name=name,
+        base=base,
+        median_ms=statistics.median(took for took, _ in pairs) * 1e3,
+        ratio=statistics.median(ratios),
+        low=ratios[tenth],
+        high=ratios[-1 - tenth],
+        budget=budget,
+        pairs=len(pairs),
+        clock=clock,
+    )
+
+
+def report(title: str, rows: Sequence[Row], facts: Sequence[Fact] = ()) -> None:
+    """Print a Markdown table of each kind, or one line of JSON where `--json` was given."""
     if "--json" in sys.argv:
-        print(json.dumps({"title": title, "kernel": platform.release(), "rows": [asdict(row) for row in rows]}))
+        found = {"title": title, "rows": [asdict(row) for row in rows], "facts": [asdict(fact) for fact in facts]}
+        print(json.dumps(found), flush=True)
         return
     print(f"\n{title} (kernel {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()})\n")
-    print("| case | ms | x of | ratio | 10th..90th | budget |")
-    print("|---|---|---|---|---|---|")
+    if rows:
+        print("| case | ms | x of | ratio | 10th..90th | budget |")
+        print("|---|---|---|---|---|---|")
     for row in rows:
         budget = f"{row.budget:.2f}" if row.budget is not None else ""
         spread = f"{row.low:.2f}..{row.high:.2f}"
         print(f"| {row.name} | {row.median_ms:.3f} | {row.base} | {row.ratio:.2f} | {spread} | {budget} |")
+    for fact in facts:
+        spread = "" if fact.low is None else f" ({fact.low:g}..{fact.high:g})"
+        most = "" if fact.most is None else f"; at most {fact.most:g} allowed"
+        print(f"{fact.name}: {fact.value:g}{f' {fact.unit}' if fact.unit else ''}{spread}{most}")

@@ -1,61 +1,78 @@
-"""All benchmarks in one table: every case, its ratio to what it is compared with, and the machine that it ran on.
+"""All benchmarks by one command: every case, its ratio to what it is compared with, and the machine that it ran on.
 
 python benchmarks/report.py [NAME...]            run the benchmarks (all, or bench_NAME.py) and print Markdown
-python benchmarks/report.py --save FILE          and keep the results, one JSON object in a line
-python benchmarks/report.py --load FILE          run nothing; the results are those in FILE
-python benchmarks/report.py --svg FILE           draw the ratios as well
+python benchmarks/report.py --record [NAME...]   and keep each as docs/measured/NAME.json, and write docs/performance.md
+python benchmarks/report.py --save FOLDER        keep them there instead, one file each
+python benchmarks/report.py --load FOLDER        run nothing; the results are those kept there
+python benchmarks/report.py --svg FOLDER         draw the ratios as well, NAME.svg each
+python benchmarks/report.py NAME --with WORDS    hand words to the one benchmark, as `checkpoint --with 2048`
 
-On a quiet machine: nothing else makes the spread mean what it says. Exit status 1 where a median is above its budget or
-a benchmark failed.
+On a quiet machine: nothing else makes the spread mean what it says. Exit status 1 where a median is above its budget, 2
+where a benchmark failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
-from html import escape
 from pathlib import Path
 from typing import Any
 
-__all__ = ["draw", "machine", "main", "render"]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+from performance_picture import draw
+from performance_tables import is_over, render
+
+__all__ = ["machine", "main"]
 
 HERE = Path(__file__).resolve().parent
-_BAR, _LEFT, _ROW = 360, 430, 20  # pixels: the longest bar, the names beside it, a line
+MEASURED = HERE.parent / "docs" / "measured"
 
 
 def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="benchmarks, such as launch; all of them where none is named")
-    parser.add_argument("--save", type=Path, help="keep the results here")
-    parser.add_argument("--load", type=Path, help="results of an earlier run")
-    parser.add_argument("--svg", type=Path, help="draw the ratios here")
+    parser.add_argument("--record", action="store_true", help="keep the results for docs/performance.md, and write it")
+    parser.add_argument("--save", type=Path, help="keep the results below this folder")
+    parser.add_argument("--load", type=Path, help="a folder with results of an earlier run")
+    parser.add_argument("--svg", type=Path, help="draw the ratios into this folder")
+    parser.add_argument("--with", dest="words", default="", help="arguments of the one benchmark that is named")
     options = parser.parse_args()
-    failed: list[str] = []
-    if options.load:
-        lines = options.load.read_text(encoding="utf-8").splitlines()
-        about, *tables = [json.loads(line) for line in lines]
-    else:
-        about, tables = machine(), []
-        for script in _scripts(parser, options.names):
-            found = _run(script)
-            if found is None:
-                failed.append(script.name)
-            tables += found or []
-    if options.save:
-        options.save.write_text("".join(json.dumps(item) + "\n" for item in (about, *tables)), encoding="utf-8")
-    print(render(about, tables))
-    if options.svg:
-        options.svg.write_text(draw(about, tables), encoding="utf-8")
+    if options.words and len(options.names) != 1:
+        parser.error("--with is for one benchmark")
+    folder = MEASURED if options.record else options.save
+    records, failed = [], []
+    for name in _names(parser, options.names):
+        if options.load:
+            path = options.load / f"{name}.json"
+            if path.exists():
+                records.append(json.loads(path.read_text(encoding="utf-8")))
+            continue
+        record = _run(name, options.words)
+        if record is None:
+            failed.append(name)
+            continue
+        records.append(record)
+        if folder:  # at once: a benchmark later may fail, or be interrupted
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for record in records:
+        print(f"## {record['benchmark']}\n\n{render(record)}")
+        if options.svg:
+            options.svg.mkdir(parents=True, exist_ok=True)
+            (options.svg / f"{record['benchmark']}.svg").write_text(draw(record), encoding="utf-8")
+    if options.record:
+        subprocess.run([sys.executable, str(HERE.parent / "tools" / "gen_performance.py")], check=True)
     for name in failed:
         print(f"{name} failed: its rows are missing", file=sys.stderr)
-    return 1 if failed or any(_over(row) for table in tables for row in table["rows"]) else 0
+    rows = (row for record in records for table in record["tables"] for row in (*table["rows"], *table["facts"]))
+    return 2 if failed else int(any(is_over(row) for row in rows))
 
 
 def machine() -> dict[str, str]:
@@ -71,84 +88,31 @@ def machine() -> dict[str, str]:
         "processor": f"{model}, {os.cpu_count()} of them",
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": f"{os.getloadavg()[0]:.1f} when it began",
+        "user": "root" if os.geteuid() == 0 else "an ordinary user",
     }
 
 
-def render(about: dict[str, str], tables: list[dict[str, Any]]) -> str:
-    """Return the Markdown: the machine, then every row."""
-    lines = ["; ".join(f"{name}: {value}" for name, value in about.items()), ""]
-    lines += ["| what | case | ms | x of | ratio | 10th..90th | budget |", "|---|---|---|---|---|---|---|"]
-    for table in tables:
-        for row in table["rows"]:
-            budget = "" if row["budget"] is None else f"{row['budget']:.2f}{' **over**' if _over(row) else ''}"
-            lines.append(
-                f"| {table['title']} | {row['name']} | {row['median_ms']:.3f} | {row['base']} | {row['ratio']:.2f} "
-                f"| {row['low']:.2f}..{row['high']:.2f} | {budget} |"
-            )
-    return "\n".join(lines)
-
-
-def draw(about: dict[str, str], tables: list[dict[str, Any]]) -> str:
-    """Return an SVG of the ratios on a logarithmic scale, with their spread and their budgets."""
-    rows = [(table["title"], row) for table in tables for row in table["rows"]]
-    widest = max([row["high"] for _, row in rows], default=2.0)
-    least = min([row["low"] for _, row in rows], default=1.0)
-    low, high = math.log(min(1.0, least)), math.log(max(2.0, widest))
-
-    def at(ratio: float) -> float:
-        return _LEFT + _BAR * (math.log(max(ratio, 1e-6)) - low) / (high - low)
-
-    parts, y = [], 2 * _ROW
-    for title, row in rows:
-        middle = y + _ROW / 2
-        colour = "#b3261e" if _over(row) else "#3b6ea5"
-        left, right = sorted((at(1.0), at(row["ratio"])))
-        parts.append(
-            f'<text x="{_LEFT - 8}" y="{middle + 4}" text-anchor="end">{escape(title)}: {escape(row["name"])}</text>'
-            f'<rect x="{left:.1f}" y="{y + 4}" width="{max(right - left, 1):.1f}" height="{_ROW - 8}" fill="{colour}"/>'
-            f'<line x1="{at(row["low"]):.1f}" x2="{at(row["high"]):.1f}" y1="{middle}" y2="{middle}" stroke="#222"/>'
-            f'<text x="{at(row["high"]) + 6:.1f}" y="{middle + 4}">{row["ratio"]:.2f}</text>'
-        )
-        if row["budget"] is not None:
-            where = f"{at(row['budget']):.1f}"
-            parts.append(f'<line x1="{where}" x2="{where}" y1="{y + 1}" y2="{y + _ROW - 1}" stroke="#1a7f37"/>')
-        y += _ROW
-    caption = escape("; ".join(f"{name}: {value}" for name, value in about.items()))
-    one = f"{at(1.0):.1f}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _BAR + 80}" height="{y + _ROW}" '
-        f'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="8" y="16">{caption}</text>'
-        f'<line x1="{one}" x2="{one}" y1="{1.5 * _ROW}" y2="{y}" stroke="#999" stroke-dasharray="3"/>'
-        f"{''.join(parts)}</svg>\n"
-    )
-
-
-def _scripts(parser: argparse.ArgumentParser, names: list[str]) -> list[Path]:
-    """Return the benchmarks with these names; all that report through `measure` where there is none."""
-    known = {
-        path.stem.removeprefix("bench_"): path
-        for path in sorted(HERE.glob("bench_*.py"))
-        if "measure import" in path.read_text(encoding="utf-8")
-    }
+def _names(parser: argparse.ArgumentParser, names: list[str]) -> list[str]:
+    """Return these benchmarks; all of them where there is none."""
+    known = [path.stem.removeprefix("bench_") for path in sorted(HERE.glob("bench_*.py"))]
     for name in names:
         if name not in known:
             parser.error(f"there is no benchmark {name}; there are {', '.join(known)}")
-    return [known[name] for name in names] if names else list(known.values())
+    return names or known
 
 
-def _run(script: Path) -> list[dict[str, Any]] | None:
-    """Run one benchmark, and return its tables; None where it failed."""
-    print(f"{script.name} ...", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, str(script), "--json"], stdout=subprocess.PIPE, check=False)
-    if done.returncode:
+def _run(name: str, words: str) -> dict[str, Any] | None:
+    """Run one benchmark, and return its record; None where it failed."""
+    print(f"bench_{name}.py ...", file=sys.stderr, flush=True)
+    about = machine()
+    before = os.getloadavg()[0]
+    script = str(HERE / f"bench_{name}.py")
+    done = subprocess.run([sys.executable, script, *shlex.split(words), "--json"], stdout=subprocess.PIPE, check=False)
+    tables = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+    if done.returncode or not tables:
         return None
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
-
-
-def _over(row: dict[str, Any]) -> bool:
-    return row["budget"] is not None and row["ratio"] > row["budget"]
+    about["load"] = f"{before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    return {"benchmark": name, "with": words, "machine": about, "tables": tables}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ exclude_patterns = ["build", ".*"]
 myst_heading_anchors = 4  # a link to a heading that is not there is a warning, and a warning an error
 nitpicky = True
 
+smartquotes = False  # they make a dash of the two in `--option`, wherever it is not marked as code
 html_theme = "furo"
 html_title = f"sandlock {release}"
 html_extra_path = ["site"]
