@@ -49,6 +49,35 @@ def test_every_line_is_an_event_from_the_start_to_the_end(sandlock: Command, rec
     assert launched["protections"]["fs_access"]["state"] == "active"
 
 
+FORKS = """
+import os
+for _ in range(30):
+    if not os.fork():
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.needs("seccomp", level=2)
+def test_a_process_that_lives_for_a_moment_has_a_lane(sandlock: Command, record: Path) -> None:
+    # A memory limit asks about no fork, and these ask nothing: only that they end is seen.
+    command = ("/usr/bin/python3", "-c", FORKS)
+    assert sandlock("run", "--audit", str(record), "-m", "512M", "--", *command).returncode == 0
+    told = [line for line in lines(record) if line["event"] == "process"]
+    assert [sum(line["what"] == what for line in told) for what in ("began", "ended")] == [31, 31]
+    assert {line["program"] for line in told if line["what"] == "began" and line["lane"] > 1} == {
+        os.path.realpath("/usr/bin/python3")
+    }
+
+
+@pytest.mark.needs("seccomp", level=2)
+def test_a_lane_tells_the_last_program_of_a_short_process(sandlock: Command, record: Path) -> None:
+    sandlock("run", "--audit", str(record), "-P", "9", "-e", "/usr/bin/env true; /usr/bin/env true; :")
+    told = [line for line in lines(record) if line["event"] == "process" and line["lane"] > 1]
+    last = {line["lane"]: line["program"] for line in told if line["what"] != "ended"}
+    assert [os.path.basename(program) for program in last.values()] == ["true", "true"]
+
+
 def test_a_run_that_the_kernel_confines_alone_has_start_and_end(sandlock: Command, record: Path) -> None:
     sandlock("run", "--audit", str(record), "--", "true")
     sandlock("run", "--audit", str(record), "--json", "--name", "job", "--", "true")

@@ -143,6 +143,9 @@ DOMAINS: dict[str, Domain] = {
     "RandomTable": Domain("`determinism.random_seed`", _made("random", "RandomTable", 0)),
     "ExecTable": Domain("whatever judges or changes new programs", _made("exec", "ExecTable")),
     "UserTable": Domain("`handlers`: the calls that they name", None),
+    "Endings": Domain(
+        "a record (`name`, `--audit`) of a sandbox that has a supervisor anyway", _made("endings", "Endings")
+    ),
     "Observer": Domain("`sandlock learn`: every call that uses a file, a program or a peer", None),
 }
 

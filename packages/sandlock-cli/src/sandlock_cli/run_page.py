@@ -23,12 +23,16 @@ _COLOURS = {"denied": "#b3261e", "limit": "#b3261e", "fault": "#b26a00", "audit"
 _OTHER = "#666"
 _MOST_MARKS = 2000  # of the timeline; more would lie on one another
 _MOST_ROWS = 500  # of a table
-_WIDTH, _TOP, _LANE = 900, 24, 18  # pixels
+_WIDTH, _TOP, _LANE = run_pictures.WIDTH, 24, 18  # pixels
 _STYLE = (
     "body{font:14px/1.5 sans-serif;max-width:960px;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top;"
-    "border-bottom:1px solid #ddd;overflow-wrap:anywhere}pre{background:#f5f5f5;padding:1em;overflow:auto}"
-    "h2{font-size:1.1em;margin-top:2em}svg{width:100%;height:auto}"
+    "border-bottom:1px solid #ddd;overflow-wrap:anywhere;min-width:4.5em}td:first-child{min-width:7em}"
+    "pre{background:#f5f5f5;padding:1em;overflow:auto}"
+    # What is too wide for a small window is moved sideways by itself, and its letters stay as large as the others.
+    ".wide{overflow-x:auto}.wide>svg{width:100%;min-width:720px;height:auto}"
+    "h1,h2{overflow-wrap:anywhere}h2{font-size:1.1em;margin-top:2em}"
+    "td>svg{display:block;width:100%;min-width:180px;max-width:480px;height:16px}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#262626}td,th{border-color:#444}}"
 )
 
@@ -102,11 +106,12 @@ def _timeline(events: Sequence[dict[str, Any]]) -> str:
         x = 90 + (_WIDTH - 100) * (moment - first) / span
         y = _TOP + kinds.index(kind) * _LANE
         parts.append(f'<rect x="{x:.1f}" y="{y + 2}" width="2" height="12" fill="{_COLOURS.get(kind, _OTHER)}"/>')
-    height = _TOP + len(kinds) * _LANE + 20
+    height = _TOP + len(kinds) * _LANE + 4
     parts.append('<text x="90" y="14" fill="currentColor" font-size="11">0 s</text>')
     parts.append(f'<text x="{_WIDTH}" y="14" text-anchor="end" fill="currentColor" font-size="11">{span:.3f} s</text>')
     counts = ", ".join(f"{_text(kind)} {count}" for kind, count in seen.items())
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">{"".join(parts)}</svg><p>{counts}</p>'
+    drawn = run_pictures.drawn("".join(parts), height, "when what happened")
+    return f"{drawn}<p>{counts}</p>"
 
 
 def _counted(told: Iterable[dict[str, Any]]) -> str:
@@ -129,7 +134,7 @@ def _counted(told: Iterable[dict[str, Any]]) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     titles = "".join(f"<th>{_text(title)}</th>" for title in head)
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>{f'<tr>{titles}</tr>' if titles else ''}{body}</table>"
+    return f'<div class="wide"><table>{f"<tr>{titles}</tr>" if titles else ""}{body}</table></div>'
 
 
 def _text(value: object) -> str:

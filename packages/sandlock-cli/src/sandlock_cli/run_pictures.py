@@ -10,9 +10,11 @@ from sandlock_cli.failure import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["calls", "memory", "processes"]
+__all__ = ["WIDTH", "calls", "drawn", "memory", "processes"]
 
-_WIDTH, _LEFT, _LANE, _TOP = 900, 200, 16, 20  # pixels
+WIDTH = 900
+"""Of a picture, in pixels before a window scales it."""
+_LEFT, _LANE, _TOP = 200, 16, 20  # pixels
 _BAR, _EXEC = "#3b6ea5", "#b26a00"
 _LABEL = 28  # characters
 _MOST_CALLS = 60  # rows
@@ -27,7 +29,7 @@ def processes(timeline: dict[str, Any]) -> str:
     length = timeline["seconds"]
     parts = [
         f'<text x="{_LEFT}" y="12" fill="currentColor" font-size="11">0 s</text>',
-        f'<text x="{_WIDTH}" y="12" text-anchor="end" fill="currentColor" font-size="11">{length:.3f} s</text>',
+        f'<text x="{WIDTH}" y="12" text-anchor="end" fill="currentColor" font-size="11">{length:.3f} s</text>',
     ]
     for index, lane in enumerate(lanes):
         parts.append(_lane(lane, _TOP + index * _LANE, length))
@@ -36,13 +38,13 @@ def processes(timeline: dict[str, Any]) -> str:
         words.append("The kernel alone enforced the policy: nobody watched, and only the first process is known.")
     else:
         words.append(
-            "A process that lived for a moment and asked the supervisor nothing is not here. "
+            "A process that was killed within a moment, before it asked the supervisor anything, is not here. "
             "A mark is where another program was seen to run."
         )
     if timeline["unlisted"]:
         words.append(f"And {timeline['unlisted']} more processes, which have no lane.")
-    drawn = _svg("".join(parts), _TOP + len(lanes) * _LANE + 4)
-    return f"{drawn}<p>{' '.join(words)}</p>"
+    picture = drawn("".join(parts), _TOP + len(lanes) * _LANE + 4, "processes")
+    return f"{picture}<p>{' '.join(words)}</p>"
 
 
 def calls(timeline: dict[str, Any]) -> str:
@@ -53,11 +55,11 @@ def calls(timeline: dict[str, Any]) -> str:
     rows = []
     for name, call in list(found.items())[:_MOST_CALLS]:
         bars = _bars(call["over_time"], 360, 16)
-        drawn = f'<svg viewBox="0 0 360 16" style="width:360px;height:16px">{bars}</svg>'
-        rows.append(f"<tr><td>{_text(name)}</td><td>{call['times']}</td><td>{drawn}</td></tr>")
+        picture = f'<svg viewBox="0 0 360 16" preserveAspectRatio="none">{bars}</svg>'
+        rows.append(f"<tr><td>{_text(name)}</td><td>{call['times']}</td><td>{picture}</td></tr>")
     more = f"<p>And {len(found) - _MOST_CALLS} more calls.</p>" if len(found) > _MOST_CALLS else ""
     head = f"<tr><th>call</th><th>times</th><th>over {timeline['seconds']:.3f} s</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>{more}"
+    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>{more}'
 
 
 def memory(timeline: dict[str, Any]) -> str:
@@ -66,8 +68,9 @@ def memory(timeline: dict[str, Any]) -> str:
     if used is None:
         return "<p>Not known: only with a limit (max_memory) does the supervisor look at it.</p>"
     length = timeline["seconds"]
-    drawn = _svg(f'<g transform="translate({_LEFT} 4)">{_bars(used, _WIDTH - _LEFT, 80)}</g>', 88)
-    return f"{drawn}<p>At most {max(used) / _MIB:.1f} MiB were seen, in {length:.3f} s.</p>"
+    most = f'<text x="0" y="14" fill="currentColor" font-size="11">{max(used) / _MIB:.1f} MiB</text>'
+    picture = drawn(f'{most}<g transform="translate({_LEFT} 4)">{_bars(used, WIDTH - _LEFT, 80)}</g>', 88, "memory")
+    return f"{picture}<p>At most {max(used) / _MIB:.1f} MiB were seen, in {length:.3f} s.</p>"
 
 
 def _lane(lane: dict[str, Any], y: int, length: float) -> str:
@@ -102,11 +105,14 @@ def _bars(values: Sequence[float], width: int, height: int) -> str:
 
 
 def _x(at_s: float, length: float) -> float:
-    return _LEFT + (_WIDTH - _LEFT) * min(max(at_s / length, 0.0), 1.0)
+    return _LEFT + (WIDTH - _LEFT) * min(max(at_s / length, 0.0), 1.0)
 
 
-def _svg(content: str, height: int) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">{content}</svg>'
+def drawn(content: str, height: int, label: str) -> str:
+    """Return a picture of full width, which a small window moves sideways."""
+    return (
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{content}</svg></div>'
+    )
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,8 @@
 
 It decides nothing and a failure in it changes no verdict. The program decides how many processes there are and how
 long it runs, so both are bounded: samples become rarer, and what is beyond the lanes is only counted. A process that
-lives for less than a sample and asks the supervisor nothing is not seen.
+asks the supervisor nothing is seen by a sample, or when it ends by itself (`handlers.endings`); one that is killed
+before is not.
 """
 
 from __future__ import annotations
@@ -102,6 +103,12 @@ class Timeline:
             self._outside = between(processes.root, pid)
             processes.register(pid)
         self._timer = loop.call_later(self._pace.width_s, self._tick)
+
+    def last_look(self, process: Process) -> None:
+        """Note what a process runs that is about to end; later there is nobody to ask."""
+        lane = self._lanes.get(process)
+        if lane is not None and self._processes is not None:
+            self._look_at(lane)
 
     def close(self) -> None:
         """Note what there is, and stop; the processes that are left have ended or are none of its business."""

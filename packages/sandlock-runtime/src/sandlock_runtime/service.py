@@ -234,13 +234,17 @@ class Service:
 
     def _record(self, supervisor: Supervisor, pid: int) -> None:
         """Begin to tell what the run does over time."""
-        from sandlock_notif.timeline import Timeline  # lazy: for who keeps a record
+        from sandlock_notif.handlers.endings import Endings  # lazy: for who keeps a record
+        from sandlock_notif.timeline import Timeline
 
         def memory() -> int | None:
             return next((found for table in self._tables if (found := table.largest_use()) is not None), None)
 
         self._timeline = Timeline(self._note, supervisor.answered, memory)
         self._timeline.begin(self._thread.loop, supervisor.processes, pid)
+        for table in self._tables:
+            if isinstance(table, Endings):
+                table.look = self._timeline.last_look
 
     def _note(self, kind: str, facts: Mapping[str, object]) -> None:
         for note in self._timelines:

@@ -145,6 +145,10 @@ def tables_for(
     refuses.
     """
     tables: list[HandlerTable] = list(hooks.observers) if hooks is not None else []
+    if hooks is not None and hooks.timelines:
+        from sandlock_notif.handlers.endings import Endings
+
+        tables.append(Endings())
     callback: CallbackTable | None = None
     if hooks is not None and hooks.policy_fn is not None:
         from sandlock_notif.handlers.callback import CallbackTable
