@@ -144,11 +144,7 @@ def tables_for(
     it is asked before anything is done; the caller's handlers come last, since they can never allow what a built-in one
     refuses.
     """
-    tables: list[HandlerTable] = list(hooks.observers) if hooks is not None else []
-    if hooks is not None and hooks.timelines:
-        from sandlock_notif.handlers.endings import Endings
-
-        tables.append(Endings())
+    tables: list[HandlerTable] = _watching(hooks) if hooks is not None else []
     callback: CallbackTable | None = None
     if hooks is not None and hooks.policy_fn is not None:
         from sandlock_notif.handlers.callback import CallbackTable
@@ -185,6 +181,15 @@ def tables_for(
         for table in tables:
             callback.context.bind(table.controls())
     return tables
+
+
+def _watching(hooks: Hooks) -> list[HandlerTable]:
+    """Return the tables that decide nothing."""
+    if not hooks.timelines:
+        return list(hooks.observers)
+    from sandlock_notif.handlers.endings import Endings
+
+    return [*hooks.observers, Endings()]
 
 
 def _limits(policy: Policy, plan: Plan, shown: ServedView | None) -> Iterator[HandlerTable]:
