@@ -54,6 +54,10 @@ def test_a_misspelt_keyword_is_an_error_and_no_skip(pytester: pytest.Pytester) -
     assert "skipped" not in counts
 
 
+def test_a_package_of_pythons_can_be_needed() -> None:
+    assert (level("module:pytest"), level("module:no_such_package")) == (1, 0)
+
+
 def test_promises_have_levels() -> None:
     assert promises({"SANDLOCK_REQUIRE": "landlock=7, seccomp,"}) == {"landlock": 7, "seccomp": 1}
     assert promises({}) == {}

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,12 +182,17 @@ PROBES: dict[str, Callable[[], int]] = {
 
 @functools.cache
 def level(feature: str) -> int:
-    """The level at which this host has `feature`; 0 means not at all. `command:NAME` asks for a program on PATH.
+    """The level at which this host has `feature`; 0 means not at all.
+
+    `command:NAME` asks for a program on PATH, `module:NAME` for a package that can be imported.
 
     Raises UnknownFeatureError for a name without a probe.
     """
     if feature.startswith("command:"):
         return int(shutil.which(feature.removeprefix("command:")) is not None)
+    if feature.startswith("module:"):
+        return int(find_spec(feature.removeprefix("module:")) is not None)
     if feature not in PROBES:
-        raise UnknownFeatureError(f"no probe for {feature!r}; known: {', '.join(sorted(PROBES))}, command:NAME")
+        known = ", ".join((*sorted(PROBES), "command:NAME", "module:NAME"))
+        raise UnknownFeatureError(f"no probe for {feature!r}; known: {known}")
     return PROBES[feature]()
