@@ -244,11 +244,27 @@ def test_a_private_temporary_directory_is_tmp_in_another_root(root: Path) -> Non
         ({"fs_mount": {"/no/such/place": "/usr"}}, "a mount needs a place"),
         ({"fs_mount": {"/mnt": "/usr", "/mnt/no/such": "/usr"}}, "does not exist in /usr, which .* needs a place"),
         ({"chroot": "/", "namespaces": "off", "supervisor": False}, "chroot .*needs the supervisor"),
+        ({"fs_mount": {"/mnt": "/proc"}}, "/proc shows the host's processes"),
+        ({"fs_mount_ro": {"/mnt": "/"}}, "/ shows the host's processes, in /proc"),
+        (
+            {"fs_mount_ro": {"/mnt": "/proc/self/task"}},
+            r"/proc/self/task shows the host's processes, in /proc/\d+/task",
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_refused_by_name(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(PolicyError, match=text):
         sh("true", fs_readable=["/"], **fields)
+
+
+@both_ways
+def test_inf_01_a_link_to_the_hosts_proc_is_no_way_to_mount_it(tmp_path: Path) -> None:
+    """What is refused is what would be shown; a part of /proc that is about the machine is mounted as any folder."""
+    (tmp_path / "link").symlink_to("/proc")
+    with pytest.raises(PolicyError, match="shows the host's processes"):
+        sh("true", fs_readable=SYSTEM, fs_mount_ro={"/mnt": str(tmp_path / "link")})
+    told = sh("cat /mnt/ostype; ls -d /mnt/[0-9]*", fs_readable=SYSTEM, fs_mount_ro={"/mnt": "/proc/sys/kernel"})
+    assert lines(told) == ["Linux"]
 
 
 @both_ways

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sandlock_policy.data.landlock import FS_IOCTL_DEV, NEVER
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.view import LOADAVG, MEMINFO, STAT
+from sandlock_runtime.proc_mounts import ProcMounts
 from sandlock_sys import landlock
 from sandlock_sys.spawn import LIVE_HOST, LIVE_LOAD, LIVE_STAT, NULL_DEVICE
 
@@ -97,12 +98,22 @@ def device_nodes(root: str) -> list[str]:
 
 
 def check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
-    """Raise PolicyError for mounts of what is not there, and for those without a place."""
+    """Raise PolicyError for what is not there, what has no place, and what shows processes of the host."""
     problems = []
+    shown = ProcMounts() if binds or root is not None else None
+    elsewhere = shown.shown_elsewhere(root) if shown is not None and root is not None else None
+    if elsewhere is not None:
+        text = f"{root} shows the host's processes, in {elsewhere}"
+        problems.append(Problem("filesystem.chroot", root or "", text, "unmount that /proc, or name another root"))
     for host, inside, _ in binds:
+        processes = shown.shown_in(host) if shown is not None else None
+        if processes is not None:
+            text = f"{host} shows the host's processes, in {processes}"
+            remedy = "mount the folders beside it, and grant /proc, which shows the sandbox's own"
+            problems.append(Problem("filesystem.mount", host, text, remedy))
         if not os.path.lexists(host):
             problems.append(Problem("filesystem.mount", host, "does not exist on the host", "name what is there"))
-        around = max(((to, shown) for shown, to, _ in binds if inside.startswith(f"{to}/")), default=None)
+        around = max(((to, source) for source, to, _ in binds if inside.startswith(f"{to}/")), default=None)
         place = around[1] + inside[len(around[0]) :] if around else (root or "") + inside
         if not os.path.lexists(place):
             where = f" in {around[1]}, which is mounted around it" if around else " in the root" if root else ""
