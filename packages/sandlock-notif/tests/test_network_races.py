@@ -46,7 +46,12 @@ s = socket.socket(type=socket.SOCK_DGRAM)
 def vector(at, data_at, length): shared[at:at + 16] = struct.pack("=QQ", base + data_at, length)
 def header(at, name_at, vector_at):
     shared[at:at + 56] = struct.pack("=QI4xQQQQI4x", base + name_at, 16, base + vector_at, 1, 0, 0, 0)
+def stream():
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        libc.connect(one.fileno(), ctypes.c_void_p(base), 16)
 ATTACKS = {
+    "stream": stream,
     "sendto": lambda: libc.sendto(s.fileno(), b"x", 1, 0, ctypes.c_void_p(base), 16),
     "connect": lambda: libc.connect(s.fileno(), ctypes.c_void_p(base), 16) or libc.send(s.fileno(), b"x", 1, 0),
     "sendmsg": lambda: libc.sendmsg(s.fileno(), ctypes.c_void_p(base + 256), 0),
@@ -85,7 +90,7 @@ allowed_port = [0]
 
 def attacked(kind: str, flipped: str, good: int, bad: int) -> Outcome:
     code = FLIP.replace("GOOD", str(good)).replace("BAD", str(bad)) + f"attack({kind!r}, {flipped!r}, {TRIES})"
-    return run(code, net_allow=[f"udp://127.0.0.1:{good}"], timeout_s=120)
+    return run(code, net_allow=[f"127.0.0.1:{good}"], timeout_s=120)
 
 
 CASES = [
@@ -102,6 +107,15 @@ def test_not_03_changing_what_is_pointed_to_never_reaches_the_refused_port(kind:
         assert allowed.seen, "the attack never sent anything"
         assert other.seen == []
     assert [event.reason for event in outcome.events if event.kind == "fault"] == []
+
+
+def test_not_03_nor_does_it_where_connections_are_made_without_being_asked_about() -> None:
+    with serve() as allowed, serve() as other:
+        outcome = attacked("stream", "address", allowed.port, other.port)
+        assert outcome.output == f"{TRIES}\n".encode()
+        assert (allowed.connections > 0, other.connections) == (True, 0)
+    assert outcome.supervisor is not None
+    assert outcome.supervisor.shortly > TRIES / 10, "a good part was served in C"
 
 
 @pytest.mark.parametrize("kind", ["sendto", "connect"])

@@ -148,7 +148,7 @@ class Dispatch:
         self.names = {number: found[0].syscall for number, found in traps.items()}
         # Nobody is passed over: only who is asked first, and always, can have a call served without being asked.
         self.rows: dict[int, Row] = {
-            number: found[0].row for number, found in traps.items() if found[0].row and not found[0].conditions
+            number: found[0].row for number, found in traps.items() if found[0].row and _always(found)
         }
 
 
@@ -176,9 +176,14 @@ def _holds(condition: Condition, argument: int) -> bool:
     return found != condition.negate
 
 
+def _always(traps: list[Trap]) -> bool:
+    """Whether each of them is asked about every call that arrives: the filter has seen to their conditions."""
+    return len({trap.conditions for trap in traps}) == 1
+
+
 def _handles(traps: list[Trap]) -> tuple[Handle, ...]:
     """Return the handlers, each asked only when its own conditions hold: another's may have trapped the call."""
-    if len({trap.conditions for trap in traps}) == 1:
+    if _always(traps):
         return tuple(trap.handle for trap in traps)
     return tuple(trap.handle if not trap.conditions else _guarded(trap) for trap in traps)
 

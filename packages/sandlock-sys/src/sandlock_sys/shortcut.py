@@ -1,12 +1,13 @@
-"""Requests about files that no rule touches, served in C where they are taken: the interpreter never sees them.
+"""Requests that need no thought, served in C where they are taken: the interpreter never sees them.
 
     shortcut = Shortcut(listener, audit_arch, [Row(...)], ...)
     shortcut.judge_by(root=root, relative=True, marks=marks, denied=NO_MARKS, fence=NO_MARKS, names=names)
     notif.Exchange(listener).use(shortcut)
 
-A call is served there if its path has none of certain names, starts outside of what is denied, and leads, without a
-symlink, to an object that is not marked; all others are returned by `Exchange.take` as ever. So what a shortcut says
-must be what whoever serves those would say.
+A call by path is served there if its path has none of certain names, starts outside of what is denied, and leads,
+without a symlink, to an object that is not marked; a call on a socket if its destination is known
+(`sandlock_sys.destinations`). All others are returned by `Exchange.take` as ever. So what a shortcut says must be what
+whoever serves those would say.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from sandlock_sys.deputy import Deputy
+    from sandlock_sys.destinations import Destinations
     from sandlock_sys.walk import Marks
 
 __all__ = ["MAX_NAMES", "MAX_ROWS", "Kind", "Row", "Shortcut"]
@@ -43,6 +45,10 @@ class Kind(IntEnum):
     """Writes the link's text to `value`; the size is the argument behind."""
     OPEN = 5
     """Lets the deputy open it, and puts the fd into the caller."""
+    CONNECT = 6
+    """Connects a socket to a known destination (`Destinations`); like the next it has no path."""
+    SENDTO = 7
+    """Sends a datagram to one."""
 
 
 class Row:
@@ -60,7 +66,9 @@ class Row:
 
     __slots__ = ("at", "fixed", "flags", "kind", "path", "value")
 
-    def __init__(self, kind: Kind, path: int, value: int = 0, *, at: int = -1, flags: int = -1, fixed: int = 0) -> None:
+    def __init__(
+        self, kind: Kind, path: int = 0, value: int = 0, *, at: int = -1, flags: int = -1, fixed: int = 0
+    ) -> None:
         self.kind, self.path, self.value = kind, path, value
         self.at, self.flags, self.fixed = at, flags, fixed
 
@@ -83,7 +91,7 @@ class Shortcut:
 
     """
 
-    __slots__ = ("_deputy", "_held", "memory")
+    __slots__ = ("_deputy", "_destinations", "_held", "memory")
 
     def __init__(
         self,
@@ -98,6 +106,7 @@ class Shortcut:
         self.memory = memory = ffi.new("struct sl_shortcut *")
         self._held: list[object] = []
         self._deputy: Deputy | None = None
+        self._destinations: Destinations | None = None
         memory.stale = 1
         memory.listener, memory.arch, memory.privileged = listener, arch, privileged
         memory.wait_ns, memory.blocked_ns = wait_ns, blocked_ns
@@ -182,6 +191,11 @@ class Shortcut:
         """Let `deputy` open files, until this is called again; before it is closed with None."""
         self._deputy = deputy
         self.memory.deputy = NULL if deputy is None else deputy.ring
+
+    def reach(self, destinations: Destinations | None) -> None:
+        """Let sockets reach known destinations, until this is called again; before they are closed with None."""
+        self._destinations = destinations
+        self.memory.destinations = NULL if destinations is None else destinations.memory
 
     @property
     def opens(self) -> bool:

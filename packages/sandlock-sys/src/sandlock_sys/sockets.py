@@ -6,9 +6,8 @@ Addresses are struct sockaddr as bytes. Nothing here waits for a peer but `conne
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
-from errno import EBADF, EBADFD, EINTR, ENOPROTOOPT, EOPNOTSUPP, ESRCH, ESTALE
+from errno import EBADF, EBADFD, EINTR, ESRCH, ESTALE
 from struct import Struct
 from typing import Self
 
@@ -46,9 +45,6 @@ ADDRESS_MAX = 128  # struct sockaddr_storage, linux/socket.h
 _TIMEVAL = Struct("=qq")
 _SOL_SOCKET = 1  # asm-generic/socket.h
 _SO_SNDTIMEO = 21  # asm-generic/socket.h
-_SOL_TCP = 6  # linux/socket.h
-_TCP_FASTOPEN_NO_COOKIE = 34  # linux/tcp.h, 4.15
-_CONNECTING = 0x20000000 | 0x4000 | 0x40  # MSG_FASTOPEN, MSG_NOSIGNAL, MSG_DONTWAIT; linux/socket.h
 
 
 @dataclass(slots=True)
@@ -214,10 +210,7 @@ def begin_connect(fd: int, address: bytes) -> int:
     Returns 0 or a positive errno: EINPROGRESS when it has begun, EALREADY when it had begun before, EOPNOTSUPP as
     `start_connect`, which says what else holds.
     """
-    one = (1).to_bytes(4, sys.byteorder)
-    if lib.sl_socket_set(fd, _SOL_TCP, _TCP_FASTOPEN_NO_COOKIE, readable(one), len(one)) == -ENOPROTOOPT:
-        return EOPNOTSUPP
-    return max(0, -send(fd, b"", _CONNECTING, address))
+    return max(0, -int(lib.sl_socket_begin(fd, readable(address), len(address))))
 
 
 def bind(fd: int, address: bytes) -> int:

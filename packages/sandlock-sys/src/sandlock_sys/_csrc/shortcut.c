@@ -16,6 +16,7 @@
 
 #include "capabilities.h"
 #include "deputy.h"
+#include "destinations.h"
 #include "inode.h"
 #include "notif.h"
 #include "procmem.h"
@@ -337,9 +338,16 @@ static int serve(struct call *call)
     return served;
 }
 
+static int serve_socket(struct call *call)
+{
+    struct sl_destinations *known = call->shortcut->destinations;
+    int connects = call->row->kind == SL_SHORTCUT_CONNECT, listener = call->shortcut->listener;
+    return known && (connects ? sl_destinations_connect : sl_destinations_send)(known, listener, call->request);
+}
+
 long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_ns)
 {
-    uint64_t privileges = 0;
+    uint64_t privileges = 0, none;
     int given_up = 0;
     long result;
     for (;;) {
@@ -349,12 +357,13 @@ long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_
         struct call call = {.shortcut = shortcut, .request = request, .row = row_of(shortcut, request), .object = -1};
         if (!call.row || __atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE))
             break;
-        if (shortcut->privileged && !given_up) {
-            if (sl_capabilities_set(0, &privileges) < 0)
+        int on_socket = call.row->kind >= SL_SHORTCUT_CONNECT, give_up = shortcut->privileged && !on_socket;
+        if (give_up != given_up) {
+            if (sl_capabilities_set(give_up ? 0 : privileges, give_up ? &privileges : &none) < 0)
                 break;
-            given_up = 1;
+            given_up = give_up;
         }
-        if (!serve(&call))
+        if (!(on_socket ? serve_socket : serve)(&call))
             break;
         shortcut->served++;
         shortcut->rows[call.row - shortcut->rows].served++;

@@ -12,6 +12,8 @@ enum sl_shortcut_kind {
     SL_SHORTCUT_ACCESS = 3,   /* checks the mode `value` */
     SL_SHORTCUT_READLINK = 4, /* the link's text to `value`; the size is the argument behind */
     SL_SHORTCUT_OPEN = 5,     /* opens it in the deputy; `value` is not used */
+    SL_SHORTCUT_CONNECT = 6,  /* these two lead to sockets: see destinations.h */
+    SL_SHORTCUT_SENDTO = 7,
 };
 
 /* How one system call is read: the numbers of its arguments. */
@@ -51,6 +53,7 @@ struct sl_shortcut {
     const void *fence;     /* likewise: where there are any, a path may start only below one of these */
     const char *names;     /* components by which marked objects are reached, each with a NUL behind it */
     struct sl_deputy *deputy; /* NULL: nothing is opened */
+    struct sl_destinations *destinations; /* NULL: nobody is reached */
     struct sl_shortcut_row rows[SL_SHORTCUT_ROWS];
     uint32_t name_at[SL_SHORTCUT_NAMES]; /* offsets into `names`, in the order of the names' bytes */
 };

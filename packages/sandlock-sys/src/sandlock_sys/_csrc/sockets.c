@@ -17,9 +17,6 @@
 #endif
 
 #define SL_PIDFD_THREAD O_EXCL        /* linux/pidfd.h, 6.9 */
-#define SL_SO_PROTOCOL 38             /* asm-generic/socket.h, 2.6.32 */
-#define SL_SO_DOMAIN 39               /* asm-generic/socket.h, 2.6.32 */
-#define SL_SO_COOKIE 57               /* asm-generic/socket.h, 4.12 */
 #define SL_MSG_FASTOPEN 0x20000000    /* linux/socket.h, 3.5 */
 #define SL_NOTIF_ID_VALID _IOW('!', 2, uint64_t) /* linux/seccomp.h, 5.0; this direction 5.8 */
 #define SL_TCP_FASTOPEN_NO_COOKIE 34  /* linux/tcp.h, 4.15 */
@@ -48,21 +45,32 @@ static long describe(struct sl_socket *taken)
     return 0;
 }
 
+/* A pidfd of the thread. Before 6.9 only the leader of a process has one; then -EINVAL or -ENOENT comes back. */
+long sl_socket_thread(int tid)
+{
+    long result = RAW(__NR_pidfd_open, tid, SL_PIDFD_THREAD);
+    return result == -EINVAL ? RAW(__NR_pidfd_open, tid, 0) : result;
+}
+
+/* A copy, close-on-exec, of what the thread has by the number `remote`. */
+long sl_socket_copy(int pidfd, int remote)
+{
+    return RAW(__NR_pidfd_getfd, pidfd, remote, 0);
+}
+
 /* The copy of fd `remote` of thread `tid`, close-on-exec, and what kind of socket it is.
  * taken->pidfd is a pidfd of the thread, or -1: then one is opened, which is the caller's to keep or to close, also when
- * the rest fails. Before 6.9 only the leader of a process has one; then -EINVAL or -ENOENT comes back for another. */
+ * the rest fails. */
 long sl_socket_take(int tid, int remote, struct sl_socket *taken)
 {
     long result;
     if (taken->pidfd < 0) {
-        result = RAW(__NR_pidfd_open, tid, SL_PIDFD_THREAD);
-        if (result == -EINVAL)
-            result = RAW(__NR_pidfd_open, tid, 0);
+        result = sl_socket_thread(tid);
         if (result < 0)
             return result;
         taken->pidfd = (int)result;
     }
-    result = RAW(__NR_pidfd_getfd, taken->pidfd, remote, 0);
+    result = sl_socket_copy(taken->pidfd, remote);
     if (result < 0)
         return result == -EBADF ? -EBADFD : result; /* the other's bad fd, not one of ours */
     taken->fd = (int)result;
@@ -120,15 +128,20 @@ static long fast_open(int fd, const void *address, uint32_t length)
  * 0: connected. -EALREADY: not yet. -EOPNOTSUPP: the host has switched the client side off (net.ipv4.tcp_fastopen). */
 long sl_socket_start(int fd, const void *address, uint32_t length)
 {
-    int one = 1;
-    long result = RAW(__NR_setsockopt, fd, IPPROTO_TCP, SL_TCP_FASTOPEN_NO_COOKIE, &one, sizeof(one));
-    if (result == -ENOPROTOOPT)
-        return -EOPNOTSUPP;
-    /* -EINVAL: it is being connected already, or is connected; the call tells which. */
-    result = fast_open(fd, address, length);
+    long result = sl_socket_begin(fd, address, length);
     if (result == -EINPROGRESS) /* also on loopback, where it is done by now */
         result = fast_open(fd, address, length);
     return result;
+}
+
+/* The same, once: what connect(2) does where O_NONBLOCK is set. */
+long sl_socket_begin(int fd, const void *address, uint32_t length)
+{
+    int one = 1;
+    if (RAW(__NR_setsockopt, fd, IPPROTO_TCP, SL_TCP_FASTOPEN_NO_COOKIE, &one, sizeof(one)) == -ENOPROTOOPT)
+        return -EOPNOTSUPP;
+    /* -EINVAL: it is being connected already, or is connected; the call tells which. */
+    return fast_open(fd, address, length);
 }
 
 long sl_socket_bind(int fd, const void *address, uint32_t length)

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { SL_SO_PROTOCOL = 38, SL_SO_DOMAIN = 39, SL_SO_COOKIE = 57 }; /* asm-generic/socket.h, 2.6.32; cookie 4.12 */
+
 struct sl_socket {
     int fd;
     int domain;
@@ -14,11 +16,14 @@ struct sl_socket {
     uint64_t cookie;
 };
 
+long sl_socket_thread(int tid);
+long sl_socket_copy(int pidfd, int remote);
 long sl_socket_take(int tid, int remote, struct sl_socket *taken);
 long sl_socket_take_with(int listener, uint64_t id, int tid, int remote, struct sl_socket *taken, uint64_t name_at,
                          void *name, size_t name_size, uint64_t data_at, void *data, size_t data_size);
 long sl_socket_connect(int fd, const void *address, uint32_t length);
 long sl_socket_start(int fd, const void *address, uint32_t length);
+long sl_socket_begin(int fd, const void *address, uint32_t length);
 long sl_socket_bind(int fd, const void *address, uint32_t length);
 long sl_socket_listen(int fd, int backlog);
 long sl_socket_send(int fd, const void *data, size_t size, const void *name, uint32_t name_size,

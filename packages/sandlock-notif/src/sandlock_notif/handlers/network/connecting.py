@@ -77,8 +77,10 @@ class Connector:
         if intercept is not None:
             return Pending(self._divert(pinned, target, intercept), pinned)
         own = None if protocol == "tcp" else lambda: _own_address(pinned)
-        self._gate.check(protocol, target, own, ECONNREFUSED)
+        ruled = self._gate.check(protocol, target, own, ECONNREFUSED)
         address = target.pack()
+        if ruled and protocol == "tcp":
+            self._gate.remember(pinned, raw, address)
         if protocol != "tcp":
             self._gate.inside.add(pinned.cookie)
             return _outcome(sockets.connect(pinned.fd, address))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from sandlock_notif.errors import Refusal
 from sandlock_notif.handlers.network.live import LiveLimits
+from sandlock_sys.destinations import Destinations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sandlock_notif.handlers.network.inside import Inside
     from sandlock_notif.request import Request
     from sandlock_policy.matching import NetworkRules, Verdict
+    from sandlock_sys.shortcut import Shortcut
     from sandlock_sys.sockets import Socket
 
 __all__ = ["DGRAM", "STREAM", "Gate", "Protocol", "protocol_of", "refusal_text"]
@@ -56,11 +58,10 @@ class Gate:
     Arguments:
         rules: of the policy, with its names resolved.
         inside: the sandbox's own sockets.
-        fixed: no rule changes while the program runs.
+        fixed: no rule changes while the program runs, and no port has another number inside.
 
     Attributes:
         live: what a policy callback has taken away.
-        passed: destinations that the rules allow for good: (SO_DOMAIN, SO_PROTOCOL, name) -> the name to send with.
 
     """
 
@@ -68,25 +69,61 @@ class Gate:
         self.rules = rules
         self.inside = inside
         self.live = LiveLimits()
-        self.passed: dict[tuple[int, int, bytes], bytes] = {}
         self._fixed = fixed
+        self._passed: dict[tuple[int, int, bytes], bytes] = {}  # SO_DOMAIN, SO_PROTOCOL, name -> the name to send with
+        self._destinations = Destinations()
+        self._shortcut: Shortcut | None = None
 
-    def remember(self, domain: int, protocol: int, name: bytes, packed: bytes) -> None:
-        """Keep what a name of a datagram socket led to, when only fixed rules decided about it."""
-        if self._fixed and not self.live.active:
-            if len(self.passed) >= _PASSED_MAX:
-                self.passed.clear()
-            self.passed[domain, protocol, name] = packed
+    def shorten(self, shortcut: Shortcut) -> None:
+        """Have sockets reach without us what they are found to reach for good from now on; `restrict` forgets it."""
+        self._shortcut = shortcut
+        self._destinations.clear()
+        shortcut.reach(self._destinations)
+
+    def close(self) -> None:
+        """Free what is held."""
+        if self._shortcut is not None:
+            self._shortcut.reach(None)
+        self._destinations.close()
+
+    def known(self, pinned: Socket, name: bytes) -> bytes | None:
+        """Return the name that a datagram socket may send with instead of `name`; None: that must be judged."""
+        packed = self._passed.get((pinned.domain, pinned.protocol, name))
+        if packed is not None and pinned.kind == DGRAM and not self.live.active:
+            self.inside.add(pinned.cookie)
+            self._destinations.add(name, packed, domain=pinned.domain, cookie=pinned.cookie)
+            return packed
+        return None
+
+    def remember(self, pinned: Socket, name: bytes, packed: bytes) -> None:
+        """Keep what `name` led to when rules alone decided about it: for one datagram socket, or all of TCP's.
+
+        Safety: what a policy callback takes away meanwhile, in another thread, is active by then, or forgets this.
+        """
+        if not self._fixed or self.live.active:
+            return
+        if pinned.kind == STREAM:
+            self._destinations.add(name, packed, domain=pinned.domain)
+            return
+        if len(self._passed) >= _PASSED_MAX:
+            self._passed.clear()
+        self._passed[pinned.domain, pinned.protocol, name] = packed
+        self._destinations.add(name, packed, domain=pinned.domain, cookie=pinned.cookie)
 
     def restrict(self, networks: Iterable[str]) -> None:
-        """Let only these addresses be reached from now on, of those that the rules allow."""
+        """Let only these addresses be reached from now on, of those that the rules allow; in any thread."""
         self.live.restrict(networks)
-        self.passed.clear()
+        self._forget()
 
     def restrict_process(self, pid: int, networks: Iterable[str]) -> None:
         """Likewise for one process and what descends from it."""
         self.live.restrict_process(pid, networks)
-        self.passed.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Serve nothing more without us; `shorten` begins anew, and nothing is remembered where limits are active."""
+        if self._shortcut is not None:
+            self._shortcut.forget()
 
     def check_live(self, request: Request, protocol: Protocol, target: Inet, errno: int) -> None:
         """Raise `Refusal` with `errno` where the policy callback has taken `target` away from the caller."""

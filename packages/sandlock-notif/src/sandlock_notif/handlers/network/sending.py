@@ -12,7 +12,7 @@ from sandlock_notif import memory
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.handlers.network.addresses import AF_INET, AF_INET6, AF_UNIX, bind_target, send_target
-from sandlock_notif.handlers.network.gate import DGRAM, STREAM, protocol_of
+from sandlock_notif.handlers.network.gate import STREAM, protocol_of
 from sandlock_notif.handlers.network.messages import (
     DATAGRAM_MAX,
     MESSAGE_SIZE,
@@ -175,9 +175,8 @@ class Sender:
 
     def _destination(self, request: Request, pinned: Socket, name: bytes) -> bytes:
         """Return the name to send with; empty to send to the peer."""
-        known = self._gate.passed.get((pinned.domain, pinned.protocol, name))
-        if known is not None and pinned.kind == DGRAM:
-            self._gate.inside.add(pinned.cookie)
+        known = self._gate.known(pinned, name)
+        if known is not None:
             return known
         if pinned.kind == STREAM or pinned.domain == AF_UNIX:
             return b""  # a connected stream does not look at the name, and one without a peer fails
@@ -194,8 +193,8 @@ class Sender:
             protocol, target, lambda: bind_target(pinned.domain, sockets.name_of(pinned.fd)), EPERM
         )  # fmt: skip
         packed = target.pack()
-        if ruled and not self._ports.enabled:
-            self._gate.remember(pinned.domain, pinned.protocol, name, packed)
+        if ruled:
+            self._gate.remember(pinned, name, packed)
         return packed
 
     def _rebuild(self, request: Request, pinned: Socket, control: bytes) -> Control:

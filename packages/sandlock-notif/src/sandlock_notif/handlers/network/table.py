@@ -31,6 +31,7 @@ from sandlock_notif.handlers.own_domains import own_domain_traps
 from sandlock_notif.resolver import Resolver
 from sandlock_policy.data.supervised_network import NETLINK_ROUTE
 from sandlock_policy.seccomp.rules import not_one_of, one_of
+from sandlock_sys.shortcut import Kind, Row
 
 if TYPE_CHECKING:
     from sandlock_notif.action import Action
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from sandlock_notif.request import Request
     from sandlock_notif.resolver import Lookup
     from sandlock_policy.matching import NetworkRules
+    from sandlock_sys.shortcut import Shortcut
     from sandlock_sys.sockets import Socket
 
 __all__ = ["NetworkTable"]
@@ -79,7 +81,8 @@ class NetworkTable(HandlerTable):
     ) -> None:
         self._posture = posture
         self._inside = Inside()
-        self.gate = Gate(rules, self._inside, fixed=posture.fixed)
+        self._lasting = posture.fixed and not posture.remaps
+        self.gate = Gate(rules, self._inside, fixed=self._lasting)
         self._ports = PortMap(self._inside, enabled=posture.remaps)
         self._intercept = intercept
         self._resolver = Resolver(rules, lookup) if posture.resolves else None
@@ -98,9 +101,10 @@ class NetworkTable(HandlerTable):
     def traps(self) -> Sequence[Trap]:
         """Return the calls that need a verdict here; plain data on connected sockets is not among them."""
         posture = self._posture
+        reason = "decided on a copy, done on behalf"
         rows = [
-            Trap("connect", self._told(self._connect, "connect"), "decided on a copy, done on behalf", cost="memory"),
-            Trap("bind", self._told(self._bind, "bind"), "decided on a copy, done on behalf", cost="memory"),
+            Trap("connect", self._told(self._connect, "connect"), reason, cost="memory", row=self._row(Kind.CONNECT)),
+            Trap("bind", self._told(self._bind, "bind"), reason, cost="memory"),
             Trap("prctl", self._adopts, "a process that gets orphans hides what they descend from", _SUBREAPER),
             *own_domain_traps(),
         ]
@@ -117,11 +121,18 @@ class NetworkTable(HandlerTable):
             sender = self._sender
             reason = "datagrams name their destination"
             rows += [
-                Trap("sendto", self._told(sender.sendto, "sendto"), reason, named, cost="memory"),
+                Trap("sendto", self._told(sender.sendto, "sendto"), reason, named, "memory", self._row(Kind.SENDTO)),
                 Trap("sendmsg", self._told(sender.sendmsg, "sendmsg"), f"{reason} behind a pointer", cost="memory"),
                 Trap("sendmmsg", self._told(sender.sendmmsg, "sendmmsg"), f"{reason} behind a pointer", cost="memory"),
             ]
         return rows
+
+    def _row(self, kind: Kind) -> Row | None:
+        return Row(kind) if self._lasting else None
+
+    def shorten(self, shortcut: Shortcut) -> None:
+        """Have known destinations reached without us."""
+        self.gate.shorten(shortcut)
 
     def attach(self, services: Services) -> None:
         """Take what the work needs."""
@@ -142,6 +153,7 @@ class NetworkTable(HandlerTable):
     async def close(self) -> None:
         """Free what is held."""
         self._netlink.close()
+        self.gate.close()
         if self._source is not None:
             self._source.close()
         self._unix.close()
