@@ -23,16 +23,15 @@ from sandlock_checkpoint.memory import Area, Location, Mapping, MappingKind, Run
 from sandlock_checkpoint.model import (
     Checkpoint,
     Layout,
-    Leave,
     ProcessInfo,
     Registers,
     RobustList,
     Rseq,
     Scheduling,
-    Scope,
     SignalStack,
     ThreadState,
 )
+from sandlock_checkpoint.terms import Leave, Scope
 
 BLOCK = 1 << 20
 

@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "packages" / name / "src") for name in ("sandlock-arc
 import sandlock_arch  # noqa: E402 - needs the path above
 from sandlock_policy.seccomp.compile import compile_spec  # noqa: E402
 from sandlock_policy.seccomp.default import default_spec  # noqa: E402
-from sandlock_policy.seccomp.filter import FilterOptions  # noqa: E402
+from sandlock_policy.seccomp.options import FilterOptions  # noqa: E402
 
 __all__ = ["main", "render"]
 

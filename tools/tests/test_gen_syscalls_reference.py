@@ -11,8 +11,8 @@ import pytest
 from sandlock_arch import get, names
 from sandlock_notif import HandlerTable, Trap
 from sandlock_policy.seccomp.default import default_spec
-from sandlock_policy.seccomp.filter import FilterOptions
 from sandlock_policy.seccomp.opcodes import RET_ALLOW
+from sandlock_policy.seccomp.options import FilterOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,6 @@ from sandlock_checkpoint.model import (
     Checkpoint,
     IntervalTimer,
     Layout,
-    Leave,
     Limit,
     PosixTimer,
     ProcessInfo,
@@ -21,11 +20,9 @@ from sandlock_checkpoint.model import (
     RobustList,
     Rseq,
     Scheduling,
-    Scope,
     SignalAction,
     SignalStack,
     ThreadState,
-    Unsupported,
 )
 from sandlock_checkpoint.open_files import (
     Descriptor,
@@ -46,6 +43,7 @@ from sandlock_checkpoint.open_files import (
     SocketPair,
     TimerFile,
 )
+from sandlock_checkpoint.terms import Leave, Scope, Unsupported
 
 PAGE = 4096
 HEAP, STACK, LIB = 0x55550000000, 0x7FFF00000000, 0x7F0000000000

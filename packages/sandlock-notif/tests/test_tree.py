@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandlock_notif.tree import descends
+from sandlock_notif.task_facts import descends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

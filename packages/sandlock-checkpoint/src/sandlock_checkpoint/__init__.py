@@ -14,10 +14,11 @@ from sandlock_checkpoint.memory import (
     Run,
     SharedMemory,
 )
-from sandlock_checkpoint.model import Checkpoint, Leave, ProcessInfo, Scope, ThreadState, Unsupported
+from sandlock_checkpoint.model import Checkpoint, ProcessInfo, ThreadState
 from sandlock_checkpoint.restore.birth import Ids
 from sandlock_checkpoint.restore.drive import Restored, Spawn, restore
 from sandlock_checkpoint.store import Store
+from sandlock_checkpoint.terms import Leave, Scope, Unsupported
 
 __all__ = [
     "Area",

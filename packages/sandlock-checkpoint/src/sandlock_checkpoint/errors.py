@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sandlock_arch.errors import SandboxError
 
 if TYPE_CHECKING:
-    from sandlock_checkpoint.model import Unsupported
+    from sandlock_checkpoint.terms import Unsupported
 
 __all__ = ["CaptureError", "CheckpointError", "ImageError", "InjectionError", "RestoreError"]
 

@@ -6,7 +6,6 @@ are bytes. Tuples stand in the order that a restore needs: parents before childr
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sandlock_checkpoint.memory import Mapping, MemorySource, SharedMemory, Tracking
 from sandlock_checkpoint.open_files import Descriptor, OpenFile, Pipe, SocketPair
+from sandlock_checkpoint.terms import Leave, Scope, Unsupported
 
 if TYPE_CHECKING:
     from sandlock_checkpoint.store import Store
@@ -23,7 +23,6 @@ __all__ = [
     "Checkpoint",
     "IntervalTimer",
     "Layout",
-    "Leave",
     "Limit",
     "PosixTimer",
     "ProcessInfo",
@@ -31,44 +30,10 @@ __all__ = [
     "RobustList",
     "Rseq",
     "Scheduling",
-    "Scope",
     "SignalAction",
     "SignalStack",
     "ThreadState",
-    "Unsupported",
 ]
-
-
-class Scope(enum.Enum):
-    """How much is captured."""
-
-    PROCESS = "process"  # one process with all its threads
-    TREE = "tree"  # it, and every process below it
-
-
-class Leave(enum.Enum):
-    """What becomes of the processes when the capture is closed. A capture that fails always leaves them running."""
-
-    RUNNING = "running"
-    STOPPED = "stopped"  # with SIGSTOP; SIGCONT lets it run on
-    KILLED = "killed"
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """Something that cannot be captured, or not be restored here; `allow` takes it on by `name` or by `kind`.
-
-    Attributes:
-        name: which one: "fd:7", "mapping:7f0000000000", "timer:3"; with "PID/" before it for other processes than
-            the first.
-        kind: what it is: "tcp_socket", "tty", "device", "shared_with_outsider", "io_uring", "inotify", ...
-        reason: a sentence for people, with what to do about it where something can be done.
-
-    """
-
-    name: str
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def launch_audited(
         log.fail(error)
         raise
     try:
-        log.launched(life)
+        log.launched(life.pid, life.guard_pid, life.protections)
     except BaseException:  # nobody would have the life to end it
         life.kill()
         life.finish()

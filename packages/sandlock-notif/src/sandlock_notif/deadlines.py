@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif import memory
 from sandlock_notif.errors import Refusal
-from sandlock_notif.tree import current_call
+from sandlock_notif.task_facts import current_call
 from sandlock_sys import procmem
 from sandlock_sys.errors import SyscallError
 

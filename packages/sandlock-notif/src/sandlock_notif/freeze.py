@@ -17,8 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_notif.errors import NotifError
+from sandlock_notif.task_facts import contents, threads_of
 from sandlock_notif.tracing import interrupted
-from sandlock_notif.tree import contents, look, threads_of
+from sandlock_notif.tree import look
 from sandlock_sys import ptrace
 from sandlock_sys.constants.ptrace import Option, WaitOption
 from sandlock_sys.errors import SyscallError

@@ -7,7 +7,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from sandlock_arch.vdso_patch import plan
-from sandlock_notif.tree import contents
+from sandlock_notif.task_facts import contents
 from sandlock_sys import procmem
 
 if TYPE_CHECKING:

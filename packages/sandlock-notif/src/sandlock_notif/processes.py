@@ -13,7 +13,7 @@ from errno import EMFILE, ENFILE, ENOENT, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from sandlock_notif.errors import VanishedError
-from sandlock_notif.tree import descends
+from sandlock_notif.task_facts import descends
 from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_stat, read_status

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from sandlock_notif.tree import contents, same_memory, threads_of
+from sandlock_notif.task_facts import contents, same_memory, threads_of
 from sandlock_sys import kcmp
 from sandlock_sys.errors import SyscallError
 

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandlock_policy.seccomp.filter import FilterOptions
+    from sandlock_policy.seccomp.options import FilterOptions
     from sandlock_policy.view import View
 
 __all__ = ["Context", "Plan", "Protection"]

@@ -9,7 +9,7 @@ from sandlock_policy.grants import CWD, cwd_is_work, decide_grants, shows_proces
 from sandlock_policy.paths import expand_path
 from sandlock_policy.plan import Context, Plan
 from sandlock_policy.protect import Protections
-from sandlock_policy.seccomp.filter import FilterOptions
+from sandlock_policy.seccomp.options import FilterOptions
 from sandlock_policy.view import NAMESPACED, decide_served_view, decide_view, namespaces_possible
 
 TYPE_CHECKING = False

@@ -14,7 +14,7 @@ from sandlock_policy.data.syscall_groups import ALWAYS
 from sandlock_policy.seccomp.assemble import AssemblyError
 from sandlock_policy.seccomp.compile import compile_spec
 from sandlock_policy.seccomp.default import default_spec
-from sandlock_policy.seccomp.filter import FilterOptions, compile_filter
+from sandlock_policy.seccomp.filter import compile_filter
 from sandlock_policy.seccomp.opcodes import (
     RET_ALLOW,
     RET_ERRNO,
@@ -23,6 +23,7 @@ from sandlock_policy.seccomp.opcodes import (
     RET_TRAP,
     RET_USER_NOTIF,
 )
+from sandlock_policy.seccomp.options import FilterOptions
 from sandlock_policy.seccomp.rules import ANY_BIT, BETWEEN, ONE_OF, Condition, FilterSpec, Rule, has_bits, one_of
 from sandlock_policy.seccomp.simulate import simulate
 from sandlock_policy.seccomp.verify import verify

@@ -12,7 +12,8 @@ import sandlock_arch
 from sandlock_policy.data.compiled_filters import FILTERS
 from sandlock_policy.seccomp.compile import compile_spec
 from sandlock_policy.seccomp.default import default_spec
-from sandlock_policy.seccomp.filter import FilterOptions, compile_filter
+from sandlock_policy.seccomp.filter import compile_filter
+from sandlock_policy.seccomp.options import FilterOptions
 
 
 def test_every_architecture_has_all_four() -> None:
@@ -51,7 +52,8 @@ def test_other_options_are_compiled_when_asked_for(options: FilterOptions) -> No
 
 def test_a_common_launch_loads_neither_rules_nor_compiler() -> None:
     code = (
-        "import sys, sandlock_arch; from sandlock_policy.seccomp.filter import FilterOptions, compile_filter; "
+        "import sys, sandlock_arch; from sandlock_policy.seccomp.filter import compile_filter; "
+        "from sandlock_policy.seccomp.options import FilterOptions; "
         "compile_filter(sandlock_arch.native(), FilterOptions()); print(*sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -11,9 +11,10 @@ import sandlock_arch
 from sandlock_policy.data.syscall_groups import ALWAYS, GROUPS
 from sandlock_policy.errors import PolicyError
 from sandlock_policy.seccomp.default import default_spec
-from sandlock_policy.seccomp.filter import FilterOptions, check_names, compile_filter, describe_filter
+from sandlock_policy.seccomp.filter import check_names, compile_filter, describe_filter
 from sandlock_policy.seccomp.names import known_syscalls
 from sandlock_policy.seccomp.opcodes import RET_ALLOW, RET_ERRNO, RET_KILL_PROCESS
+from sandlock_policy.seccomp.options import FilterOptions
 from sandlock_policy.seccomp.simulate import Verdict, simulate
 from sandlock_policy.seccomp.verify import verify
 

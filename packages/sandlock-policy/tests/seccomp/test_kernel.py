@@ -18,7 +18,8 @@ import pytest
 
 import sandlock_arch
 from sandlock_policy.seccomp.default import default_spec
-from sandlock_policy.seccomp.filter import FilterOptions, compile_filter
+from sandlock_policy.seccomp.filter import compile_filter
+from sandlock_policy.seccomp.options import FilterOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

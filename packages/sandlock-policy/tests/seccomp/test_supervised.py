@@ -6,8 +6,8 @@ import pytest
 
 from sandlock_arch import get, names
 from sandlock_policy.seccomp.default import default_spec
-from sandlock_policy.seccomp.filter import FilterOptions
 from sandlock_policy.seccomp.opcodes import RET_ALLOW, RET_ERRNO, RET_USER_NOTIF
+from sandlock_policy.seccomp.options import FilterOptions
 from sandlock_policy.seccomp.rules import Rule
 from sandlock_policy.seccomp.simulate import simulate
 from sandlock_policy.seccomp.supervised import compile_supervised

@@ -16,11 +16,10 @@ from sandlock_runtime.errors import ConfinementError
 from sandlock_runtime.masking import Masker, without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sandlock_notif import Event
-    from sandlock_policy import Plan, Policy
-    from sandlock_runtime.life import Life
+    from sandlock_policy import Plan, Policy, Protection
     from sandlock_runtime.result import Result
 
 __all__ = ["MAX_BYTES", "SCHEMA", "AuditLog", "refuse_tampering", "write_grants", "written_below"]
@@ -79,10 +78,10 @@ class AuditLog:
             "start", {"command": self._masker.words(words), "cwd": os.getcwd(), "policy": self._masker.text(policy)}
         )
 
-    def launched(self, life: Life) -> None:
+    def launched(self, pid: int, guard_pid: int, protections: Iterable[Protection]) -> None:
         """Write which process it became, and what is enforced."""
-        rows = {row.name: {"state": row.state, "layer": row.layer} for row in life.protections}
-        self._write("launched", {"pid": life.pid, "guard": life.guard_pid, "protections": rows})
+        rows = {row.name: {"state": row.state, "layer": row.layer} for row in protections}
+        self._write("launched", {"pid": pid, "guard": guard_pid, "protections": rows})
 
     def end(self, result: Result) -> None:
         """Write how it ended, and close."""

@@ -20,7 +20,7 @@ from sandlock_runtime.errors import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_policy import Plan
-    from sandlock_runtime.launch import Program
+    from sandlock_runtime.prepare import Program
     from sandlock_sys.errors import SyscallError
     from sandlock_sys.spawn import SpawnError
 

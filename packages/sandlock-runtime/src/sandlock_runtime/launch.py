@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sandlock_sys.landlock import PathRules
     from sandlock_sys.spawn import Spawned
 
-__all__ = ["Program", "child_ruleset", "launch", "make_context", "plan_for"]
+__all__ = ["child_ruleset", "launch", "make_context", "plan_for"]
 
 # What a kernel, an LSM or a container profile answers where there are no namespaces (unshare(2), user_namespaces(7)).
 _NAMESPACE_STEPS = ("namespace", "id-map", "clock", "mount", "hostname", "proc")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sandlock_policy import Plan, Protection
     from sandlock_runtime.branching import RunBranch
-    from sandlock_runtime.launch import Program
+    from sandlock_runtime.prepare import Program
     from sandlock_runtime.result import Result
     from sandlock_runtime.service import Service
     from sandlock_runtime.streams import Streams

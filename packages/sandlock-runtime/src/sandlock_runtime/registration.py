@@ -112,7 +112,7 @@ class _Desk:
 
     def enter(self, life: Life, command: Command) -> None:
         """List the run."""
-        self.log.launched(life)
+        self.log.launched(life.pid, life.guard_pid, life.protections)
         known: dict[str, object] = {
             "started_s": time.time(),
             "cwd": os.getcwd(),

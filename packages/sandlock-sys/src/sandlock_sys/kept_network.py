@@ -16,8 +16,7 @@ from sandlock_sys._ffi import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_sys._ffi import CData
-    from sandlock_sys.guard import Guard
-    from sandlock_sys.spawn import SpawnRequest
+    from sandlock_sys.spawn_request import SpawnRequest
 
 __all__ = ["KeptNetwork", "give_network", "hold_network", "lend_network"]
 
@@ -100,12 +99,13 @@ def lend_network(memory: CData, request: SpawnRequest, held: list[object]) -> Ke
     return None
 
 
-def hold_network(memory: CData, guard: Guard, ids: tuple[int, int] | None, lent: KeptNetwork | None) -> None:
-    """Give `guard` the namespace that its launch has begun in: the one that was lent, or its new one."""
+def hold_network(
+    memory: CData, report: int, ids: tuple[int, int] | None, lent: KeptNetwork | None
+) -> KeptNetwork | None:
+    """Return the namespace that a launch has begun in: the one that was lent, or its new one, sent over `report`."""
     if memory.network_taken:
-        guard.network = lent
-    elif memory.network_sent:
-        guard.network = KeptNetwork(guard.report_fileno(), ids)
+        return lent
+    return KeptNetwork(report, ids) if memory.network_sent else None
 
 
 def give_network(network: KeptNetwork) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandlock_sys._ffi import CData
-    from sandlock_sys.spawn import SpawnRequest
+    from sandlock_sys.spawn_request import SpawnRequest
 
 __all__ = ["MAX_OVERLAID", "fill_view", "place_of"]
 

@@ -24,9 +24,10 @@ from sandlock_checkpoint.capture.tree import Member, children_of, stop_tree
 from sandlock_checkpoint.errors import CaptureError, InjectionError
 from sandlock_checkpoint.inject import Injector, Scratch
 from sandlock_checkpoint.memory import SharedMemory
-from sandlock_checkpoint.model import Checkpoint, Leave, ProcessInfo, Scope, Unsupported
+from sandlock_checkpoint.model import Checkpoint, ProcessInfo
 from sandlock_checkpoint.open_files import Descriptor, ExternalFile, OpenFile
 from sandlock_checkpoint.own_vdso import own_vdso_digest
+from sandlock_checkpoint.terms import Leave, Scope, Unsupported
 from sandlock_checkpoint.tracing import TraceeGoneError, TraceeStuckError
 from sandlock_sys.errors import ProcParseError, SyscallError
 

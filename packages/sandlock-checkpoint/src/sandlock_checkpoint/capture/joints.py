@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sandlock_checkpoint.capture.sockets import describe_socket
-from sandlock_checkpoint.model import Unsupported
 from sandlock_checkpoint.open_files import Pipe, PipeEnd, SocketPair, Target
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys import pidfd, splice
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import FdKind
 
 if TYPE_CHECKING:
-    from sandlock_checkpoint.capture.open_files import Found
+    from sandlock_checkpoint.capture.found import Found
 
 __all__ = ["Joints"]
 

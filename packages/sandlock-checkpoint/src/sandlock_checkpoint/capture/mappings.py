@@ -11,7 +11,7 @@ from sandlock_checkpoint.capture.pages import PageFinder
 from sandlock_checkpoint.capture.shared import SharedObjects
 from sandlock_checkpoint.capture.tracking import Tracker
 from sandlock_checkpoint.memory import FileIdentity, Mapping, MappingKind, Run
-from sandlock_checkpoint.model import Unsupported
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys import procmem
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import Mapping as Line

@@ -8,10 +8,10 @@ import stat
 from dataclasses import dataclass, field
 
 from sandlock_checkpoint.capture.file_sharing import group_files
+from sandlock_checkpoint.capture.found import Found
 from sandlock_checkpoint.capture.joints import Joints
 from sandlock_checkpoint.capture.mappings import identify
 from sandlock_checkpoint.capture.shared import SharedObjects
-from sandlock_checkpoint.model import Unsupported
 from sandlock_checkpoint.open_files import (
     Descriptor,
     EpollFile,
@@ -28,10 +28,11 @@ from sandlock_checkpoint.open_files import (
     Target,
     TimerFile,
 )
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.proc import FdInfo, FdKind, FdLink, list_fds, read_fd_link, read_fdinfo
+from sandlock_sys.proc import FdInfo, FdKind, list_fds, read_fd_link, read_fdinfo
 
-__all__ = ["Found", "OpenFiles", "parse_locks"]
+__all__ = ["OpenFiles", "parse_locks"]
 
 _CLOSE_ON_EXEC = os.O_CLOEXEC
 _ASYNC = 0o20000  # O_ASYNC: the owner gets a signal
@@ -43,27 +44,6 @@ _LOCK = re.compile(rb"\d+: (FLOCK|POSIX|OFDLCK) +\w+ +(READ|WRITE) +(-?\d+) +[0-
 _LOCK_KINDS = {b"FLOCK": LockKind.FLOCK, b"POSIX": LockKind.POSIX, b"OFDLCK": LockKind.OFD}
 _EPOLL = re.compile(rb"tfd: +(\d+) +events: +([0-9a-f]+) +data: +([0-9a-f]+)")
 _SECOND = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One descriptor, as /proc tells it: number `fd` of process `pid`, number `process` of the checkpoint."""
-
-    pid: int
-    process: int
-    fd: int
-    info: FdInfo
-    link: FdLink
-    text: bytes
-    device: int
-    inode: int
-    rdev: int
-    prefix: str
-
-    @property
-    def name(self) -> str:
-        """How the descriptor is called where it cannot be captured."""
-        return f"{self.prefix}fd:{self.fd}"
 
 
 @dataclass

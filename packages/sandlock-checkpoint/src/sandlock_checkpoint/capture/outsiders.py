@@ -6,7 +6,7 @@ import os
 from collections.abc import Container
 
 from sandlock_checkpoint.capture.shared import SharedObjects
-from sandlock_checkpoint.model import Unsupported
+from sandlock_checkpoint.terms import Unsupported
 
 __all__ = ["find_outsiders"]
 

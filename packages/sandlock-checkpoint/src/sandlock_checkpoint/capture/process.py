@@ -17,8 +17,9 @@ from sandlock_checkpoint.capture.stop import StoppedProcess
 from sandlock_checkpoint.capture.threads import Snapshot, describe_thread, mend_interrupted, take_snapshot
 from sandlock_checkpoint.inject import Injector, Scratch
 from sandlock_checkpoint.memory import Mapping
-from sandlock_checkpoint.model import Layout, ProcessInfo, Unsupported
+from sandlock_checkpoint.model import Layout, ProcessInfo
 from sandlock_checkpoint.open_files import Descriptor
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys import kcmp, ptrace
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import Stat, Status, read_stat, read_status

@@ -7,12 +7,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from sandlock_checkpoint.model import Unsupported
 from sandlock_checkpoint.open_files import SocketEnd, SocketPair, Target, UnconnectedSocket
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys import pidfd
 
 if TYPE_CHECKING:
-    from sandlock_checkpoint.capture.open_files import Found
+    from sandlock_checkpoint.capture.found import Found
 
 __all__ = ["describe_socket", "unix_peer"]
 

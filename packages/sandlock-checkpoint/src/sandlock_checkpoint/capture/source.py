@@ -11,7 +11,7 @@ from sandlock_checkpoint.capture.shared import SharedObject, SharedObjects
 from sandlock_checkpoint.capture.stop import StoppedProcess
 from sandlock_checkpoint.errors import CaptureError
 from sandlock_checkpoint.memory import Area, Location, Run
-from sandlock_checkpoint.model import Leave
+from sandlock_checkpoint.terms import Leave
 from sandlock_sys import procmem
 from sandlock_sys.errors import SyscallError
 

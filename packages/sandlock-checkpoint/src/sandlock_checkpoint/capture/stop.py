@@ -13,7 +13,7 @@ from functools import partial
 from sandlock_arch import Architecture
 from sandlock_checkpoint.errors import CaptureError, InjectionError
 from sandlock_checkpoint.inject import Entry, Injector, Scratch, find_entry
-from sandlock_checkpoint.model import Leave
+from sandlock_checkpoint.terms import Leave
 from sandlock_checkpoint.tracing import (
     TRACE_SYSCALLS,
     TraceeGoneError,

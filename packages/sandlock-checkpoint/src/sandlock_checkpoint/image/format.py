@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sandlock_checkpoint.memory import Mapping, Run, SharedMemory
-from sandlock_checkpoint.model import Leave, Scope, Unsupported
 from sandlock_checkpoint.open_files import Descriptor, OpenFile, Pipe, SocketPair
+from sandlock_checkpoint.terms import Leave, Scope, Unsupported
 
 __all__ = [
     "BLOCK",

@@ -40,7 +40,7 @@ from sandlock_checkpoint.image.publish import NewImage
 from sandlock_checkpoint.image.schema import encode
 from sandlock_checkpoint.image.strict_json import Json, canonical
 from sandlock_checkpoint.memory import Area, Run
-from sandlock_checkpoint.model import Leave
+from sandlock_checkpoint.terms import Leave
 
 if TYPE_CHECKING:
     from sandlock_checkpoint.model import Checkpoint

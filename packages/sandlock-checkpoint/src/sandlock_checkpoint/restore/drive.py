@@ -15,7 +15,7 @@ import sandlock_arch
 from sandlock_arch import Architecture
 from sandlock_checkpoint.errors import InjectionError, RestoreError
 from sandlock_checkpoint.memory import Area
-from sandlock_checkpoint.model import Checkpoint, ProcessInfo, Unsupported
+from sandlock_checkpoint.model import Checkpoint, ProcessInfo
 from sandlock_checkpoint.own_vdso import own_vdso_digest
 from sandlock_checkpoint.restore.birth import Birth, Ids, become_zombie, drop_powers, fork_child, give_birth
 from sandlock_checkpoint.restore.channel import Channel
@@ -44,6 +44,7 @@ from sandlock_checkpoint.restore.threads import (
     register_rseq,
     resume_wait,
 )
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_checkpoint.tracing import TraceeGoneError, TraceeStuckError
 from sandlock_sys import pidfd, ptrace
 from sandlock_sys.errors import ProcParseError, SyscallError

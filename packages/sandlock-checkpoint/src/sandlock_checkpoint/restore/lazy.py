@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.image.layout import intersect, subtract
 from sandlock_checkpoint.memory import Area, MappableSource, Mapping, MappingKind, MemorySource, Run
-from sandlock_checkpoint.model import Unsupported
 from sandlock_checkpoint.restore.channel import Channel
 from sandlock_checkpoint.restore.plan import first_prot, map_flags
 from sandlock_checkpoint.restore.target import Target
+from sandlock_checkpoint.terms import Unsupported
 
 __all__ = ["DISCARD", "LazyMapper"]
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.memory import FileIdentity, MappingKind
 from sandlock_checkpoint.memory import Mapping as Area
-from sandlock_checkpoint.model import Checkpoint, ProcessInfo, Unsupported
+from sandlock_checkpoint.model import Checkpoint, ProcessInfo
 from sandlock_checkpoint.open_files import ExternalFile
+from sandlock_checkpoint.terms import Unsupported
 
 __all__ = ["LOWEST", "check_host", "differs", "find_gap", "first_prot", "list_skipped", "map_flags", "user_mappings"]
 

@@ -7,8 +7,9 @@ import struct
 from collections.abc import Iterator
 
 from sandlock_checkpoint.errors import RestoreError
-from sandlock_checkpoint.model import PosixTimer, ProcessInfo, Unsupported
+from sandlock_checkpoint.model import PosixTimer, ProcessInfo
 from sandlock_checkpoint.restore.target import Target
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_status
 

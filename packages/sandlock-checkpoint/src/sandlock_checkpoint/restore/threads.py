@@ -9,8 +9,9 @@ from errno import EEXIST, EINVAL, ENOSYS, EPERM
 from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, RESTING_CALLS, error_of
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.inject import Entry, Injector
-from sandlock_checkpoint.model import ProcessInfo, ThreadState, Unsupported
+from sandlock_checkpoint.model import ProcessInfo, ThreadState
 from sandlock_checkpoint.restore.target import Target
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_checkpoint.tracing import wait_event_stop
 from sandlock_sys import procmem, ptrace
 from sandlock_sys.errors import SyscallError

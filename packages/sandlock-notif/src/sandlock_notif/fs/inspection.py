@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, InjectFd
-from sandlock_notif.tree import descends
+from sandlock_notif.task_facts import descends
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.content.mounts import mountinfo_text, mounts_text, mountstats_text, reached
 from sandlock_notif.content.sockets import HEADS, SOCKET_TABLES, devices_text, if_inet6_text, own_sockets
-from sandlock_notif.tree import contents
+from sandlock_notif.task_facts import contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -24,7 +24,8 @@ from sandlock_notif.content.machine import (
     uptime_text,
 )
 from sandlock_notif.dispatch import HandlerTable, Services, Trap
-from sandlock_notif.tree import between, contents, look, threads_of
+from sandlock_notif.task_facts import contents, threads_of
+from sandlock_notif.tree import between, look
 
 if TYPE_CHECKING:
     import asyncio

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from sandlock_notif.action import Action, Errno
 from sandlock_notif.dispatch import HandlerTable, Outcome, Services, Trap
 from sandlock_notif.errors import VanishedError
+from sandlock_notif.task_facts import current_call, same_memory
 from sandlock_notif.tracing import Tracer, pass_through
-from sandlock_notif.tree import between, census, current_call, same_memory
+from sandlock_notif.tree import between, census
 from sandlock_policy.seccomp.rules import lacks_bits
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sandlock_notif import memory
 from sandlock_notif.action import Action, Value
 from sandlock_notif.deadlines import Deadlines
 from sandlock_notif.dispatch import HandlerTable, Services, Trap
-from sandlock_notif.tree import contents
+from sandlock_notif.task_facts import contents
 from sandlock_policy.seccomp.rules import Condition, has_bits, not_one_of, one_of
 
 if TYPE_CHECKING:

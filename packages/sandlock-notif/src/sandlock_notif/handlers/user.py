@@ -26,7 +26,7 @@ from sandlock_policy.seccomp.default import default_spec
 
 if TYPE_CHECKING:
     from sandlock_notif.request import Request
-    from sandlock_policy.seccomp.filter import FilterOptions
+    from sandlock_policy.seccomp.options import FilterOptions
 
 __all__ = ["ExceptionPolicy", "Handler", "HandlerCtx", "NotifAction", "UserHandler", "UserTable", "has_path"]
 

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandlock_policy.seccomp.filter import FilterOptions
+    from sandlock_policy.seccomp.options import FilterOptions
 
 __all__ = ["default_spec"]
 

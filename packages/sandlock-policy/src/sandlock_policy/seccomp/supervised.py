@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandlock_arch import Architecture
-    from sandlock_policy.seccomp.filter import FilterOptions
+    from sandlock_policy.seccomp.options import FilterOptions
 
 __all__ = ["SUPERVISED", "compile_supervised", "supervised_spec"]
 

@@ -1,0 +1,35 @@
+"""What a policy asks of seccomp. LEAN."""
+
+from __future__ import annotations
+
+from sandlock_policy.record import record
+
+__all__ = ["FilterOptions"]
+
+
+@record(frozen=True, slots=True)
+class FilterOptions:
+    """What a policy asks of the filter. The defaults are the strictest.
+
+    Attributes:
+        tcp: TCP sockets may be made; Landlock decides the ports. Without it no IP socket may.
+        listen: listen(2) may be called.
+        unix_sockets: Unix sockets of every kind may be made.
+        served_network: the supervisor decides about sockets, so whoever compiles the filter brings their rules.
+        deny_metadata: mode, owner, times, attributes and flags of files stay as they are.
+        served_metadata: a supervisor decides about mode, owner, times and attributes; flags stay as they are.
+        extra_deny: names of system calls and groups; they are denied whatever else is said.
+        extra_allow: names of system calls and groups that are denied otherwise, and may be lifted.
+        own_layout: a process may say where its heap, stack and arguments are, as one that is restored must.
+
+    """
+
+    tcp: bool = False
+    listen: bool = False
+    unix_sockets: bool = False
+    served_network: bool = False
+    deny_metadata: bool = True
+    served_metadata: bool = False
+    extra_deny: tuple[str, ...] = ()
+    extra_allow: tuple[str, ...] = ()
+    own_layout: bool = False
