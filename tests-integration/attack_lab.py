@@ -99,10 +99,17 @@ class World:
     def __str__(self) -> str:
         return self.namespaces + (f"-abi{self.landlock_abi}" if self.landlock_abi else "")
 
-    def missing(self) -> list[str]:
+    def lacks(self) -> list[str]:
         """The protections that the forced ABI, or else the host's own, does not have."""
         abi = self.landlock_abi or level("landlock")
         return [name for name, since in SHIELDED_BY_SINCE.items() if abi < since]
+
+    def missing(self) -> list[str]:
+        """Those of them that no other layer holds: seccomp does one, namespaces two more."""
+        instead = {"fs_truncate"}
+        if self.namespaces != "off" and level("pid_namespace"):
+            instead |= {"fs_ioctl_dev", "scope_signal"}
+        return [name for name in self.lacks() if name not in instead]
 
 
 def forced_landlock(abi: int) -> contextlib.AbstractContextManager[object]:

@@ -29,19 +29,27 @@ FLAGS = {"foreign": ("-no-pie",), "elf32": ("-m32", "-nostdlib", "-fno-pie", "-n
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of this suite."""
+    """Declare the markers of this suite."""
     config.addinivalue_line("markers", "every_abi: run under each Landlock ABI up to the host's, not only the newest")
+    config.addinivalue_line("markers", "older_landlock: run with namespaces, under two older ABIs and the host's")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that uses a world both ways of namespaces; with `every_abi` each older Landlock too."""
+    """Give a test that uses a world both ways of namespaces; with `every_abi` each older Landlock too.
+
+    With namespaces two of these: before ABI 3 everything that they can hold instead is held by them, after 4 signals.
+    """
     if "world" not in metafunc.fixturenames:
+        return
+    if metafunc.definition.get_closest_marker("older_landlock"):
+        metafunc.parametrize("world", [World("auto", 2), World("auto", 5), World("auto")], ids=str)
         return
     worlds = [World("auto"), World("off")]
     if metafunc.definition.get_closest_marker("every_abi"):
         from sandlock_testkit.features import level
 
         worlds += [World("off", abi) for abi in range(1, level("landlock"))]
+        worlds += [World("auto", abi) for abi in (2, 5) if abi < level("landlock")]
     metafunc.parametrize("world", worlds, ids=str)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,13 +67,24 @@ def test_a_host_that_enforces_everything_gives_0(sandlock: Typed) -> None:
 
 
 @pytest.mark.needs("landlock", level=6)
-def test_an_old_landlock_gives_1_and_says_what_would_be_lost(sandlock: Typed) -> None:
+@pytest.mark.needs("pid_namespace")
+def test_an_old_landlock_is_made_up_for_by_namespaces_and_says_so(sandlock: Typed) -> None:
     done = sandlock("check", "--json", env={"SANDLOCK_LANDLOCK_ABI": "3"})
+    assert done.returncode == 0, done.stdout
+    layers = {row["name"]: row["layer"] for row in json.loads(done.stdout)["protections"]}
+    expected = ("namespace", "namespace", "landlock")
+    assert (layers["scope_signal"], layers["fs_ioctl_dev"], layers["fs_truncate"]) == expected
+    explained = sandlock("run", "--explain", "--", "true", env={"SANDLOCK_LANDLOCK_ABI": "3"}).stdout
+    assert re.search(r"^scope_signal +namespace +.*only processes of the sandbox", explained, re.MULTILINE)
+
+
+@pytest.mark.needs("landlock", level=6)
+def test_no_landlock_gives_1_and_says_what_would_be_lost(sandlock: Typed) -> None:
+    done = sandlock("check", "--json", env={"SANDLOCK_LANDLOCK_ABI": "0"})
     told = json.loads(done.stdout)
     assert done.returncode == 1
     states = {row["name"]: row["state"] for row in told["protections"]}
-    assert states["fs_access"] == "active"
-    assert states["scope_signal"] == "degraded"
+    assert states["fs_access"] == "degraded"
     assert "--allow-degraded" in told["error"]
     none = sandlock("check", env={"SANDLOCK_LANDLOCK_ABI": "0"})
     assert none.returncode == 1

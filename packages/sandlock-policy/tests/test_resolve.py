@@ -275,15 +275,15 @@ def test_denied_ports_alone_are_refused() -> None:
         plan_of(net_deny_bind=[22])
 
 
-# ABI -> protections that the policy has to give up by name there.
+# ABI -> protections that the policy has to give up by name there, where there are no namespaces.
 LOST = {
     7: (),
     6: (),
     5: ("scope_signal",),
     4: ("fs_ioctl_dev", "scope_signal"),
     3: ("fs_ioctl_dev", "scope_signal"),
-    2: ("fs_truncate", "fs_ioctl_dev", "scope_signal"),
-    1: ("fs_truncate", "fs_ioctl_dev", "scope_signal"),
+    2: ("fs_ioctl_dev", "scope_signal"),
+    1: ("fs_ioctl_dev", "scope_signal"),
     0: ("fs_access", "fs_refer", "fs_truncate", "fs_ioctl_dev", "scope_signal"),
 }
 
@@ -315,10 +315,81 @@ def test_without_refer_a_kernel_is_stricter_and_nobody_has_to_agree() -> None:
 
 
 def test_a_backport_with_fewer_rights_than_its_abi_is_seen() -> None:
-    features = HostFeatures(6, ALL_FS & ~landlock.FS_TRUNCATE, 3, 3, mount_namespace=False)
+    features = HostFeatures(6, ALL_FS & ~landlock.FS_IOCTL_DEV, 3, 3, mount_namespace=False)
     with pytest.raises(LayerMissingError) as caught:
         plan_of(features)
-    assert caught.value.protections == ("fs_truncate",)
+    assert caught.value.protections == ("fs_ioctl_dev",)
+
+
+@pytest.mark.parametrize("abi", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("writable", [(), ("/out",)])
+def test_what_an_old_landlock_lacks_is_held_by_namespaces(abi: int, writable: tuple[str, ...]) -> None:
+    plan = plan_of(features_of_abi(abi), fs_readable=["/usr"], fs_writable=writable)
+    layers = {row.name: row.layer for row in plan.protections}
+    assert {row.state for row in plan.protections if row.name != "fs_refer"} == {"active"}
+    assert (layers["scope_signal"], layers["tree_kill"]) == ("namespace", "namespace")
+    assert plan.view is not None
+    assert (plan.view.pid_namespace, plan.view.shows_proc, plan.view.network_namespace) == (True, False, False)
+    assert plan.filter.deny_input_signals
+    assert layers["fs_truncate"] == ("namespace" if abi < 3 else "landlock")
+    assert layers["fs_ioctl_dev"] == ("namespace" if abi < 5 else "landlock")
+    assert not plan.filter.deny_truncate
+    assert plan.writable_mounts == (writable if writable or abi < 5 else None)
+    assert (plan.devices is not None) == (abi < 5)
+    assert layers["scope_abstract"] == "seccomp"
+
+
+def test_a_new_landlock_needs_none_of_it() -> None:
+    plan = plan_of(features_of_abi(6), fs_readable=["/usr"], fs_writable=["/out"])
+    assert (plan.view, plan.devices, plan.filter.deny_input_signals) == (None, None, False)
+
+
+@pytest.mark.parametrize("fields", [{"namespaces": "off"}, {"max_disk": "1M"}])
+def test_without_namespaces_an_old_kernel_says_who_does_without_them(fields: dict[str, Any]) -> None:
+    with pytest.raises(LayerMissingError, match="namespaces, which this policy does without"):
+        plan_of(HostFeatures(2, features_of_abi(2).landlock_fs, served=SERVED_NAMES), workdir="/w", **fields)
+    with pytest.raises(LayerMissingError, match="namespaces, which this host does without"):
+        plan_of(features_of_abi(2, mount_namespace=False))
+
+
+def test_which_devices_are_opened_where_mounts_keep_the_program_from_them() -> None:
+    features = features_of_abi(4)
+    harmless = {"/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"}
+    plan = plan_of(features, fs_readable=["/usr", "/dev/dri", "/"], fs_writable=["/dev/kvm", "/dev/shm", "/o"])
+    assert plan.devices is not None
+    assert {*plan.devices} == harmless | {"/dev/kvm", "/dev/shm"}
+    assert plan.writable_mounts == ("/dev/shm", "/o")
+    other = plan_of(features, fs_writable=["/dev/kvm"], chroot="/r").devices
+    assert other is not None
+    assert {*other} == {f"/r{path}" for path in (*harmless, "/dev/kvm")}
+
+
+def test_where_metadata_is_free_no_mount_can_stand_for_landlock() -> None:
+    features = features_of_abi(2)
+    with pytest.raises(LayerMissingError, match="read-only mounts, which disable = fs_metadata does without") as caught:
+        plan_of(features, fs_writable=["/out"], disable=["fs_metadata"])
+    assert caught.value.protections == ("fs_ioctl_dev",)
+    plan = plan_of(features, fs_writable=["/out"], disable=["fs_metadata"], allow_degraded=["fs_ioctl_dev"])
+    assert (plan.writable_mounts, plan.devices, plan.filter.deny_truncate) == (None, None, True)
+    assert states(plan)["fs_truncate"] == "active"
+
+
+def test_abstract_names_belong_to_a_network_namespace_where_landlock_has_no_scope_for_them() -> None:
+    features = features_of_abi(5)
+    plan = plan_of(features, disable=["unix_sockets"])
+    assert plan.view is not None
+    assert plan.view.network_namespace
+    assert {row.name: row.layer for row in plan.protections}["scope_abstract"] == "namespace"
+    beyond: list[dict[str, Any]] = [{"net_allow": ["tcp://:443"]}, {"disable": ["unix_sockets", "scope_signal"]}]
+    for fields in beyond:
+        with pytest.raises(LayerMissingError) as caught:
+            plan_of(features, **{"disable": ["unix_sockets"], **fields})
+        assert "scope_abstract" in caught.value.protections
+    served = HostFeatures(5, features.landlock_fs, 3, 0, served=(*SERVED_NAMES, "net_allow"))
+    plan = plan_of(served, net_allow=["tcp://127.0.0.1:443"])
+    assert {row.name: row.layer for row in plan.protections}["scope_abstract"] == "supervisor"
+    assert plan.view is not None
+    assert not plan.view.network_namespace
 
 
 def test_port_rules_need_landlock_and_no_network_does_not() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sandlock_policy.model import Policy
     from sandlock_policy.plan import Context
 
-__all__ = ["CWD", "PROGRAM", "cwd_is_work", "decide_grants", "shows_processes", "writable_places"]
+__all__ = ["CWD", "PROGRAM", "cwd_is_work", "decide_grants", "openable_devices", "shows_processes", "writable_places"]
 
 # Two marks that presets use for what only a run knows.
 CWD = "-${CWD}"  # the directory the program starts in, where `cwd_is_work`
@@ -26,6 +26,8 @@ _SYSTEM_STATE = ("/boot", "/dev", "/etc", "/proc", "/run", "/sys", "/var/lib", "
 # directories that hold real files.
 _DEVICES = "/dev/"
 _FILES_BELOW_DEV = ("/dev/shm", "/dev/mqueue", "/dev/hugepages")  # noqa: S108 - compared with, never written to
+# What has no control that takes no capability; a terminal that is /dev/tty to a program belongs to its session.
+_HARMLESS = ("/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero")
 
 
 def decide_grants(
@@ -53,6 +55,20 @@ def decide_grants(
 def writable_places(writable: list[str]) -> tuple[str, ...]:
     """Return those of the write grants below which there are files, not device nodes."""
     return tuple([path for path in writable if not path.startswith(_DEVICES) or _is_below(path, _FILES_BELOW_DEV)])
+
+
+def openable_devices(rules: Mapping[str, tuple[int, bool]], root: str | None) -> tuple[str, ...]:
+    """Return the paths, on the host, of devices that `rules` grant for writing, and of those that do no harm.
+
+    Of the latter each is there whatever is granted: the launch opens /dev/null, and Landlock decides for the program.
+    """
+    found = list(_HARMLESS)
+    found += [
+        path
+        for path, (access, _) in rules.items()
+        if f"{path}/".startswith(_DEVICES) and access & landlock.FS_WRITE_FILE
+    ]
+    return tuple([(root or "").rstrip("/") + path for path in dict.fromkeys(sorted(found))])
 
 
 def shows_processes(rules: Mapping[str, tuple[int, bool]]) -> bool:

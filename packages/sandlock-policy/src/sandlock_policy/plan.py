@@ -58,6 +58,8 @@ class Plan:
         port_rules: (TCP port, LANDLOCK_ACCESS_NET_* bits).
         filter: what the seccomp filter is compiled from.
         writable_mounts: None, or the paths that stay writable in a mount namespace where all else is read-only.
+        devices: None, or, with `writable_mounts`, the devices and folders of devices that are opened all the same where
+            no other device outside those paths is.
         env, cwd: what the program starts with.
         private_tmp: whether a private temporary directory is to be made, granted, and named by TMPDIR.
         rlimits: (RLIMIT_*, soft, hard).
@@ -81,6 +83,7 @@ class Plan:
     port_rules: tuple[tuple[int, int], ...]
     filter: FilterOptions
     writable_mounts: tuple[str, ...] | None
+    devices: tuple[str, ...] | None
     view: View | None
     served_view: View | None
     env: dict[str, str]

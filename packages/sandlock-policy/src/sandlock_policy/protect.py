@@ -30,6 +30,8 @@ class Protections:
         self.handled_fs = 0
         self.handled_net = 0
         self.scoped = 0
+        self.namespaces = False
+        self.by_mounts = self.no_devices = self.no_truncate = self.own_pids = self.own_network = False
 
     def disabled(self, name: str) -> bool:
         """Tell whether the policy switches `name` off."""
@@ -56,22 +58,26 @@ class Protections:
             state = "degraded" if lost else "active"
             self.row("fs_access", state, "landlock", "/proc is granted as it is, with the processes of others in it")
 
-    def decide(self, network: KernelNetwork | None, *, served: bool = False) -> None:
+    def decide(self, network: KernelNetwork | None, *, served: bool = False, namespaces: bool = False) -> None:
         """Decide all that is protected.
 
         `network`: what the kernel enforces of the network, None where no socket may be made; `served`: the supervisor
-        decides about it instead.
+        decides about it instead; `namespaces`: they may be made, and hold what an old Landlock does not.
         """
+        self.namespaces = namespaces
         self._decide_files()
         if served:
             self._serve_network()
         else:
             listen, any_bind = (network.listens, network.any_bind) if network is not None else (False, False)
             self._decide_network(tcp=network is not None, listen=listen, any_bind=any_bind)
-        self._decide_scopes(served=served)
+        alone = network is None and not served and not self._policy.extra_allow_syscalls
+        self._decide_scopes(served=served, alone=alone)
         self.row("syscalls", "active", "seccomp")
         if self.scoped & landlock.SCOPE_SIGNAL:
             self.row("tree_kill", "active", "guard")
+        elif self.own_pids:
+            self.row("tree_kill", "active", "namespace")
         else:
             detail = "without the signal scope processes are found one by one, and one that forks fast may be missed"
             self.row("tree_kill", "degraded", "guard", detail)
@@ -106,8 +112,23 @@ class Protections:
                 self.row(name, "disabled", "landlock")
             elif self.handled_fs & bit:
                 self.row(name, "active", "landlock")
+            elif self.namespaces and not self.disabled("fs_metadata"):
+                self._mount_instead(name)
+            elif name == "fs_truncate":
+                self.no_truncate = True
+                detail = "truncate(2) by path, and opening for reading alone with O_TRUNC, are refused everywhere"
+                self.row(name, "active", "seccomp", detail)
             else:
-                self.lack(name, "landlock", _needs(name, abi, first_abi, kernel))
+                self.lack(name, "landlock", self._needs(name, first_abi, kernel))
+
+    def _mount_instead(self, name: str) -> None:
+        """Hold `name` by mounts: outside the write grants nothing is written, and no device opened but the harmless."""
+        self.by_mounts = True
+        detail = ""
+        if name == "fs_ioctl_dev":
+            self.no_devices = True
+            detail = "a device that may only be read is not opened, but for /dev/null and its like"
+        self.row(name, "active", "namespace", detail)
 
     def _decide_refer(self) -> None:
         if self.disabled("fs_refer"):
@@ -133,7 +154,7 @@ class Protections:
                 self.row("net_tcp", "active", "landlock")
             else:
                 _, first_abi, kernel = landlock.NET_RIGHTS["connect_tcp"]
-                self.lack("net_tcp", "landlock", _needs("net_tcp", self._features.landlock_abi, first_abi, kernel))
+                self.lack("net_tcp", "landlock", self._needs("net_tcp", first_abi, kernel, namespaces=False))
         if not listen:
             self.row("net_listen", "active", "seccomp", "listen is refused")
         elif any_bind:
@@ -149,8 +170,7 @@ class Protections:
         self.row("net_sockets", "active", "seccomp", "only sockets that the rules speak of can be made")
         self.row("net_listen", "active", "supervisor")
 
-    def _decide_scopes(self, *, served: bool) -> None:
-        abi = self._features.landlock_abi
+    def _decide_scopes(self, *, served: bool, alone: bool) -> None:
         unix_off = self.disabled("unix_sockets")
         detail = "every Unix socket that files and scopes let through may be reached" if unix_off else ""
         if self._policy.unix_allow:
@@ -165,12 +185,34 @@ class Protections:
             elif self._features.landlock_scopes & bit:
                 self.scoped |= bit
                 self.row(name, "active", "landlock")
-            elif name == "scope_abstract" and not unix_off and not served:
-                self.row(name, "active", "seccomp", "no Unix socket can be made")
-            else:
-                self.lack(name, "landlock", _needs(name, abi, first_abi, kernel))
+            elif not self._hold_instead(name, unix_off=unix_off, served=served, alone=alone):
+                possible = not self.namespaces and (name == "scope_signal" or alone)
+                self.lack(name, "landlock", self._needs(name, first_abi, kernel, namespaces=possible))
 
+    def _hold_instead(self, name: str, *, unix_off: bool, served: bool, alone: bool) -> bool:
+        """Hold a scope that this Landlock does not have by another layer; False where none does."""
+        if name == "scope_signal":
+            self.own_pids = self.namespaces
+            if self.own_pids:
+                self.row(name, "active", "namespace", "only processes of the sandbox have a number inside")
+            return self.own_pids
+        if not unix_off:
+            detail = "only names of the sandbox's own sockets are reached" if served else "no Unix socket can be made"
+            self.row(name, "active", "supervisor" if served else "seccomp", detail)
+            return True
+        # It comes with a pid namespace, which would keep in the signals that the policy lets out.
+        self.own_network = self.namespaces and alone and not self.disabled("scope_signal")
+        if self.own_network:
+            self.row(name, "active", "namespace", "the names belong to a network namespace of the run's own")
+        return self.own_network
 
-def _needs(name: str, abi: int, first_abi: int, kernel: str) -> str:
-    have = f"has ABI {abi}" if abi else "is absent"
-    return f"{name} needs Landlock ABI {first_abi} (Linux {kernel}), which {have} here"
+    def _needs(self, name: str, first_abi: int, kernel: str, *, namespaces: bool = True) -> str:
+        abi = self._features.landlock_abi
+        have = f"has ABI {abi}" if abi else "is absent"
+        instead = ""
+        if namespaces and self.namespaces:
+            instead = ", or read-only mounts, which disable = fs_metadata does without"
+        elif namespaces:
+            refused = self._policy.namespaces != "off" and self._policy.max_disk is None
+            instead = f", or namespaces, which this {'host' if refused else 'policy'} does without"
+        return f"{name} needs Landlock ABI {first_abi} (Linux {kernel}), which {have} here{instead}"

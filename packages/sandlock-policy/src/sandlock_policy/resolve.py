@@ -5,7 +5,14 @@ from __future__ import annotations
 from sandlock_policy.data import landlock
 from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, RuleError
 from sandlock_policy.fields import FIELD_BY_NAME, FIELDS, SERVED
-from sandlock_policy.grants import CWD, cwd_is_work, decide_grants, shows_processes, writable_places
+from sandlock_policy.grants import (
+    CWD,
+    cwd_is_work,
+    decide_grants,
+    openable_devices,
+    shows_processes,
+    writable_places,
+)
 from sandlock_policy.paths import expand_path
 from sandlock_policy.plan import Context, Plan
 from sandlock_policy.protect import Protections
@@ -42,17 +49,16 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     if root is not None:
         context = Context("/", "/", context.env, context.uid, context.gid, hooked=context.hooked)  # paths inside
     cwd = _decide_cwd(policy, context, problems)
-    layers = Protections(policy, features)
-    layers.decide(network, served=network_served)
-    handled = layers.handled_fs
-    rules, writable = decide_grants(policy, handled, cwd, context, problems)
+    layers, possible = Protections(policy, features), namespaces_possible(policy, features)
+    layers.decide(network, served=network_served, namespaces=possible)
+    rules, writable = decide_grants(policy, handled := layers.handled_fs, cwd, context, problems)
     if problems:
         raise PolicyError(problems)
-    possible = namespaces_possible(policy, features)
-    named = _named(policy, served=network_served)
-    shows = shows_processes(rules)
+    named, shows = _named(policy, served=network_served), shows_processes(rules)
     alone = network is None and not (network_served or policy.extra_allow_syscalls or layers.disabled("unix_sockets"))
-    view = decide_view(policy, rules, handled, root, workdir, named=named, alone=alone) if possible else None
+    devices = openable_devices(rules, root) if layers.no_devices else None
+    own = {"named": named, "alone": alone, "own_pids": layers.own_pids, "own_network": layers.own_network}
+    view = decide_view(policy, rules, handled, root, workdir, **own) if possible else None
     served_view = decide_served_view(policy, rules, handled, root, workdir) if not possible else None
     if view is None and shows:
         hidden = policy.supervisor and "fs_denied" in features.served
@@ -71,6 +77,7 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         port_rules=network.rules(layers.handled_net) if network is not None else (),
         filter=_filter_options(policy, layers, network, served=network_served, mounts=mounts is not None, shown=shown),
         writable_mounts=mounts,
+        devices=devices,
         view=view,
         served_view=served_view,
         env=_decide_env(policy, context),
@@ -100,6 +107,8 @@ def _filter_options(
         served_network=served,
         deny_metadata=not (mounts or shown or layers.disabled("fs_metadata")),
         served_metadata=shown and not layers.disabled("fs_metadata"),
+        deny_truncate=layers.no_truncate,
+        deny_input_signals=layers.own_pids,
         extra_deny=policy.extra_deny_syscalls,
         extra_allow=policy.extra_allow_syscalls,
     )
@@ -250,7 +259,7 @@ def _decide_metadata(
     if layers.disabled("fs_metadata"):
         layers.row("fs_metadata", "disabled", "seccomp")
         return None
-    if possible and (required or places is not None):
+    if possible and (required or places is not None or layers.by_mounts):
         layers.row("fs_metadata", "active", "namespace")
         return places or ()
     if shown:

@@ -63,6 +63,7 @@ class View:
 
     Attributes:
         pid_namespace: no process but the sandbox's own is there, and /proc is its own.
+        shows_proc: that /proc may be looked at, so it tells of a machine of the sandbox's own too.
         network_namespace: nobody's sockets are in that /proc.
         hostname: the name of the machine, or None for the host's.
         root: the folder on the host that is the root, or None.
@@ -74,6 +75,7 @@ class View:
     """
 
     pid_namespace: bool
+    shows_proc: bool
     network_namespace: bool
     hostname: str | None
     root: str | None
@@ -102,6 +104,8 @@ def decide_view(
     *,
     named: bool = False,
     alone: bool = False,
+    own_pids: bool = False,
+    own_network: bool = False,
 ) -> View | None:
     """Return what the namespaces show, or None when the host as it is will do.
 
@@ -113,13 +117,16 @@ def decide_view(
         root: `policy.chroot` as an absolute path on the host, or None.
         named: hosts are allowed by name, so that the program is told their addresses.
         alone: nothing of the network is granted.
+        own_pids: a pid namespace is wanted whatever is granted.
+        own_network: so is a network namespace in it.
         workdir: `policy.workdir` likewise; it is below `root` where there is one.
 
     """
     binds = _binds(policy)
-    pid_namespace = "/" in rules or _PROC in rules
+    shows_proc = "/" in rules or _PROC in rules
+    pid_namespace = shows_proc or own_pids or own_network
     files = list(PROCESSOR_FILES) if policy.num_cpus is not None else []
-    if pid_namespace:  # what the kernel tells there is of the whole machine
+    if shows_proc:  # what the kernel tells there is of the whole machine
         files += [path for path in (LOADAVG, STAT, *MASKED) if path not in files]
     if policy.max_memory is not None and _covered(MEMINFO, rules):
         files.append(MEMINFO)
@@ -142,8 +149,8 @@ def decide_view(
         ]
     else:
         inside.clear()
-    alone = alone and pid_namespace
-    return View(pid_namespace, alone, policy.name, root, tuple(binds), tuple(files), workdir, tuple(inside))
+    alone = (alone and shows_proc) or own_network
+    return View(pid_namespace, shows_proc, alone, policy.name, root, tuple(binds), tuple(files), workdir, tuple(inside))
 
 
 def decide_served_view(
@@ -151,7 +158,7 @@ def decide_served_view(
 ) -> View | None:
     """Return what the supervisor shows where there are no namespaces, or None when the host as it is will do.
 
-    The arguments are those of `decide_view`. Its `pid_namespace` says that a /proc is granted in another root. Below
+    The arguments are those of `decide_view`. Its `shows_proc` says that a /proc is granted in another root. Below
     the branch everything may be read and nothing written: what the program writes goes to the branch by an fd.
     """
     binds = _binds(policy)
@@ -171,7 +178,7 @@ def decide_served_view(
     if below is not None:
         inside.append((below, landlock.READ, True))
     allowed = tuple([(path, access & handled, required) for path, access, required in inside]) if handled else ()
-    return View(shows_proc, False, None, root, tuple(binds), (), workdir, allowed)
+    return View(False, shows_proc, False, None, root, tuple(binds), (), workdir, allowed)
 
 
 def _binds(policy: Policy) -> list[tuple[str, str, bool]]:

@@ -8,13 +8,13 @@ from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, E
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from sandlock_policy.data.landlock import FS_REFER, NEVER
-from sandlock_policy.plan import Protection
 from sandlock_runtime.features import host_features, namespace_refused
 from sandlock_runtime.life import Life
+from sandlock_runtime.passed import as_passed
 from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch, scratch_env
 from sandlock_runtime.starting import start
-from sandlock_runtime.streams import Streams, close_all, exposes
+from sandlock_runtime.streams import Streams, close_all
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.spawn import NO_ASLR, NO_THP, OWN_MEMORY, TERMINAL, SpawnError, SpawnRequest
@@ -211,8 +211,8 @@ class _Start:
 
     def once(self, plan: Plan, features: HostFeatures, service: Service | None) -> Life:
         """Start the child, or leave nothing behind."""
-        if plan.writable_mounts is not None and exposes([*self.streams.child, *self.keep]):
-            plan = _without_metadata(plan)
+        if plan.writable_mounts is not None or plan.view is not None:
+            plan = as_passed(plan, self.policy, [*self.streams.child, *self.keep])
         request = _request(self.program, plan, parts_of(plan))
         request.stdio = self.streams.child
         request.keep = self.keep
@@ -280,6 +280,10 @@ class _Start:
                 writable = (*writable, scratch)
         if writable is not None:
             request.writable = [os.fsencode(path) for path in writable]
+        if plan.devices is not None:
+            from sandlock_runtime.devices import openable  # lazy: for kernels whose Landlock is too old
+
+            request.devices = [os.fsencode(path) for path in openable(plan)]
         request.inner_ids = plan.inner_ids
         if plan.inner_ids is not None or (not features.privileged and (writable is not None or view is not None)):
             request.id_map = (self.context.uid, self.context.gid)
@@ -339,20 +343,6 @@ def _above_streams(fd: int) -> int:
         return fcntl(fd, F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(fd)
-
-
-def _without_metadata(plan: Plan) -> Plan:
-    """Return the plan with the metadata calls refused by seccomp: a stream of this run reaches past the mounts."""
-    detail = (
-        "a stream or passed fd is a file of yours, open for reading: chmod, chown, utime and xattr calls are refused"
-    )
-    rows = [
-        Protection(row.name, row.state, "seccomp", detail) if row.name == "fs_metadata" else row
-        for row in plan.protections
-    ]
-    options = plan.filter.__replace__(deny_metadata=True)  # type: ignore[attr-defined]  # dataclasses have it from 3.13
-    changed: Plan = plan.__replace__(filter=options, protections=tuple(rows))  # type: ignore[attr-defined]  # as above
-    return changed
 
 
 def child_ruleset(plan: Plan, rules: PathRules) -> int:

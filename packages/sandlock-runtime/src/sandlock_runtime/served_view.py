@@ -63,7 +63,7 @@ class ServedView:
             raise PolicyError([Problem("filesystem.chroot", view.root, "is no directory", "make it, or name another")])
         check_mounts(list(view.binds), view.root)
         _check(policy, plan)
-        self.shows_proc = view.pid_namespace and self.root is not None and os.path.isdir(self.root + _PROC)
+        self.shows_proc = view.shows_proc and self.root is not None and os.path.isdir(self.root + _PROC)
         own = device_nodes(self.root) if self.root is not None else []
         # Where all of the root is a branch everything may be written, and of a device no copy is made.
         devices = own if view.branch == view.root else []

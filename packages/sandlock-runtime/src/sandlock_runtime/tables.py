@@ -244,7 +244,7 @@ def _serves_proc(policy: Policy, plan: Plan, shown: ServedView | None) -> bool:
 
 def _sizes(policy: Policy, plan: Plan, tables: Sequence[HandlerTable], *, proc: bool) -> MachineTable | None:
     """Return what tells of memory, load and time since boot, where namespaces do not; `proc`: in a /proc too."""
-    own_clock = plan.view is not None and plan.view.pid_namespace
+    own_clock = plan.view is not None and plan.view.shows_proc
     if policy.max_memory is None and not proc and (policy.time_start is None or own_clock):
         return None
     from sandlock_notif.handlers.machine import MachineTable

@@ -11,7 +11,7 @@ from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.view import LOADAVG, MEMINFO, STAT
 from sandlock_runtime.proc_mounts import ProcMounts
 from sandlock_sys import landlock
-from sandlock_sys.spawn import LIVE_HOST, LIVE_LOAD, LIVE_STAT, NULL_DEVICE
+from sandlock_sys.spawn import HOST_CLOCK, LIVE_HOST, LIVE_LOAD, LIVE_STAT, NO_DEVICES, NULL_DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,8 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
     root = view.root
     if root is not None and not os.path.isdir(root):
         raise PolicyError([Problem("filesystem.chroot", root, "is no directory", "make it, or name another")])
-    binds = list(view.binds)
+    only = NO_DEVICES if plan.devices is not None else True
+    binds = [(host, inside, read_only and only) for host, inside, read_only in view.binds]
     rules = list(view.rules)
     if scratch and root is not None:
         binds.append((scratch, "/tmp", False))  # noqa: S108  # a path inside, over which the private one is laid
@@ -59,12 +60,14 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
     request.root = os.fsencode(root) if root is not None else None
     request.binds = [(os.fsencode(host), os.fsencode(inside), only) for host, inside, only in binds]
     request.hostname = os.fsencode(view.hostname) if view.hostname is not None else None
-    # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen.
+    # Where there is no /proc nothing can be mounted over it, and nothing of others is to be seen (`passed.as_passed`).
     request.pid_namespace = view.pid_namespace and os.path.isdir((root or "") + "/proc")
     request.network_namespace = view.network_namespace and request.pid_namespace
     request.overlays = files.overlays()
-    if request.pid_namespace:
+    if view.shows_proc and request.pid_namespace:
         request.live = _LIVE
+    elif request.pid_namespace:
+        request.flags |= HOST_CLOCK  # the machine is what it is without this namespace, but for other processes
     if any(path == _MEMINFO for path, _ in request.overlays):
         request.live = {**request.live, _MEMINFO: LIVE_HOST}
     if plan.handled_fs:
@@ -97,7 +100,7 @@ def device_nodes(root: str) -> list[str]:
     return [node for node in _DEVICES if os.path.lexists(root + node)]
 
 
-def check_mounts(binds: list[tuple[str, str, bool]], root: str | None) -> None:
+def check_mounts(binds: list[tuple[str, str, int]], root: str | None) -> None:
     """Raise PolicyError for what is not there, what has no place, and what shows processes of the host."""
     problems = []
     shown = ProcMounts() if binds or root is not None else None

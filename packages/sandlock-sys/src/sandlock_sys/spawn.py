@@ -22,6 +22,7 @@ from sandlock_sys.spawn_request import (
     LIVE_LOAD,
     LIVE_STAT,
     NO_ASLR,
+    NO_DEVICES,
     NO_THP,
     NULL_DEVICE,
     OWN_MEMORY,
@@ -41,6 +42,7 @@ __all__ = [
     "LIVE_LOAD",
     "LIVE_STAT",
     "NO_ASLR",
+    "NO_DEVICES",
     "NO_THP",
     "NULL_DEVICE",
     "OWN_MEMORY",
@@ -277,6 +279,7 @@ def _fill_namespaces(memory: CData, request: SpawnRequest, held: list[object]) -
     if request.writable is not None:
         flags |= _MOUNT_NS
         memory.writable = strings(request.writable, held)
+        memory.devices = NULL if request.devices is None else strings(request.devices, held)
     view = request.binds or request.overlays or request.rules or request.branch is not None
     if request.pid_namespace or request.root is not None or view:
         from sandlock_sys.spawn_view import fill_view  # lazy: most launches change nothing but what is writable
@@ -306,8 +309,8 @@ def _failure(memory: CData, request: SpawnRequest) -> SpawnError | None:
         detail = fsdecode(request.candidates[index])
     elif step == "cwd":
         detail = fsdecode(request.cwd or b"")
-    elif step == "mount" and request.writable is not None and index < len(request.writable):
-        detail = fsdecode(request.writable[index])
+    elif step == "mount":
+        detail = fsdecode([*(request.writable or ()), *(request.devices or ()), b"", b""][index])
     elif step in ("branch", "root", "bind", "overlay", "rule"):
         from sandlock_sys.spawn_view import place_of  # loaded already: the request asked for it
 

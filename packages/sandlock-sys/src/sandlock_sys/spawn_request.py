@@ -14,6 +14,7 @@ __all__ = [
     "LIVE_LOAD",
     "LIVE_STAT",
     "NO_ASLR",
+    "NO_DEVICES",
     "NO_THP",
     "NULL_DEVICE",
     "OWN_MEMORY",
@@ -23,6 +24,7 @@ __all__ = [
 
 LIVE_LOAD, LIVE_STAT, LIVE_HOST = 1, 2, 3  # in `SpawnRequest.live`: SL_LIVE_* + 1
 
+NO_DEVICES = 2  # in `SpawnRequest.binds`: read only, and no device below is opened
 NULL_DEVICE = -1  # in `SpawnRequest.stdio`: the child opens /dev/null itself
 OWN_MEMORY = 1 << 1  # the child gets a copy of the memory instead of sharing it until it executes
 NO_ASLR = 1 << 4  # personality(ADDR_NO_RANDOMIZE)
@@ -49,12 +51,13 @@ class SpawnRequest:
         guard_ruleset: the Landlock ruleset fd of the domain around guard and child, or -1.
         scoped: that domain has the signal scope, so the guard may use kill(-1); else it walks /proc.
         writable: None, or the paths that stay writable in a mount namespace where all else becomes read-only.
+        devices: None, or, with `writable`, the only paths outside it where devices are opened.
         pid_namespace: the child sees no process but its own tree, in a read-only /proc of its own, and the time since
             boot begins with it; that tree ends with an init of ours, so there is no `guard_ruleset` then.
         hostname: None, or the host name inside, of at most 64 bytes.
         root: None, or the folder that becomes the root; nothing outside it can be reached.
         branch: None, or `(folder, mount options)`: an overlay mount covers the folder; name it in `writable` too.
-        binds: `(host path, path inside, read only)`: trees of the host's at paths that exist in the new root.
+        binds: `(host path, path inside, read only or NO_DEVICES)`: trees of the host at paths that are in the new root.
         overlays: `(path inside, content)`: read-only files laid over those that are there.
         live: of `overlays`, those that are written anew while the sandbox runs: path -> LIVE_LOAD or LIVE_STAT, by the
             init of a pid namespace; LIVE_HOST, by who takes `Spawned.live` while the child is parked.
@@ -73,7 +76,7 @@ class SpawnRequest:
     """
 
     __slots__ = (
-        "affinity", "argv", "binds", "branch", "candidates", "cwd", "env", "filter", "filter_flags", "flags",
+        "affinity", "argv", "binds", "branch", "candidates", "cwd", "devices", "env", "filter", "filter_flags", "flags",
         "guard_ruleset", "hostname", "id_map", "inner_ids", "keep", "keeps_network", "limits", "live",
         "network_namespace", "overlays", "park", "pid_namespace", "relay", "root", "rules", "ruleset", "scoped",
         "stdio", "writable",
@@ -94,11 +97,12 @@ class SpawnRequest:
         self.guard_ruleset = -1
         self.scoped = False
         self.writable: Sequence[bytes] | None = None
+        self.devices: Sequence[bytes] | None = None
         self.pid_namespace = False
         self.hostname: bytes | None = None
         self.root: bytes | None = None
         self.branch: tuple[bytes, bytes] | None = None
-        self.binds: Sequence[tuple[bytes, bytes, bool]] = ()
+        self.binds: Sequence[tuple[bytes, bytes, int]] = ()
         self.overlays: Sequence[tuple[bytes, bytes]] = ()
         self.live: Mapping[bytes, int] = {}
         self.network_namespace = self.keeps_network = False

@@ -24,9 +24,10 @@ def landlock_abi_version() -> int:
 
 
 def min_landlock_abi(policy: Policy | None = None) -> int:
-    """Return the lowest Landlock ABI on which `policy`, or else the preset `default`, is enforced in full.
+    """Return the lowest Landlock ABI on which `policy`, or else the preset `default`, is enforced in full everywhere.
 
-    On an older kernel a run is refused, unless the policy names what may be missing in `allow_degraded`.
+    On an older kernel a run needs a host that lets it make namespaces, which hold signals and devices too. Where there
+    are none it is refused, unless the policy names what may be missing in `allow_degraded`.
 
     Raises:
         PolicyError: the policy holds fields that nothing enforces yet, or that contradict each other.
@@ -37,10 +38,13 @@ def min_landlock_abi(policy: Policy | None = None) -> int:
     context = Context(cwd="/", home="/nonexistent", env={}, uid=65534, gid=65534)
     for abi in range(_NEWEST):
         try:
-            resolve(policy, features_of_abi(abi), context)
+            plan = resolve(policy, features_of_abi(abi), context)
         except LayerMissingError:
             if abi == _NEWEST - 1:
                 raise
         else:
-            return abi
+            # `tree_kill` follows from the signals, and for `fs_metadata` there is no Landlock.
+            instead = {row.name for row in plan.protections if row.layer == "namespace"} - {"tree_kill", "fs_metadata"}
+            if not instead - {*policy.allow_degraded}:
+                return abi
     raise AssertionError("unreachable: the last round returned or raised")

@@ -9,6 +9,7 @@ asm-generic ones, which x86_64, aarch64 and riscv64 share.
 from __future__ import annotations
 
 from sandlock_policy.data.network_rules import NETWORK_GROUPS
+from sandlock_policy.data.older_kernels import OLDER_GROUPS
 from sandlock_policy.seccomp.rules import (
     ABSENT,
     DENY,
@@ -368,6 +369,7 @@ GROUPS: dict[str, Group] = {
             Rule(_IOCTL, (one_of(1, 0x4008941A, 0x40089413),), DENY, "BTRFS_IOC_SUBVOL_SETFLAGS, DEFAULT_SUBVOL"),
         ),
     ),
+    **OLDER_GROUPS,
     # Behind `metadata`, which refuses the same calls whatever their mode.
     "setuid": Group(
         "leaves a program behind that others run with the rights of who ran the sandbox",
@@ -388,5 +390,5 @@ GROUPS: dict[str, Group] = {
     ),
 }
 
-# Denied unless lifted; `metadata` is denied only where no mount namespace protects what it protects.
-ALWAYS: tuple[str, ...] = tuple([name for name in GROUPS if name != "metadata"])
+# Denied unless lifted; the others only where no other layer protects what they protect.
+ALWAYS: tuple[str, ...] = tuple([name for name in GROUPS if name not in ("metadata", *OLDER_GROUPS)])

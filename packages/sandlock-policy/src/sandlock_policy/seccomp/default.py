@@ -51,7 +51,12 @@ def _rules(options: FilterOptions) -> Iterator[Rule]:
     lifted = set(options.extra_allow)
     if options.served_metadata:
         yield from [rule for rule in _group_rules("metadata") if rule.syscall in _UNSERVED]
-    for group_name in ("metadata", *ALWAYS) if options.deny_metadata else ALWAYS:
+    asked = {
+        "metadata": options.deny_metadata,
+        "truncate": options.deny_truncate,
+        "input_signals": options.deny_input_signals,
+    }
+    for group_name in [*[name for name, denied in asked.items() if denied], *ALWAYS]:
         if group_name not in lifted:
             yield from [rule for rule in _group_rules(group_name) if rule.syscall not in lifted]
     if options.served_network:

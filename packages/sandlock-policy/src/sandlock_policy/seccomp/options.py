@@ -18,6 +18,8 @@ class FilterOptions:
         served_network: the supervisor decides about sockets, so whoever compiles the filter brings their rules.
         deny_metadata: mode, owner, times, attributes and flags of files stay as they are.
         served_metadata: a supervisor decides about mode, owner, times and attributes; flags stay as they are.
+        deny_truncate: files are truncated by who may write them alone; for a Landlock that has no right for it.
+        deny_input_signals: nobody is signalled about input; for a Landlock without the signal scope.
         extra_deny: names of system calls and groups; they are denied whatever else is said.
         extra_allow: names of system calls and groups that are denied otherwise, and may be lifted.
         own_layout: a process may say where its heap, stack and arguments are, as one that is restored must.
@@ -30,6 +32,8 @@ class FilterOptions:
     served_network: bool = False
     deny_metadata: bool = True
     served_metadata: bool = False
+    deny_truncate: bool = False
+    deny_input_signals: bool = False
     extra_deny: tuple[str, ...] = ()
     extra_allow: tuple[str, ...] = ()
     own_layout: bool = False

@@ -1,5 +1,5 @@
-/* The read-only view of the file system: what Landlock has no right for (mode, owner, times, attributes) stays as it is
- * outside the write grants. Runs between clone and exec: see child.c for what that forbids.
+/* The read-only view of the file system: what Landlock has no right for (mode, owner, times, attributes; before ABI 3
+ * truncation, before ABI 5 the ioctls of devices) stays as it is outside the write grants. Runs between clone and exec: see child.c for what that forbids.
  */
 #include "mounts.h"
 
@@ -22,7 +22,7 @@
 #endif
 
 enum {
-    MAX_WRITABLE = 256,
+    MAX_KEPT = 256, /* trees, writable and of devices */
     ERR_E2BIG = 7,
     ERR_EINVAL = 22,
     BOOT_CLOCK = 7, /* CLOCK_BOOTTIME */
@@ -124,40 +124,67 @@ static int close_all(const int *trees, uint32_t count)
     return 0;
 }
 
+/* Clone the trees that keep what the rest loses; returns 0, 1 where one is the whole root, or -errno. `count` is how many
+ * were cloned, and with an error which one failed. */
+static long clone_kept(const char *const *paths, int *trees, uint32_t *count)
+{
+    for (uint32_t index = 0; paths && paths[index]; index++) {
+        if (*count == MAX_KEPT)
+            return -ERR_E2BIG;
+        long result = RAW(__NR_open_tree, AT_FDCWD, paths[index],
+                          OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_TREE_RECURSIVE);
+        if (result < 0)
+            return result;
+        trees[(*count)++] = (int)result;
+        if (is_root((int)result))
+            return 1;
+    }
+    return 0;
+}
+
+/* A grant may be a link: its target was cloned, so its target is covered. */
+static long attach_kept(int tree, const char *path)
+{
+    long result = RAW(__NR_move_mount, tree, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
+    RAW(__NR_close, tree);
+    return result;
+}
+
+/* All but the grants. Through a read-only mount a device is written all the same, so those of devices are read-only too. */
 static int make_read_only(struct sl_spawn *spawn)
 {
-    int trees[MAX_WRITABLE];
-    uint32_t count = 0;
-    long result = 0;
-    for (; spawn->writable[count]; count++) {
-        if (count == MAX_WRITABLE) {
-            result = -ERR_E2BIG;
-            goto failed;
-        }
-        result = RAW(__NR_open_tree, AT_FDCWD, spawn->writable[count],
-                     OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_TREE_RECURSIVE);
-        if (result < 0)
-            goto failed;
-        trees[count] = (int)result;
-        if (is_root(trees[count]))
-            return close_all(trees, count + 1); /* everything is granted, so nothing is to be read-only */
-    }
-    uint32_t grants = count;
-    count = grants + 1; /* names no path: the failing step is the whole tree */
-    result = set_mounts(MOUNT_ATTR_RDONLY, 0);
+    struct mount_attributes only_read = {.set = MOUNT_ATTR_RDONLY};
+    int trees[MAX_KEPT];
+    uint32_t count = 0, grants, index;
+    long result = clone_kept(spawn->writable, trees, &count);
+    if (result > 0)
+        return close_all(trees, count); /* everything is granted, so nothing is to be read-only */
+    grants = index = count;
     if (result < 0)
         goto failed;
-    for (count = 0; count < grants; count++) {
-        /* A grant may be a link: its target was cloned, so its target is covered. */
-        result = RAW(__NR_move_mount, trees[count], "", AT_FDCWD, spawn->writable[count],
-                     MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
+    result = clone_kept(spawn->devices, trees, &count);
+    index = count;
+    if (result < 0)
+        goto failed;
+    index = count + 1; /* names no path: the failing step is the whole tree */
+    result = set_mounts(MOUNT_ATTR_RDONLY | (spawn->devices ? MOUNT_ATTR_NODEV : 0), 0);
+    if (result < 0)
+        goto failed;
+    for (index = grants; index < count; index++) { /* first: a writable place may be below one of these */
+        result = RAW(__NR_mount_setattr, trees[index], "", AT_EMPTY_PATH | AT_TREE_RECURSIVE, &only_read, sizeof only_read);
+        if (result >= 0)
+            result = attach_kept(trees[index], spawn->devices[index - grants]);
         if (result < 0)
             goto failed;
-        RAW(__NR_close, trees[count]);
+    }
+    for (index = 0; index < grants; index++) {
+        result = attach_kept(trees[index], spawn->writable[index]);
+        if (result < 0)
+            goto failed;
     }
     return 0;
 failed:
-    sl_fail(spawn, SL_STEP_MOUNT, result, count);
+    sl_fail(spawn, SL_STEP_MOUNT, result, index);
     return -1;
 }
 

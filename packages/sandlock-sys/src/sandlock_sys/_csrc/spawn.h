@@ -14,8 +14,10 @@ struct sl_limit {
 struct sl_bind {
     const char *source;
     const char *target;
-    uint64_t read_only;
+    uint64_t read_only;             /* SL_BIND_* */
 };
+
+enum { SL_BIND_WRITABLE, SL_BIND_READ_ONLY, SL_BIND_NO_DEVICES }; /* the last is read-only too */
 
 /* A generated file over one that is there. */
 struct sl_overlay {
@@ -41,6 +43,7 @@ struct sl_spawn {
     const char *network_uid_map;    /* of the user namespace that a new network namespace belongs to; with both flags */
     const char *network_gid_map;
     const char *const *writable;    /* with SL_SPAWN_MOUNT_NS: all else becomes read-only; NULL ends */
+    const char *const *devices;     /* with `writable`: no device is opened but these and what is below; NULL ends, or all */
     const char *hostname;           /* NULL: the host's; otherwise in a UTS namespace */
     const char *root;               /* NULL, or the folder that becomes the root; with SL_SPAWN_MOUNT_NS */
     const struct sl_bind *binds;    /* with SL_SPAWN_MOUNT_NS */

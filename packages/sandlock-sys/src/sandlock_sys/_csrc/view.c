@@ -87,9 +87,9 @@ static long new_mount(const char *type, const char *flag, unsigned attributes)
     return result;
 }
 
-static long make_read_only(int tree)
+static long make_read_only(int tree, uint64_t more)
 {
-    uint64_t change[4] = {MOUNT_ATTR_RDONLY}; /* struct mount_attr: set, clear, propagation, user namespace */
+    uint64_t change[4] = {MOUNT_ATTR_RDONLY | more}; /* struct mount_attr: set, clear, propagation, user namespace */
     return RAW(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | TREE_RECURSIVE, change, sizeof change);
 }
 
@@ -116,7 +116,8 @@ int sl_open_binds(struct sl_spawn *spawn, int *trees)
 int sl_attach_binds(struct sl_spawn *spawn, int *trees)
 {
     for (uint32_t index = 0; index < spawn->n_binds; index++) {
-        long result = spawn->binds[index].read_only ? make_read_only(trees[index]) : 0;
+        uint64_t kind = spawn->binds[index].read_only, devices = kind == SL_BIND_NO_DEVICES ? MOUNT_ATTR_NODEV : 0;
+        long result = kind != SL_BIND_WRITABLE ? make_read_only(trees[index], devices) : 0;
         if (result >= 0)
             result = attach(trees[index], spawn->binds[index].target);
         if (result < 0)
@@ -212,7 +213,7 @@ static int stage_overlays(struct sl_spawn *spawn, int place)
         if (result < 0)
             break;
         trees[index] = (int)result;
-        result = make_read_only(trees[index]);
+        result = make_read_only(trees[index], 0);
         if (result < 0)
             break;
         if (empty > index && !overlay->bytes && !overlay->live)

@@ -1,0 +1,63 @@
+"""What a run's streams and passed fds, or a root without /proc, take away from a plan."""
+
+from __future__ import annotations
+
+import os
+from stat import S_ISDIR
+
+from sandlock_policy.plan import Protection
+from sandlock_runtime.streams import exposes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlock_policy import Plan, Policy
+
+__all__ = ["as_passed"]
+
+_METADATA = (
+    "a stream or passed fd is a file of yours, open for reading: chmod, chown, utime and xattr calls are refused"
+)
+_TRUNCATE = "a stream or passed fd is a file of yours: truncate(2) by path, and O_TRUNC without writing, are refused"
+_DEVICES = "a passed fd is a folder, and leads past the mounts that keep the program from devices"
+_NO_PROC = "the root has no folder /proc, which the pid namespace that stands for Landlock's signal scope needs"
+
+
+def as_passed(plan: Plan, policy: Policy, fds: Sequence[int]) -> Plan:
+    """Return the plan that holds although the program gets `fds`: an fd keeps the mount that it was opened on.
+
+    Raises LayerMissingError for what then nothing holds, and the policy does not do without.
+    """
+    held = {row.name for row in plan.protections if row.layer == "namespace" and row.state == "active"}
+    rows: dict[str, Protection] = {}
+    options: dict[str, bool] = {}
+    if plan.writable_mounts is not None and exposes(fds):
+        rows["fs_metadata"] = Protection("fs_metadata", "active", "seccomp", _METADATA)
+        options["deny_metadata"] = True
+        if "fs_truncate" in held:
+            rows["fs_truncate"] = Protection("fs_truncate", "active", "seccomp", _TRUNCATE)
+            options["deny_truncate"] = True
+        if "fs_ioctl_dev" in held and any(fd >= 0 and S_ISDIR(os.fstat(fd).st_mode) for fd in fds):
+            rows["fs_ioctl_dev"] = _lost(policy, "fs_ioctl_dev", _DEVICES, "pass no folder")
+    root = plan.view.root if plan.view is not None else None
+    if root is not None and "scope_signal" in held and not os.path.isdir(f"{root}/proc"):
+        for name in held & {"scope_signal", "scope_abstract", "tree_kill"}:
+            rows[name] = _lost(policy, name, _NO_PROC, f"make an empty folder {root}/proc")
+    if not rows:
+        return plan
+    changed: Plan = plan.__replace__(  # type: ignore[attr-defined]  # dataclasses have it from 3.13
+        filter=plan.filter.__replace__(**options),  # type: ignore[attr-defined]  # as above
+        protections=tuple([rows.get(row.name, row) for row in plan.protections]),
+    )
+    return changed
+
+
+def _lost(policy: Policy, name: str, reason: str, remedy: str) -> Protection:
+    agreed = "scope_signal" if name == "tree_kill" else name  # which nobody has to agree to by itself
+    if agreed not in policy.allow_degraded:
+        from sandlock_policy.errors import LayerMissingError  # lazy: most runs lose nothing
+
+        flag = f"name {agreed} in allow_degraded (--allow-degraded {agreed})"
+        raise LayerMissingError("namespace", [agreed], reason, f"{remedy}; to run without, {flag}")
+    return Protection(name, "degraded", "namespace", reason)
