@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import shutil
 import ssl
 import subprocess
 import sys
@@ -188,6 +187,20 @@ async def get(path):
 async def both(): return await asyncio.gather(get("/ok/page"), get("/secret"))
 print(*asyncio.run(both()), sep="\\n")
 """,
+    "requests": """
+import requests
+with requests.Session() as session:
+    for path in ("/ok/page", "/secret"):
+        answer = session.get("http://localhost:{port}" + path, timeout=30)
+        print(answer.status_code, answer.text if answer.ok else "")
+""",
+    "httpx": """
+import asyncio, httpx
+with httpx.Client() as client: print(200, client.get("http://localhost:{port}/ok/page").text)
+async def get():
+    async with httpx.AsyncClient() as client: return await client.get("http://localhost:{port}/secret")
+print(asyncio.run(get()).status_code)
+""",
     "node": """
 const get = async (path) => {{
   const answer = await fetch("http://localhost:{port}" + path);
@@ -198,14 +211,19 @@ Promise.all([get("/ok/page"), get("/secret")]).then((lines) => console.log(lines
 }
 
 
-@pytest.mark.parametrize("client", OTHERS)
-def test_clients_that_connect_without_waiting_are_judged(pages: Path, client: str) -> None:
-    program = "/usr/bin/python3" if client == "asyncio" else shutil.which("node", path="/usr/bin")
-    if program is None:
-        pytest.skip("Node.js is not installed")
+OWN = [sys.prefix, sys.base_prefix]  # where requests and httpx are
+
+
+@pytest.mark.parametrize(
+    "client", [pytest.param(one, marks=pytest.mark.needs("command:node")) if one == "node" else one for one in OTHERS]
+)
+def test_clients_of_other_makes_are_judged(pages: Path, client: str) -> None:
+    """Some connect without waiting, some ask for both pages at once, some on one connection."""
+    program = {"node": "node", "asyncio": "/usr/bin/python3"}.get(client, sys.executable)
     with site(pages) as (port, seen):
-        switch = "-c" if client == "asyncio" else "-e"
-        result = inside(port, [f"GET localhost:{port}/ok/*"], program, switch, OTHERS[client].format(port=port))
+        words = [program, "-e" if client == "node" else "-c", OTHERS[client].format(port=port)]
+        fields = {"fs_readable": [*SYSTEM, *OWN]} if program == sys.executable else {}
+        result = inside(port, [f"GET localhost:{port}/ok/*"], *words, **fields)
     assert result.stdout.decode().split() == ["200", "content", "403"], result.stderr
     assert seen == ["GET /ok/page 200"]
 
