@@ -57,6 +57,40 @@ def test_a_reader_that_has_enough_ends_the_writer() -> None:
     assert (result.stages[0].signal, result.exit_code, result.success) == (13, 0, False)
 
 
+UP = """
+import os, select, sys
+number = os.environ["SANDLOCK_INPUTS"].partition("=")[2].partition(",")[0] if sys.argv[1:] else "0"
+os.write(os.open("/proc/self/fd/" + number, os.O_WRONLY), b"upstream")  # opens whichever end one likes
+select.select([], [], [], 2)
+"""
+DOWN = """
+import os, select, sys
+back = os.open("/proc/self/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+ready = select.select([back], [], [], float(sys.argv[1]))[0]
+sys.stderr.write(repr(os.read(back, 99) if ready else None))
+"""
+
+
+def test_a_later_stage_tells_an_earlier_one_nothing() -> None:
+    """Stages that would like to talk the other way: what is written into a standard input stays there."""
+    reader, writer = os.pipe()  # the control: on one pipe it works
+    try:
+        with open(f"/proc/self/fd/{reader}", "wb") as up, open(f"/proc/self/fd/{writer}", "rb") as down:
+            up.write(b"upstream")
+            up.flush()
+            assert down.read(8) == b"upstream"
+    finally:
+        os.close(reader)
+        os.close(writer)
+    result = (box().cmd([*PYTHON, DOWN, "1.5"]) | box().cmd([*PYTHON, UP])).run(timeout=60)
+    assert [stage.stderr for stage in result.stages] == [b"None", b""]
+    gathering = (
+        box().cmd([*PYTHON, DOWN, "1.5"]).as_("a") + box().cmd(["true"]).as_("b")
+        | box().cmd([*PYTHON, UP, "gathered"])
+    )  # fmt: skip
+    assert [stage.stderr for stage in gathering.run(timeout=60).stages] == [b"None", b"", b""]
+
+
 def test_gathered_outputs_are_read_by_name() -> None:
     big = 300_000  # more than a pipe holds: both write at once, and are read one after the other
     first = box().cmd(["sh", "-c", f"yes a | head -c {big}"]).as_("letters")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sandlock_policy.record import record
 from sandlock_runtime.errors import SandboxBusyError
 from sandlock_runtime.inputs import VARIABLE
-from sandlock_runtime.pipes import close_held, pipe_above
+from sandlock_runtime.pipes import close_held, pass_on, pipe_above
 from sandlock_runtime.streams import DEVNULL, PIPE
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sandlock_runtime.streams import Stream
 
 __all__ = ["PipelineResult", "PipelineRun", "begin", "join"]
+
+_LINK_ENDS_S = 1.0
 
 
 @record(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class PipelineRun:
         self._lives: list[tuple[Stage, Life]] = []
         self._results: dict[int, Result] = {}
         self._failures: list[BaseException] = []
+        self._links: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._ended = False
 
@@ -115,6 +118,9 @@ class PipelineRun:
                 stage.end(life)
             join(threads)
             raise
+        finally:
+            for link in self._links:  # each ends with its stages; but a process forked meanwhile may hold their pipes
+                link.join(_LINK_ENDS_S)
         if self._failures:
             raise self._failures[0]
         return PipelineResult(tuple(self._results[number] for number in range(len(self._lives))))
@@ -133,12 +139,12 @@ class PipelineRun:
         held: list[int] = []
         try:
             for gathered in whole.gathered:
-                inputs[gathered.name], sink = pipe_above(held)
+                inputs[gathered.name], sink = self._one_way(held)
                 self._lay(gathered, sink, None)
                 close_held(held, sink)
             for stage in whole.stages:
                 last = stage is whole.stages[-1]
-                reader, sink = (-1, -1) if last else pipe_above(held)
+                reader, sink = (-1, -1) if last else self._one_way(held)
                 self._start(stage, source, stdout if last else sink, inputs, feed)
                 for fd in (*inputs.values(), *((source,) if isinstance(source, int) else ()), sink):
                     close_held(held, fd)
@@ -146,6 +152,20 @@ class PipelineRun:
         finally:
             for fd in held:
                 os.close(fd)
+
+    def _one_way(self, held: list[int]) -> tuple[int, int]:
+        """Return what one stage reads from and another writes to, both in `held`; the way is not theirs to turn."""
+        ours: list[int] = []
+        try:
+            taken, sink = pipe_above(ours)
+            reader, given = pipe_above(ours)
+            self._links.append(begin(partial(pass_on, taken, given)))
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        held += [reader, sink]
+        return reader, sink
 
     def _start(self, stage: Stage, stdin: Stream, stdout: Stream, inputs: dict[str, int], feed: bytes | None) -> None:
         policy = stage.sandbox.policy
