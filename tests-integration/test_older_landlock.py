@@ -327,6 +327,18 @@ def test_abstract_sockets_of_the_outside_are_out_of_reach(box: Box, how: str) ->
         assert held == ("supervisor" if how == "served" else "namespace")
 
 
+def test_tcp_by_port_alone_is_held_by_the_supervisor_before_landlock_knows_ports(box: Box) -> None:
+    code = "import socket, sys\nfor port in sys.argv[1:]:\n"
+    code += "  try: socket.create_connection(('127.0.0.1', int(port)), timeout=30); print('reached')\n"
+    code += "  except OSError: print('no')"
+    with socket.create_server(("127.0.0.1", 0)) as good, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [str(one.getsockname()[1]) for one in (good, other)]
+        assert subprocess.run([*PYTHON, code, *ports], capture_output=True, check=True).stdout.count(b"reached") == 2
+        result = python(box, code, *ports, net_allow=[f"tcp://:{ports[0]}"], allow_degraded=[])
+    assert result.stdout.split() == [b"reached", b"no"], (result.stdout, result.stderr)
+    assert layers(result)["net_tcp"] == ("supervisor" if box.world.landlock_abi == 2 else "landlock")
+
+
 def test_fcntl_stays_what_it_is_but_for_what_is_refused(box: Box) -> None:
     code = "import fcntl, os\nread, write = os.pipe()\n"
     code += "fcntl.fcntl(read, fcntl.F_SETFL, os.O_NONBLOCK); print(fcntl.fcntl(read, fcntl.F_GETFL) & os.O_NONBLOCK)\n"

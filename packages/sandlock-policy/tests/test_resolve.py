@@ -401,6 +401,17 @@ def test_port_rules_need_landlock_and_no_network_does_not() -> None:
     assert caught.value.protections == ("net_tcp",)
 
 
+def test_before_landlock_knows_ports_the_supervisor_connects() -> None:
+    old = features_of_abi(3)
+    features = HostFeatures(3, old.landlock_fs, 0, 0, served=(*SERVED_NAMES, "net_allow"))
+    plan = plan_of(features, net_allow=["tcp://:443"])
+    assert plan.filter.served_network
+    assert {row.name: row.layer for row in plan.protections}["net_tcp"] == "supervisor"
+    agreed: list[dict[str, Any]] = [{"allow_degraded": ["net_tcp"]}, {"disable": ["net_tcp"]}]
+    for fields in agreed:
+        assert not plan_of(features, net_allow=["tcp://:443"], **fields).filter.served_network
+
+
 @pytest.mark.parametrize(
     ("name", "effect"),
     [

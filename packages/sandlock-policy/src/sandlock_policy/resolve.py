@@ -179,6 +179,7 @@ def _decide_network(
     # Landlock knows bind, not listen without it: only a supervisor keeps a program off ports that the kernel picks.
     unbound = kernel is not None and kernel.listens and not kernel.any_bind
     wanted = served or context.hooked or beyond or (unbound and "net_listen" not in policy.allow_degraded)
+    wanted = wanted or not (features.landlock_net or {"net_tcp"} & {*policy.allow_degraded, *policy.disable})
     if wanted and policy.supervisor and "net_allow" in features.served:
         return None, True
     problems += beyond
