@@ -104,6 +104,43 @@ def test_a_write_outside_the_policy_names_the_folder_to_grant(sandlock: Typed, t
 
 
 @needs_sandbox
+def test_a_grant_behind_a_link_says_where_it_leads(sandlock: Typed, tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/key").write_text("x")
+    link = tmp_path / "work" / "link"
+    link.symlink_to(tmp_path / "private")  # as a program could have made it that was here before
+    real = os.path.realpath(tmp_path / "private")
+    told = sandlock("run", "--", "sh", "-c", "echo x > link/new").stderr
+    assert f"--fs-write {link} would allow creating it (it leads to {real}, and that is what would be granted)" in told
+    told = sandlock("run", "--", "cat", "link/key").stderr
+    assert f"--fs-read {link}/key would allow reading it (it leads to {real}/key," in told
+    assert "leads to" not in sandlock("run", "--", "sh", "-c", "echo x > new").stderr
+
+
+@needs_sandbox
+def test_a_grant_of_more_than_was_asked_for_says_so(sandlock: Typed, tmp_path: Path) -> None:
+    told = sandlock("run", "--", "sh", "-c", "echo x > /tmp/sandlock-hint-of-nobody").stderr
+    assert "--fs-write /tmp would allow creating it; everybody's temporary files are there, and TMPDIR names" in told
+    told = sandlock("run", "--", "sh", "-c", "echo x > ~/sandlock-hint-of-nobody").stderr
+    assert "that is all of your home directory, so rather a folder in it" in told
+    assert "rather" not in sandlock("run", "--", "sh", "-c", "echo x > new").stderr
+
+
+@needs_sandbox
+@pytest.mark.needs("command:git")
+def test_a_program_that_works_in_its_directory_hears_that_it_cannot_write_there(
+    sandlock: Typed, tmp_path: Path
+) -> None:
+    done = sandlock("run", "--", "git", "init", "-q", "new")
+    assert done.returncode
+    work = os.path.realpath(tmp_path / "work")
+    assert f"{work} is outside the policy for writing; --fs-write . would allow it" in done.stderr
+    done = sandlock("run", "--preset", "default", "-w", ".", "--", "git", "init", "-q", "new")
+    assert done.returncode == 0, done.stderr
+    assert "for writing" not in sandlock("run", "--preset", "default", "-w", ".", "--", "git", "nonsense").stderr
+
+
+@needs_sandbox
 def test_the_home_of_root_is_named_too(sandlock: Typed) -> None:
     done = sandlock("run", "--", "python3", "-c", "open('/root/x','w')")
     assert done.returncode == 1

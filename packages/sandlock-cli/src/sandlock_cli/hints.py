@@ -29,9 +29,10 @@ _MOST = 3  # lines about paths: who mentions more has a policy to write, not a g
 _MOST_DENIALS = 5
 _LONGEST = 300  # characters of what the program chose
 _GENERIC = (
-    "no policy was named, so the preset `default` held; --fs-read PATH, --fs-write PATH and --net-allow RULE grant "
-    "more, and --explain shows what is granted"
+    "no policy was named, so the preset `default` held: the current directory can be read and not written, and there "
+    "is no network; --fs-write ., --fs-read PATH and --net-allow RULE grant more, and --explain shows what is granted"
 )
+_SHARED = ("/tmp", "/var/tmp")  # noqa: S108  # named, not used
 _ADDRESS = re.compile(r"[\d.]+|[0-9a-fA-F:]*:[0-9a-fA-F:.]*|localhost")
 
 
@@ -41,6 +42,7 @@ class _Grants:
 
     readable: tuple[str, ...]
     writable: tuple[str, ...]
+    private_tmp: bool
 
     def reads(self, path: str) -> bool:
         return _is_below(path, self.readable)
@@ -112,6 +114,7 @@ def _path_hints(mentions: Mentions, plan: Plan) -> list[str]:
     grants = _Grants(
         tuple([path for path, access in rules if access & READ]),
         tuple([path for path, access in rules if access & FS_WRITE_FILE]),
+        bool(plan.private_tmp),
     )
     shown = plan.view or plan.served_view
     if shown is not None and shown.root is not None:
@@ -125,6 +128,10 @@ def _path_hints(mentions: Mentions, plan: Plan) -> list[str]:
         line = _path_hint(mention, grants)
         if line and line not in lines:
             lines.append(line)
+    if mentions.works_here and not _is_below(plan.cwd, covered) and not grants.writes(plan.cwd):
+        lines.append(
+            f"{plan.cwd} is outside the policy for writing; --fs-write . would allow it{_width(plan.cwd, grants)}"
+        )
     return lines[:_MOST]
 
 
@@ -140,8 +147,8 @@ def _path_hint(mention: PathMention, grants: _Grants) -> str:
     if mode and not mention.writes:
         if grants.reads(path):
             return ""
-        can = os.access(path, os.R_OK)
-        return f"{path} is outside the policy; --fs-read {path} would allow reading it{_account(can)}"
+        told = _where(path) + _account(os.access(path, os.R_OK))
+        return f"{path} is outside the policy; --fs-read {path} would allow reading it{told}"
     if not mode and not mention.writes and not mention.in_code:
         return ""  # a name that is not there: a slip, or the program's own business
     target = path if mode and not mention.removes else os.path.dirname(path)
@@ -149,8 +156,26 @@ def _path_hint(mention: PathMention, grants: _Grants) -> str:
         return ""
     state = "can be read only" if mode and grants.reads(path) else "is outside the policy for writing"
     verb = "creating" if not mode else "removing" if mention.removes else "writing"
-    can = os.access(target, os.W_OK)
-    return f"{path} {state}; --fs-write {target} would allow {verb} it{_account(can)}"
+    told = _where(target) + _account(os.access(target, os.W_OK)) + _width(target, grants)
+    return f"{path} {state}; --fs-write {target} would allow {verb} it{told}"
+
+
+def _where(path: str) -> str:
+    """Return where a grant of `path` leads: whoever made a link in it has chosen that."""
+    real = os.path.realpath(path)
+    return "" if real == path else f" (it leads to {real}, and that is what would be granted)"
+
+
+def _width(target: str, grants: _Grants) -> str:
+    """Return what a grant of `target` would give away beside what was asked for."""
+    real = os.path.realpath(target)
+    if real in _SHARED:
+        return (
+            "; everybody's temporary files are there, and TMPDIR names a place of the sandbox's own"
+            * grants.private_tmp
+        )
+    home = os.path.expanduser("~")
+    return "; that is all of your home directory, so rather a folder in it" * (real == os.path.realpath(home))
 
 
 def _account(can: bool) -> str:

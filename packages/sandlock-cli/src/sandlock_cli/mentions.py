@@ -17,6 +17,8 @@ _CLIENTS = frozenset(
     "apt apt-get cargo curl dig ftp gem git host http nc ncat netcat npm nslookup ping pip pip3 pnpm psql redis-cli "
     "rsync scp sftp ssh telnet uv wget yarn".split()
 )
+# Programs that write into the directory that they are started in, whatever their words are.
+_WORKERS = frozenset("bundle cargo cmake composer git go gradle make mvn ninja npm npx pnpm tox tsc uv yarn".split())
 _KILLERS = frozenset(("kill", "killall", "pkill"))
 _CODE_OPTIONS = frozenset(("-c", "-e", "-r", "--eval", "--command", "-pe", "-ne"))
 
@@ -56,12 +58,16 @@ class PathMention:
 
 @dataclass(slots=True)
 class Mentions:
-    """What a command mentions; `endpoints` are (host, port), either of them empty where it is not said."""
+    """What a command mentions; `endpoints` are (host, port), either of them empty where it is not said.
+
+    `works_here`: the program is one that writes into the current directory.
+    """
 
     paths: list[PathMention] = field(default_factory=list)
     endpoints: list[tuple[str, int]] = field(default_factory=list)
     network: bool = False
     kills: bool = False
+    works_here: bool = False
 
 
 def read_command(command: list[str], cwd: str) -> Mentions:
@@ -70,6 +76,7 @@ def read_command(command: list[str], cwd: str) -> Mentions:
     program = os.path.basename(command[0])
     found.kills = program in _KILLERS
     found.network = program in _CLIENTS
+    found.works_here = program in _WORKERS
     code_follows = False
     for word in command[1:]:
         if code_follows or (_CODE.search(word) and not os.path.lexists(_absolute(word, cwd))):
