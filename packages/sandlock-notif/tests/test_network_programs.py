@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import socket
@@ -180,6 +181,27 @@ print(s.recv(100)[0]); tell(lambda: s.connect(("127.0.0.2", 0)))
 print(run(code, net_allow=["icmp://127.0.0.1"]).output)
 print(run(code, net_allow=["127.0.0.1"]).output.split()[-1:])
 """
+REAL_PING = """
+sysctl("ping_group_range", "0 0")
+for host, rule in (("127.0.0.1", "icmp://127.0.0.1"), ("::1", "icmp://[::1]"), ("127.0.0.2", "icmp://127.0.0.1")):
+    outcome = run("", argv=[{ping!r}, "-n", "-q", "-c", "1", "-W", "5", host], net_allow=[rule])
+    print(outcome.code, b" 1 received" in outcome.output, [event.reason for event in outcome.events])
+"""
+PROBE = """
+import socket
+with serve(kind=socket.SOCK_DGRAM) as server:
+    code = f'''
+s = socket.socket(type=socket.SOCK_DGRAM)
+tell(lambda: s.connect(("127.0.0.1", {server.port}))); print(s.getsockname()[0]); tell(s.getpeername)
+for _ in range(3): tell(lambda: s.send(b"x")); time.sleep(0.01)
+tell(lambda: s.sendto(b"x", ("127.0.0.1", {server.port})))
+tell(lambda: s.connect(("127.0.0.2", {server.port})))
+tell(lambda: socket.socket(type=socket.SOCK_DGRAM).bind(("127.0.0.1", 0)))
+libc = __import__("ctypes").CDLL(None); libc.connect(s.fileno(), bytes(16), 16); print(s.getsockname()[1])
+'''
+    print(run(code, net_allow=["icmp://127.0.0.1"]).output.decode().splitlines())
+    print(server.seen)
+"""
 WITHOUT_FAST_OPEN = """
 import socket
 sysctl("tcp_fastopen", "0")
@@ -225,6 +247,22 @@ def in_own_network(code: str) -> list[bytes]:
 
 def test_net_11_ping_needs_a_rule_that_names_icmp() -> None:
     assert in_own_network(PING) == [rb"b'8\nEPERM\n0\nECONNREFUSED\n'", b"[]"]
+
+
+@pytest.mark.needs("command:ping")
+def test_ping_as_people_use_it_needs_a_rule_for_icmp_alone() -> None:
+    lines = in_own_network(REAL_PING.format(ping=program("ping")))
+    assert lines[0] == b"0 True []"
+    assert lines[1] in (b"0 True []", b"2 False []"), "2: this host has no IPv6"
+    assert lines[2] == b"2 False ['icmp://127.0.0.2 is not allowed: --net-allow icmp://127.0.0.2']"
+
+
+def test_what_ping_learns_its_address_by_reaches_nobody() -> None:
+    told, seen = (ast.literal_eval(line.decode()) for line in in_own_network(PROBE))
+    assert told[:3] == ["None", "127.0.0.1", "ENOTCONN"]
+    assert set(told[3:6]) <= {"1", "ECONNREFUSED", "EINVAL"}
+    assert told[6:] == ["EPERM", "ECONNREFUSED", "EACCES", "0"]
+    assert seen == []
 
 
 def test_not_12_where_fast_open_is_switched_off_a_connect_waits_in_a_thread() -> None:

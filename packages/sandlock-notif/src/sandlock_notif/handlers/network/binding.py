@@ -34,6 +34,7 @@ class Binder:
 
     Attributes:
         on_bound: told which protocol, port inside and port outside a socket of ours got.
+        probes: UDP sockets are there for ping alone, and may not be bound.
 
     """
 
@@ -41,6 +42,7 @@ class Binder:
         self._gate = gate
         self._ports = ports
         self.on_bound: Callable[[str, int, int, int], None] = _nobody
+        self.probes = False
 
     def bind(self, pinned: Socket, raw: bytes) -> Action:
         """Bind a socket to the copied address `raw`.
@@ -49,6 +51,8 @@ class Binder:
         """
         protocol = protocol_of(pinned, EACCES)
         asked = bind_target(pinned.domain, raw)
+        if self.probes and protocol == "udp":
+            raise Refusal(EACCES, "no rule names UDP")
         if asked.port and protocol != "icmp":
             self._check(asked.port, f"binding {protocol} port {asked.port}")
         self._gate.inside.add(pinned.cookie)

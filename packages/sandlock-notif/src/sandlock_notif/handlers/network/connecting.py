@@ -8,6 +8,7 @@ connection going on, and its outcome in SO_ERROR, as with the kernel.
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from errno import EALREADY, ECONNREFUSED, EINPROGRESS, EOPNOTSUPP
 from struct import pack
 from typing import TYPE_CHECKING, Final
@@ -53,6 +54,7 @@ class Connector:
     Attributes:
         peers: the address that an intercepted socket was connected to, by its cookie.
         workers: makes the calls that may wait a moment; set when the table is attached.
+        probes: UDP sockets are there for ping alone.
 
     """
 
@@ -62,6 +64,7 @@ class Connector:
         self._diverted = divert
         self.peers: dict[int, Inet] = {}
         self.workers: Deputies | None = None
+        self.probes = False
         self.arch: Architecture | None = None
 
     def connect(self, request: Request, pinned: Socket, raw: bytes) -> Action | Pending:
@@ -77,7 +80,14 @@ class Connector:
         if intercept is not None:
             return Pending(self._divert(pinned, target, intercept), pinned)
         own = None if protocol == "tcp" else lambda: _own_address(pinned)
-        ruled = self._gate.check(protocol, target, own, ECONNREFUSED)
+        try:
+            ruled = self._gate.check(protocol, target, own, ECONNREFUSED)
+        except Refusal:
+            if protocol != "udp" or not self._gate.is_pinged(target):
+                if protocol == "udp" and self.probes:
+                    self._gate.check("icmp", target, None, ECONNREFUSED)  # that refusal names the flag for ping
+                raise
+            return _outcome(_tell_source(pinned, target))
         address = target.pack()
         if ruled and protocol == "tcp":
             self._gate.remember(pinned, raw, address)
@@ -161,6 +171,20 @@ def _accept_from(listener: socket.socket, pinned: Socket) -> socket.socket:
             connection.close()
     except OSError as error:
         raise Refusal(ECONNREFUSED, f"the connection to the proxy failed: {error}") from error
+
+
+def _tell_source(pinned: Socket, target: Inet) -> int:
+    """Give a datagram socket the address that `target` is reached from; return 0 or a positive errno.
+
+    So ping learns its own address: it connects a UDP socket to where it will ping, and asks for the socket's name. This
+    one is connected to port 0 of this machine's own address: nobody can have that port, so it reaches nobody.
+    """
+    with socket.socket(pinned.domain, socket.SOCK_DGRAM) as probe:
+        error = sockets.connect(probe.fileno(), target.pack())
+        if error:
+            return error
+        source = bind_target(pinned.domain, sockets.name_of(probe.fileno()))
+    return sockets.connect(pinned.fd, replace(source, port=0).pack())
 
 
 def _own_address(pinned: Socket) -> Inet:

@@ -125,6 +125,10 @@ class Gate:
         if self._shortcut is not None:
             self._shortcut.forget()
 
+    def is_pinged(self, target: Inet) -> bool:
+        """Tell whether a rule allows ICMP to where `target` is."""
+        return self.rules.verdict("icmp", target.address, 0).allowed
+
     def check_live(self, request: Request, protocol: Protocol, target: Inet, errno: int) -> None:
         """Raise `Refusal` with `errno` where the policy callback has taken `target` away from the caller."""
         if self.live.active and not self.live.allows(request, target.address):

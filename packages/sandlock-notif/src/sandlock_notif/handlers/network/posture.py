@@ -37,6 +37,7 @@ class Posture:
 
     Attributes:
         tcp, udp, icmp: sockets of this protocol may be made. Where there are others, there are TCP sockets.
+        probes: UDP sockets may be made only to be told from which address another one is reached, as ping is.
         sends: datagrams need a verdict each, so sendto with a name, sendmsg and sendmmsg are served.
         intercepts: TCP ports that the HTTP proxy gets.
         remaps: the sandbox has a port space of its own.
@@ -55,6 +56,7 @@ class Posture:
     listens: bool
     fixed: bool = True
     resolves: bool = False
+    probes: bool = False
 
     @property
     def inet(self) -> bool:
@@ -85,6 +87,7 @@ def posture_of(policy: Policy) -> Posture:
         remaps=policy.port_remap,
         listens=binds,
         resolves=needs_resolver(policy),
+        probes=icmp and not udp,
         fixed=not policy.net_refresh and all(rule.kind != "wildcard" for rule in (*rules, *denials)),
     )
 
@@ -99,7 +102,7 @@ def network_filter_rules(policy: Policy) -> tuple[Rule, ...]:
     rules: list[Rule] = [*UNIX_STREAMS_ALLOWED]
     rules += UNIX_DATAGRAMS_ALLOWED if posture.sends else UNIX_DATAGRAMS_REFUSED
     rules += TCP_ALLOWED if posture.tcp else ()
-    rules += UDP_ALLOWED if posture.udp else ()
+    rules += UDP_ALLOWED if posture.udp or posture.probes else ()
     rules += ICMP_ALLOWED if posture.icmp else ()
     rules += INET_REST_REFUSED
     if posture.inet:

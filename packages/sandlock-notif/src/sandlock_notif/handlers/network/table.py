@@ -89,6 +89,7 @@ class NetworkTable(HandlerTable):
         self._connector = Connector(self.gate, self._ports, self._diverted)
         self._binder = Binder(self.gate, self._ports)
         self._binder.on_bound = self._tell_bound
+        self._binder.probes = self._connector.probes = posture.probes
         self._unix = UnixPeers(unix_allow, self._inside)
         self._unix.by_path = socket_files
         self._unix_binder = UnixBinder(self._unix, self._inside)
