@@ -11,6 +11,8 @@ import pytest
 from runtime_lab import SYSTEM
 
 import sandlock_arch
+import sandlock_cow
+import sandlock_notif
 import sandlock_policy
 import sandlock_runtime
 import sandlock_sys
@@ -46,6 +48,14 @@ def test_the_run_path_loads_no_heavy_module(code: str) -> None:
     assert loaded_after(code) & HEAVY == set()
 
 
+@pytest.mark.needs("seccomp", level=2)
+def test_a_denied_path_loads_neither_branches_nor_what_reads_elf() -> None:
+    denied = RUN.replace("fs_readable", "fs_denied=['/usr/share/doc'], fs_readable")
+    loaded = loaded_after(denied)
+    assert "sandlock_notif.fs.view" in loaded
+    assert loaded & {"elftools", "sandlock_checkpoint", "sandlock_cow", "sandlock_proxy"} == set()
+
+
 def test_the_package_alone_loads_nothing_of_itself() -> None:
     assert {name for name in loaded_after("import sandlock_runtime") if name.startswith("sandlock_")} == {
         "sandlock_runtime"
@@ -62,7 +72,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 def loaded_after(code: str) -> set[str]:
     """Return the modules that a fresh interpreter has after `code`, without those that its start-up loads."""
-    packages = (sandlock_runtime, sandlock_policy, sandlock_arch, sandlock_sys)
+    packages = (sandlock_runtime, sandlock_notif, sandlock_cow, sandlock_policy, sandlock_arch, sandlock_sys)
     roots = [os.path.dirname(os.path.dirname(package.__file__ or "")) for package in packages]
     roots.append(os.path.dirname(_cffi_backend.__file__))
     program = f"import sys\nsys.path[:0] = {roots!r}\n{code}\nprint(*sys.modules)"

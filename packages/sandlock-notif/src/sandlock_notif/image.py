@@ -6,7 +6,6 @@ import os
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
-from sandlock_arch.vdso_patch import plan
 from sandlock_notif.task_facts import contents
 from sandlock_sys import procmem
 
@@ -55,6 +54,8 @@ class Patches:
         key = image, tuple(sorted(operations.items()))
         found = self._known.get(key)
         if found is None:
+            from sandlock_arch.vdso_patch import plan  # lazy: loads what reads ELF, which most runs never need
+
             found = self._known[key] = plan(self._arch, image, operations)
         return found
 

@@ -13,7 +13,6 @@ from stat import S_ISDIR
 from typing import TYPE_CHECKING, assert_never
 
 from sandlock_notif.errors import Refusal
-from sandlock_notif.fs.branch_walk import BranchWalk
 from sandlock_notif.fs.how import CREATE, NO_FOLLOW, PARENT, Limits, UncachedError
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.magic import link_text, mount_id
@@ -328,6 +327,8 @@ class Resolution:
             raise Refusal(error.errno or EACCES) from error
 
     def _in_branch(self, mount: Mount, position: bytes, tail: bytes) -> Location:
+        from sandlock_notif.fs.branch_walk import BranchWalk  # lazy: loaded with the layer of the branch, or not at all
+
         how = BranchWalk(self._view, mount, self._flags, self._limits)
         while True:
             place, text, rest = how.run(position, tail)

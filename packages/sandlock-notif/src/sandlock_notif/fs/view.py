@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.errors import NotifError
-from sandlock_notif.fs.layers.cow import CowLayer
 from sandlock_notif.fs.layers.denied import DeniedLayer
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.lookup import look_up
@@ -174,6 +173,8 @@ class View:
     def _mount(self) -> None:
         """Put branches and mounts into the view."""
         for branch in self._branches:
+            from sandlock_notif.fs.layers.cow import CowLayer  # lazy: loads a package that views without one never need
+
             lower = os.fsencode(branch.lower)
             root = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._mark(Mount(self.shown(lower), root, lower, cow=CowLayer(branch)))
