@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from command_lab import PATHS, Command
 
+from sandlock_testkit.features import level
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,14 +38,27 @@ def sandlock(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-@pytest.fixture
-def counter(sandlock: Command) -> Iterator[subprocess.Popen[str]]:
-    """A run named `counter`, which is up and listed."""
-    running = sandlock.start("run", "--name", "counter", "-t", "100", "--", "/usr/bin/python3", "-c", COUNTER)
+def counting(sandlock: Command, *options: str) -> subprocess.Popen[str]:
+    running = sandlock.start("run", "--name", "counter", "-t", "100", *options, "--", "/usr/bin/python3", "-c", COUNTER)
     assert running.stdout is not None
     assert running.stdout.readline() == "1\n"
     assert sandlock.listed("ps", "runs")
+    return running
+
+
+@pytest.fixture
+def counter(sandlock: Command) -> Iterator[subprocess.Popen[str]]:
+    """A run named `counter`, which is up and listed."""
+    running = counting(sandlock)
     yield running
+    end(running)
+
+
+@pytest.fixture(params=[(), ("--trackable",)], ids=["plain", "trackable"])
+def watchable(sandlock: Command, request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], bool]]:
+    """The same, and whether it can be watched."""
+    running = counting(sandlock, *request.param)
+    yield running, bool(level("write_notes")) and (bool(request.param) or not os.geteuid())
     end(running)
 
 
@@ -96,23 +111,25 @@ def test_it_runs_on_and_what_is_wrong_is_told(
 
 
 def test_a_run_that_is_watched_is_read_where_it_wrote(
-    sandlock: Command, counter: subprocess.Popen[str], tmp_path: Path
+    sandlock: Command, watchable: tuple[subprocess.Popen[str], bool], tmp_path: Path
 ) -> None:
+    counter, watched = watchable
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     begun = sandlock("checkpoint", "--track", "--json", "counter", first)
     assert begun.returncode == 0, begun.stderr
-    untracked = json.loads(begun.stdout)["untracked"]  # where root may not suspend the filter: users, older kernels
-    assert bool(untracked) == ("is not watched" in begun.stderr)
-    assert not os.geteuid() or untracked
+    untracked = json.loads(begun.stdout)["untracked"]
+    assert bool(untracked) == ("is not watched" in begun.stderr) == (not watched)
     assert sandlock("checkpoint", "--track", "--parent", first, "--leave", "killed", "counter", second).returncode == 0
     last = int(counter.communicate(timeout=60)[0].split()[-1])
     found = json.loads(sandlock("image", "show", "--json", second).stdout)
     assert (found["unread_bytes"] > 0) == (not untracked)
     assert ("not compared" in sandlock("image", "show", second).stdout) == (not untracked)
-    restored = sandlock.start("restore", "-t", "100", second)
+    restored = sandlock.start("restore", "--trackable", "--name", "counter", "-t", "100", second)
     try:
         assert restored.stdout is not None
         assert restored.stdout.readline() == f"{last + 1}\n"
+        third = sandlock.told("checkpoint", "--track", "counter", str(tmp_path / "third"))
+        assert bool(third["untracked"]) != bool(level("write_notes"))
     finally:
         end(restored)
 

@@ -142,6 +142,7 @@ DOMAINS: dict[str, Domain] = {
     "TimeTable": Domain("`determinism.time_start`", _made("time", "TimeTable", 0)),
     "RandomTable": Domain("`determinism.random_seed`", _made("random", "RandomTable", 0)),
     "ExecTable": Domain("whatever judges or changes new programs", _made("exec", "ExecTable")),
+    "TrackingTable": Domain("`Sandbox(trackable=True)`, `--trackable`", _made("tracking", "TrackingTable")),
     "UserTable": Domain("`handlers`: the calls that they name", None),
     "Endings": Domain(
         "a record (`name`, `--audit`) of a sandbox that has a supervisor anyway", _made("endings", "Endings")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sandlock_checkpoint import CaptureError, Leave, capture, tracing
 from sandlock_checkpoint.capture import drive, stop
 from sandlock_sys import ptrace
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.proc import list_tasks
+from sandlock_sys.proc import Status, list_tasks, read_status
 
 pytestmark = pytest.mark.needs("ptrace")
 
@@ -246,3 +247,39 @@ def test_leave_says_what_becomes_of_it(lab: Lab) -> None:
     time.sleep(0.1)
     capture(other.pid, leave=Leave.KILLED).close()
     assert other.process.wait(20) == -signal.SIGKILL
+
+
+KEEPER = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c",
+    "import threading, time\\nfor _ in range(3): threading.Thread(target=time.sleep, args=(60,)).start()"])
+print(child.pid, flush=True)
+print("ended", child.wait(), flush=True)
+"""
+
+
+def test_threads_that_die_slowly_are_all_buried(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread is a zombie before the others are, and nobody hears of its end before theirs."""
+    keeper = lab.python(KEEPER)
+    keeper.wait_for("\n")
+    pid = int(keeper.text())
+    wait_until(lambda: len(list_tasks(pid)) == 4, "three threads")
+    late = set(list_tasks(pid)) - {pid}
+
+    def refuse(_tid: int, _signal: int = 0) -> None:
+        raise SyscallError("ptrace", errno.ESRCH)  # what the kernel says of a thread that has been killed
+
+    def slowly(process: int, tid: int | None = None) -> Status:
+        status = read_status(process, tid)
+        if tid not in late:
+            wait_until(lambda: read_status(process, tid).state == "Z", "the end of the main thread")
+            return read_status(process, tid)
+        late.discard(tid)
+        return replace(status, state="R")
+
+    with capture(pid, leave=Leave.KILLED) as checkpoint:
+        monkeypatch.setattr(ptrace, "detach", refuse)
+        monkeypatch.setattr(stop, "read_status", slowly)
+        checkpoint.save(lab.folder / "image")
+    assert not late
+    keeper.wait_for(f"ended {-signal.SIGKILL}")

@@ -9,6 +9,7 @@ import sys
 import pytest
 from process_lab import Lab
 
+import sandlock_arch
 from sandlock_checkpoint import CaptureError, Restored, Scope, capture
 from sandlock_sys.proc import read_stat
 
@@ -128,6 +129,38 @@ def test_a_child_is_not_left_out_in_silence(lab: Lab) -> None:
         capture(running.pid)
     assert [one.kind for one in caught.value.unsupported] == ["child"]
     (lab.folder / "flag").touch()
+    assert running.process.wait(20) == 0
+
+
+SHARING = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
+flags, call = int(sys.argv[1]), int(sys.argv[2])
+child = libc.syscall(call, flags | 17, 0, 0, 0, 0)
+if child:
+    print("ready", flush=True)
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.01)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(0x400, "table of descriptors"), (0x200, "working directory"), (0, "")],
+    ids=["files", "fs", "control"],
+)
+def test_what_two_processes_have_in_common_is_named(lab: Lab, flags: int, words: str) -> None:
+    """clone(2) with CLONE_FILES or CLONE_FS: after a restore each would have its own. (The last one is the control.)"""
+    flag = lab.folder / "flag"
+    running = lab.python(SHARING, str(flags), str(sandlock_arch.native().syscalls["clone"]), str(flag))
+    running.wait_for("ready")
+    if words:
+        with pytest.raises(CaptureError, match=words) as caught:
+            capture(running.pid, scope=Scope.TREE)
+        assert [one.kind for one in caught.value.unsupported] == ["shared_process"]
+    capture(running.pid, scope=Scope.TREE, allow={"shared_process"}).close()
+    flag.touch()
     assert running.process.wait(20) == 0
 
 

@@ -21,7 +21,14 @@ __all__ = ["launch_audited"]
 
 
 def launch_audited(
-    path: str, policy: Policy, command: list[str], *, stdin: Stream = None, stdout: Stream, stderr: Stream
+    path: str,
+    policy: Policy,
+    command: list[str],
+    *,
+    stdin: Stream = None,
+    stdout: Stream,
+    stderr: Stream,
+    hooks: Hooks | None = None,
 ) -> tuple[Life, Plan]:
     """Open the record, start `command`, and let the record be closed with the run; errors are those of `launch`.
 
@@ -40,7 +47,7 @@ def launch_audited(
         start = launch_registered
     try:
         log.start(command)
-        hooks = Hooks(audits=(log,), timelines=(log.note,))
+        hooks = (Hooks() if hooks is None else hooks).also_told(log, log.note)
         life, plan = start(policy, command, stdin=stdin, stdout=stdout, stderr=stderr, hooks=hooks)
     except BaseException as error:
         log.fail(error)

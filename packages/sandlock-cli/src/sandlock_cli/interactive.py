@@ -21,12 +21,11 @@ __all__ = ["run_at_terminal"]
 def run_at_terminal(
     policy: Policy,
     command: list[str],
-    audit: str | None,
-    start: Callable[[Policy, list[str], str | None, Stream, Stream], tuple[Life, Plan]],
+    start: Callable[[Policy, list[str], Stream, Stream], tuple[Life, Plan]],
 ) -> tuple[Result, Plan]:
     """Run `command`, launched by `start`, to its end."""
     with Terminal() as terminal:
-        life, plan = start(with_terminal(policy), command, audit, terminal, terminal)
+        life, plan = start(with_terminal(policy), command, terminal, terminal)
         try:
             throttle_as(plan, life)
             result = terminal.run(life, policy)

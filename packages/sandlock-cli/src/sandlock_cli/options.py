@@ -111,6 +111,8 @@ _OWN_OPTIONS = (
     Option("dry_run", ("--dry-run",), "", "run on a copy-on-write view of workdir, print what changed, change nothing",
            "off"),
     Option("audit", ("--audit",), "FILE", "append every event of the run to FILE, one JSON object in a line", "none"),
+    Option("trackable", ("--trackable",), "", "let `checkpoint --track` watch the run, also where root does not run it",
+           "off"),
     Option("quiet", ("-q", "--quiet", "--no-hints"), "", "no hints on stderr after a failure, and no progress", "off"),
     HELP,
 )  # fmt: skip

@@ -13,6 +13,7 @@ from sandlock_cli.relay import Relay, give_up, keep_branch, throttle_as
 from sandlock_cli.run import add_fields, make_policy, run_status
 from sandlock_cli.verbs import options_of
 from sandlock_policy.model import Policy
+from sandlock_runtime.hooks import Hooks
 from sandlock_runtime.launch import launch
 from sandlock_runtime.registration import launch_registered
 from sandlock_runtime.restoring import restore_image
@@ -40,12 +41,13 @@ def main(words: list[str]) -> int:
     allow = frozenset(values.pop("allow", ()))
     saved = values.pop("saved_policy", False)
     own: dict[str, Any] = {name: values.pop(name, None) for name in _OWN}
+    hooks = Hooks(trackable=True) if values.pop("trackable", False) else None
     if saved and any(own.values()):
         raise UsageError("--saved-policy stands in the place of presets and profiles", "restore")
     with load(rest[0]) as checkpoint:
         try:
             policy = add_fields(_saved(checkpoint, rest[0]), values) if saved else make_policy(own, values)
-            result, life = _restore(checkpoint, policy, allow)
+            result, life = _restore(checkpoint, policy, allow, hooks)
         except RestoreError as error:
             return _explain(error, saved=bool(saved))
     status = run_status(result)
@@ -60,13 +62,13 @@ def _saved(checkpoint: Checkpoint, path: str) -> Policy:
     return Policy.from_toml(checkpoint.policy)
 
 
-def _restore(checkpoint: Checkpoint, policy: Policy, allow: frozenset[str]) -> tuple[Result, Life]:
+def _restore(checkpoint: Checkpoint, policy: Policy, allow: frozenset[str], hooks: Hooks | None) -> tuple[Result, Life]:
     """Restore, and pass streams and signals on until the end."""
     begin = launch if policy.name is None else launch_registered
     lives: list[Life] = []
 
     def start(command: list[bytes], instead: Instead) -> Life:
-        life, _ = begin(policy, command, instead=instead)
+        life, _ = begin(policy, command, instead=instead, hooks=hooks)
         lives.append(life)
         return life
 

@@ -25,7 +25,7 @@ _TIMED_OUT = 124
 _NOT_SET_UP = 125
 _PIPE = -1  # subprocess.PIPE, and sandlock_runtime.PIPE
 _OWN = ("preset", "profile", "profile_file", "shell", "json", "status_fd", "explain", "dry_run", "audit", "quiet",
-        "interactive")  # fmt: skip
+        "interactive", "trackable")  # fmt: skip
 # What --json keeps of each stream; the rest is counted, and dropped: the program must not fill the caller's memory.
 _CAPTURED = 64 << 20
 
@@ -132,7 +132,10 @@ def _add_mapping(name: str, items: list[str], given: dict[str, Any], fields: dic
 
 def _run(policy: Policy, command: list[str], own: dict[str, Any], *, capture: bool) -> tuple[Result, Plan]:
     """Run `command` to its end; with `capture` its output is in the result."""
-    audit = own["audit"]
+
+    def start(policy: Policy, command: list[str], stdin: Stream, stream: Stream) -> tuple[Life, Plan]:
+        return _start(policy, command, own, stdin, stream)
+
     if policy.unix_allow and not own["quiet"]:
         from sandlock_cli.failure import warn  # lazy, as the next: few runs reach one
         from sandlock_policy.services import services_of
@@ -146,11 +149,11 @@ def _run(policy: Policy, command: list[str], own: dict[str, Any], *, capture: bo
     if own["interactive"]:
         from sandlock_cli.interactive import run_at_terminal  # lazy: `signal` takes longer than a launch
 
-        return run_at_terminal(policy, command, audit, _start)
+        return run_at_terminal(policy, command, start)
     relay = Relay(policy.timeout, policy.grace)
     try:
         stream = _PIPE if capture else None
-        life, plan = _start(policy, command, audit, None, stream)
+        life, plan = start(policy, command, None, stream)
         try:
             throttle_as(plan, life)
             relay.run(life, _CAPTURED if capture else None)
@@ -164,17 +167,22 @@ def _run(policy: Policy, command: list[str], own: dict[str, Any], *, capture: bo
         relay.close()
 
 
-def _start(policy: Policy, command: list[str], audit: str | None, stdin: Stream, stream: Stream) -> tuple[Life, Plan]:
+def _start(policy: Policy, command: list[str], own: dict[str, Any], stdin: Stream, stream: Stream) -> tuple[Life, Plan]:
     """Launch `command`, with a record where one is wanted, and listed where it has a name."""
-    if audit is not None:
+    hooks = None
+    if own["trackable"]:
+        from sandlock_runtime.hooks import Hooks  # lazy: few runs are watched
+
+        hooks = Hooks(trackable=True)
+    if own["audit"] is not None:
         from sandlock_cli.auditing import launch_audited  # lazy: json takes longer than a launch
 
-        return launch_audited(audit, policy, command, stdin=stdin, stdout=stream, stderr=stream)
+        return launch_audited(own["audit"], policy, command, stdin=stdin, stdout=stream, stderr=stream, hooks=hooks)
     if policy.name is not None:
         from sandlock_runtime.registration import launch_registered  # lazy: as above
 
-        return launch_registered(policy, command, stdin=stdin, stdout=stream, stderr=stream)
-    return launch(policy, command, stdin=stdin, stdout=stream, stderr=stream)
+        return launch_registered(policy, command, stdin=stdin, stdout=stream, stderr=stream, hooks=hooks)
+    return launch(policy, command, stdin=stdin, stdout=stream, stderr=stream, hooks=hooks)
 
 
 def run_status(result: Result) -> int:

@@ -98,7 +98,7 @@ _MAX_OUTPUT = Option(
 _SAVED = Option("saved_policy", ("--saved-policy",), "",
                 "start from the policy in the image, which is to be trusted like a profile", "off")  # fmt: skip
 # Options of `run` that say what is run, or how it is told.
-_NOT_RESTORED = ("shell", "json", "status_fd", "explain", "dry_run", "audit", "quiet", "image")
+_NOT_RESTORED = ("shell", "json", "status_fd", "explain", "dry_run", "audit", "quiet", "image", "interactive")
 
 _OPTIONS = {
     "learn": (_NAME, _OUTPUT, _MERGE, _REPLACE, _EXACT, _VERIFY, _TIMEOUT, _ENV, HELP),

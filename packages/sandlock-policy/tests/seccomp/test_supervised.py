@@ -6,6 +6,7 @@ import pytest
 
 from sandlock_arch import get, names
 from sandlock_policy.seccomp.default import default_spec
+from sandlock_policy.seccomp.filter import compile_filter
 from sandlock_policy.seccomp.opcodes import RET_ALLOW, RET_ERRNO, RET_USER_NOTIF
 from sandlock_policy.seccomp.options import FilterOptions
 from sandlock_policy.seccomp.rules import Rule
@@ -52,3 +53,23 @@ def test_sec_10_nothing_can_mask_notifications(name: str) -> None:
     assert verdict("prctl", 4) == RET_ERRNO
     assert verdict("prctl", 15) == RET_ALLOW  # PR_SET_NAME
     assert verdict("seccomp", 2) == RET_ALLOW  # SECCOMP_GET_ACTION_AVAIL
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_trackers_call_is_asked_about_and_every_other_denied(name: str) -> None:
+    """The flags that a tracker gives, where the run was launched so; without a supervisor nobody could be asked."""
+    arch = get(name)
+    tracked = 0x80000 | 1
+    watched = FilterOptions(watched=True, extra_deny=("userfaultfd",))
+
+    def verdict(program: bytes, flags: int) -> int:
+        number = arch.syscalls["userfaultfd"]
+        return simulate(program, nr=number, arch=arch.audit_arch, arguments=(flags,)).action
+
+    program = compile_supervised(arch, watched, TRAPS)
+    assert verdict(program, tracked) == RET_USER_NOTIF
+    assert verdict(program, tracked | 1 << 32) == RET_USER_NOTIF  # the kernel takes an int
+    for flags in (0, 1, 0x80000, tracked | 0x800):
+        assert verdict(program, flags) == RET_ERRNO | 1
+    assert verdict(compile_supervised(arch, FilterOptions(), TRAPS), tracked) == RET_ERRNO | 1
+    assert verdict(compile_filter(arch, watched), tracked) == RET_ERRNO | 1

@@ -7,9 +7,11 @@ import time
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from errno import EPERM
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandlock_checkpoint import CaptureError, Checkpoint, Leave, Scope, Unsupported, capture
+from sandlock_checkpoint.capture.tracking_filtered import FilteredError
 from sandlock_checkpoint.open_files import ExternalFile, MemoryFile
 from sandlock_runtime.masking import without_values
 from sandlock_sys.errors import SyscallError
@@ -17,6 +19,7 @@ from sandlock_sys.proc import list_tasks, read_children, read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from sandlock_checkpoint import Tracker
     from sandlock_policy import Policy
@@ -100,6 +103,7 @@ def _state_of(save_fn: Callable[[], bytes] | None) -> bytes | None:
 def _capture(life: Life, allowed: _Allowed, leave: Leave, name: str, tracker: Tracker | None) -> Checkpoint:
     pid, tries = life.pid, _TRIES
     interrupted: set[int] = set()
+    admit = partial(_admit, life) if tracker is not None else None
     if life.service is not None:
         from sandlock_notif.tracing import INTERRUPTED  # lazy: it is there where a supervisor is
 
@@ -107,14 +111,33 @@ def _capture(life: Life, allowed: _Allowed, leave: Leave, name: str, tracker: Tr
     while True:
         try:
             return capture(
-                pid, scope=Scope.TREE, leave=leave, allow=allowed, name=name, interrupted=interrupted, tracker=tracker
-            )
+                pid, scope=Scope.TREE, leave=leave, allow=allowed, name=name, interrupted=interrupted, tracker=tracker,
+                admit=admit,
+            )  # fmt: skip
         except CaptureError as error:
             cause = error.__cause__
             tries -= 1
             if not tries or not isinstance(cause, SyscallError) or cause.errno != EPERM or not _held_by_us(pid):
                 raise
         time.sleep(_PAUSE_S)
+
+
+def _admit(life: Life, tid: int) -> AbstractContextManager[None] | None:
+    """Have the supervisor let a tracker's call through in a stopped thread; None for whom only root can help.
+
+    All below the first process stand still, so nobody sees the descriptor before it is taken away, also not in a table
+    of descriptors that is shared.
+
+    Raises:
+        FilteredError: somebody does not stand still.
+
+    """
+    if _orphans(life):
+        raise FilteredError("a process of the sandbox has outlived its parent, and runs on: it could take what watches")
+    table = life.service.tracked_by() if life.service is not None else None
+    if table is None or read_status(tid).seccomp_filters != 1:
+        return None  # another filter, of a container say, might kill for the call
+    return table.let_through(tid)
 
 
 def _held_by_us(pid: int) -> bool:

@@ -27,6 +27,7 @@ class Hooks:
             supervisor where none is needed.
         observers: tables that are asked before all others, and leave every call to them.
         timelines: told what the run does over time, see `sandlock_notif.timeline`. They make no supervisor either.
+        trackable: a checkpoint's tracker may watch what the run writes.
 
     """
 
@@ -35,26 +36,31 @@ class Hooks:
     audits: tuple[Callable[[Event], None], ...] = ()
     observers: tuple[HandlerTable, ...] = ()
     timelines: tuple[Note, ...] = ()
+    trackable: bool = False
 
     def also_told(self, audit: Callable[[Event], None], timeline: Note) -> Hooks:
         """Return these with one more listener, and one who is told what the run does over time."""
         timelines = (*self.timelines, timeline)
-        return Hooks(self.policy_fn, self.handlers, (*self.audits, audit), self.observers, timelines)
+        audits = (*self.audits, audit)
+        return Hooks(self.policy_fn, self.handlers, audits, self.observers, timelines, self.trackable)
 
     @property
     def served(self) -> bool:
         """Whether somebody has to answer calls for these."""
-        return self.policy_fn is not None or bool(self.handlers) or bool(self.observers)
+        return self.policy_fn is not None or bool(self.handlers) or bool(self.observers) or self.trackable
 
 
 def hooks_of(
     policy_fn: PolicyFunction | None,
     handlers: tuple[tuple[str | int, UserHandler], ...],
     audit: Callable[[Event], None] | None,
+    *,
+    trackable: bool,
 ) -> Hooks:
     """Return the hooks of a `Sandbox`; an `AuditLog` is told what the run does over time as well."""
     if audit is None:
-        return Hooks(policy_fn, handlers)
+        return Hooks(policy_fn, handlers, trackable=trackable)
     from sandlock_runtime.audit import AuditLog  # lazy: most have none
 
-    return Hooks(policy_fn, handlers, (audit,), timelines=(audit.note,) if isinstance(audit, AuditLog) else ())
+    timelines = (audit.note,) if isinstance(audit, AuditLog) else ()
+    return Hooks(policy_fn, handlers, (audit,), timelines=timelines, trackable=trackable)

@@ -52,6 +52,7 @@ class Sandbox(Deferred, Forking, Saving):
             one at a time, so it must not wait. A run that the kernel alone confines has none.
         init_fn: called once by `fork`, in the template.
         work_fn: called by `fork` in each clone, with its number.
+        trackable: checkpoints may be given a tracker, also by who is not root; takes a supervisor.
         fields: fields of `Policy`, instead of the policy's own. They can be read as attributes.
 
     Raises:
@@ -72,15 +73,16 @@ class Sandbox(Deferred, Forking, Saving):
         audit: Callable[[Event], None] | None = None,
         init_fn: Callable[[], object] | None = None,
         work_fn: Callable[[int], object] | None = None,
+        trackable: bool = False,
         **fields: Unpack[PolicyInputs],
     ) -> None:
         base = policy if policy is not None else Policy()
         self.policy = base.replace(**fields) if fields else base
         self._hooks = None
-        if policy_fn is not None or handlers or audit is not None:
+        if policy_fn is not None or handlers or audit is not None or trackable:
             from sandlock_runtime.hooks import hooks_of  # lazy: most sandboxes have none
 
-            self._hooks = hooks_of(policy_fn, tuple(handlers), audit)
+            self._hooks = hooks_of(policy_fn, tuple(handlers), audit, trackable=trackable)
         self._init_fn, self._work_fn = init_fn, work_fn
         self._branch: RunBranch | None = None
         self._lock = allocate_lock()

@@ -51,8 +51,8 @@ class Saving:
             leave: what becomes of the processes afterwards: "running", "stopped" or "killed".
             name: put into the checkpoint.
             tracker: has the kernel note what is written until its next checkpoint, which then reads and writes only
-                that. The sandbox's filter stands in the way of all but root: else everything is compared, and
-                `Tracker.untracked` says why.
+                that. The sandbox's filter stands in the way of all but root, unless the sandbox was made `trackable`:
+                else everything is compared, and `Tracker.untracked` says why.
 
         Raises:
             NotRunningError: nothing runs.

@@ -27,6 +27,7 @@ from sandlock_sys.spawn import SpawnError
 
 if TYPE_CHECKING:
     from sandlock_notif.dispatch import BoundPort
+    from sandlock_notif.handlers.tracking import TrackingTable
     from sandlock_notif.timeline import Timeline
     from sandlock_policy import Context, Plan, Policy
     from sandlock_runtime.hooks import Hooks
@@ -75,6 +76,9 @@ class Service:
         self._timelines = hooks.timelines if hooks is not None else ()
         self._timeline: Timeline | None = None
         self._plan = plan
+        self._options = plan.filter
+        if hooks is not None and hooks.trackable:
+            self._options = plan.filter.__replace__(watched=True)  # type: ignore[attr-defined]  # dataclasses: 3.13
         self._web = web
         self._telling = allocate_lock()  # the proxy has a thread of its own
         if web is not None:
@@ -93,7 +97,7 @@ class Service:
     def prepare(self, request: SpawnRequest) -> None:
         """Put the filter into the request; the child parks, so that its listener can be taken."""
         request.limits = (*request.limits, *self._limits)
-        request.filter = compile_supervised(self._arch, self._plan.filter, self._rules)
+        request.filter = compile_supervised(self._arch, self._options, self._rules)
         request.filter_flags = FilterFlag.NEW_LISTENER | _killable
         request.park = True
         if not takes_fds():
@@ -145,6 +149,14 @@ class Service:
         from sandlock_runtime.stillness import end_restore  # lazy: as above
 
         end_restore(self._tables, pids)
+
+    def tracked_by(self) -> TrackingTable | None:
+        """Return who lets a tracker's call through, where the run was launched so."""
+        if not self._options.watched:
+            return None
+        from sandlock_notif.handlers.tracking import TrackingTable  # lazy: few runs are watched
+
+        return next((table for table in self._tables if isinstance(table, TrackingTable)), None)
 
     def _show_memory(self, fd: int) -> None:
         for table in self._tables:

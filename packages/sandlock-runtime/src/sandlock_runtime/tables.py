@@ -172,10 +172,7 @@ def tables_for(
     tables += [files] if files is not None else []
     tables += [machine] if machine is not None else []
     tables += _machine(policy, plan)
-    if hooks is not None and hooks.handlers:
-        from sandlock_notif.handlers.user import UserTable
-
-        tables.append(UserTable(hooks.handlers, plan.filter))
+    tables += _asked_for(hooks, plan)
     tables += [execs] if execs is not None else []  # behind all who judge: it lets go, and looks at what came of it
     if callback is not None:
         for table in tables:
@@ -190,6 +187,18 @@ def _watching(hooks: Hooks) -> list[HandlerTable]:
     from sandlock_notif.handlers.endings import Endings
 
     return [*hooks.observers, Endings()]
+
+
+def _asked_for(hooks: Hooks | None, plan: Plan) -> Iterator[HandlerTable]:
+    """Yield what the caller asked for beside the policy."""
+    if hooks is not None and hooks.trackable:
+        from sandlock_notif.handlers.tracking import TrackingTable
+
+        yield TrackingTable()
+    if hooks is not None and hooks.handlers:
+        from sandlock_notif.handlers.user import UserTable
+
+        yield UserTable(hooks.handlers, plan.filter)
 
 
 def _limits(policy: Policy, plan: Plan, shown: ServedView | None) -> Iterator[HandlerTable]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import sandlock_arch
 from sandlock_arch import Architecture
+from sandlock_checkpoint.capture.common import find_common
 from sandlock_checkpoint.capture.joints import Joints
 from sandlock_checkpoint.capture.mappings import describe_mappings
 from sandlock_checkpoint.capture.open_files import OpenFiles
@@ -20,6 +21,7 @@ from sandlock_checkpoint.capture.sockets import reopenable
 from sandlock_checkpoint.capture.source import LiveSource
 from sandlock_checkpoint.capture.stop import stop_process
 from sandlock_checkpoint.capture.tracking import Moment, Tracker
+from sandlock_checkpoint.capture.tracking_filtered import Admit, way_past
 from sandlock_checkpoint.capture.tree import Member, children_of, stop_tree
 from sandlock_checkpoint.errors import CaptureError, InjectionError
 from sandlock_checkpoint.inject import Injector, Scratch
@@ -47,6 +49,7 @@ def capture(
     timeout_s: float = _STOP_TIMEOUT_S,
     interrupted: set[int] | None = None,
     tracker: Tracker | None = None,
+    admit: Admit | None = None,
 ) -> Checkpoint:
     """Stop a process, or a tree, and return what it is; it stays stopped until the checkpoint is closed.
 
@@ -64,13 +67,16 @@ def capture(
             system call stops only when it is answered, and whoever answers knows from this that it may send it back.
         tracker: watches the processes from now on, so that a save with the image of an earlier capture by it as parent
             reads and writes only what has changed.
+        admit: of who supervises the processes: given a stopped thread, returns what has the filter let one
+            userfaultfd(2) of it through, or None; raises `FilteredError` where it must not have one. Without it only
+            root makes one where a filter judges.
 
     Raises:
         CaptureError: it cannot be captured; `unsupported` lists all that stands against it. It runs on.
 
     """
     architecture = sandlock_arch.native()
-    job = _Job(pid, architecture, allow, tracker)
+    job = _Job(pid, architecture, allow, tracker, admit)
     try:
         job.stop(scope, timeout_s, interrupted)
         return job.describe(scope, leave, name)
@@ -91,6 +97,7 @@ class _Job:
     architecture: Architecture
     allow: AbstractSet[str]
     tracker: Tracker | None = None
+    admit: Admit | None = None
     members: list[Member] = field(default_factory=list)
     shared: SharedObjects = field(default_factory=SharedObjects)
     unsupported: list[Unsupported] = field(default_factory=list)
@@ -127,6 +134,7 @@ class _Job:
         for subject in subjects:
             subject.mappings, refused = describe_mappings(subject.pid, subject.prefix, self.shared, self.tracker)
             self.unsupported += refused
+        self.unsupported += find_common([subject.pid for subject in subjects])
         self.unsupported += find_outsiders(self.shared, {os.getpid(), *pids})
         self._refuse()
         files = _reopened(files, opened, descriptors)
@@ -194,7 +202,7 @@ class _Job:
                 scratch = stack.enter_context(Scratch(injector, subject.pid, _SCRATCH))
                 injectors[subject.pid] = (injector, scratch)
                 if self.tracker is not None:
-                    self.tracker.attach(subject.pid, injector, filtered=bool(subject.status.seccomp))
+                    self.tracker.attach(subject.pid, injector, way_past(subject.stopped, subject.status, self.admit))
                 found[subject.number] = describe_process(
                     subject, injector, scratch, self.architecture, descriptors[subject.number], now_ns
                 )

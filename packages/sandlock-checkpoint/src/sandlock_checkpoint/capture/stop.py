@@ -41,6 +41,7 @@ class StoppedProcess:
         tids: its threads, the main thread first, then in increasing order.
         entry: where calls are made from in it.
         calls: of each thread, the system call that its stop interrupted, where that is known.
+        doomed: it has what it must not have, and is killed instead of being let go.
         interrupted: threads that have been told to stop, and have not yet; others may look at it.
         group_signal: the signal that had stopped the process before (SIGSTOP, SIGTSTP, ...), 0 for none.
 
@@ -52,6 +53,7 @@ class StoppedProcess:
     interrupted: set[int] = field(default_factory=set)
     group_signal: int = 0
     calls: dict[int, int] = field(default_factory=dict)
+    doomed: bool = False
 
     def injector(self, architecture: Architecture, tid: int | None = None) -> Injector:
         """Return an injector for thread `tid`, the main thread by default."""
@@ -63,18 +65,18 @@ class StoppedProcess:
         tids, self.tids = self.tids, []
         if not tids:
             return
-        if leave is Leave.KILLED:
+        if leave is Leave.KILLED or self.doomed:
             _signal(self.pid, signal.SIGKILL)
         elif leave is Leave.STOPPED:
             # Sent while all are still held: it acts before any of them runs an instruction.
             _signal(self.pid, signal.SIGSTOP)
-        left = [tid for tid in reversed(tids) if not self._freed(tid)]
+        left = [tid for tid in reversed(tids) if not self._freed(tid, tids)]
         deadline = time.monotonic() + _BURIAL_S
         while left and time.monotonic() < deadline:
             time.sleep(_NAP_S)
-            left = [tid for tid in left if not self._freed(tid)]
+            left = [tid for tid in left if not self._freed(tid, left)]
 
-    def _freed(self, tid: int) -> bool:
+    def _freed(self, tid: int, left: list[int]) -> bool:
         """Detach from a thread; False while it can be neither let go nor buried.
 
         One that has not stopped yet does so soon, and would stand still for ever if it were forgotten: it waits in
@@ -91,6 +93,8 @@ class StoppedProcess:
                 status = None
             if status is not None and status.state not in {"Z", "X"}:
                 return not status.tracer_pid  # nobody's any more: it has come out of execve(2) under another number
+            if tid == self.pid and len(left) > 1:
+                return False  # the main thread is buried behind all others: waiting for it first would be for ever
             self._bury(tid)
         self.interrupted.discard(tid)
         return True

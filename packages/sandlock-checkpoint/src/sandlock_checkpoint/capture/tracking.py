@@ -25,17 +25,17 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from errno import EINVAL, ENOSYS, EPERM
+from errno import EBUSY, EINVAL, ENOSYS, EPERM
 from typing import Self
 
+from sandlock_checkpoint.capture.tracking_filtered import FilteredError
 from sandlock_checkpoint.image.layout import intersect, merge, subtract, within
 from sandlock_checkpoint.inject import Injector
 from sandlock_checkpoint.memory import Area, Mapping, MappingKind, Run
-from sandlock_checkpoint.tracing import TRACE_SYSCALLS
-from sandlock_sys import pagemap, pidfd, procmem, ptrace, userfaultfd
+from sandlock_sys import pagemap, pidfd, procmem, userfaultfd
 from sandlock_sys.constants.pagemap import PageIs
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import open_pagemap
@@ -47,7 +47,6 @@ _KEPT = 32  # images whose successors may name them as parent; twice the longest
 _AUXILIARY = struct.Struct("=QQ")
 _AT_RANDOM = 25  # linux/auxvec.h, 2.6.29
 _RANDOM_BYTES = 16
-_SUSPEND_SECCOMP = 1 << 21  # PTRACE_O_SUSPEND_SECCOMP, linux/ptrace.h, 4.3, CONFIG_CHECKPOINT_RESTORE
 
 
 @dataclass(slots=True)
@@ -152,15 +151,22 @@ class Tracker:
         watch.owned.add(Run(start, end - start))
         return True
 
-    def attach(self, pid: int, injector: Injector, *, filtered: bool) -> None:
-        """Begin to watch a process; `injector` is of one of its threads, entered, `filtered` whether seccomp judges."""
+    def attach(self, pid: int, injector: Injector, way: AbstractContextManager[None]) -> None:
+        """Begin to watch a process.
+
+        Arguments:
+            pid: the process.
+            injector: of one of its threads, entered.
+            way: past whatever judges its calls.
+
+        """
         if pid in self._watches:
             return
         try:
-            with _unfiltered(injector.tid) if filtered else nullcontext():
+            with way:
                 self._watches[pid] = _watch(pid, injector)
-        except _FilteredError:
-            self.untracked[pid] = "its seccomp filter may not let it make a userfaultfd, and only root can suspend that"
+        except FilteredError as error:
+            self.untracked[pid] = str(error)
         except SyscallError as error:
             self.untracked[pid] = _reason(error)
 
@@ -255,30 +261,12 @@ def _register(fd: int, mapping: Mapping) -> bool:
         # Before 6.13 pages kept their mark when they were moved to other memory: it would pass for ours.
         userfaultfd.unprotect(fd, mapping.start, mapping.end)
     except SyscallError as error:
-        if error.errno in {EINVAL, EPERM}:  # droppable memory (6.11), and what else cannot be watched: it is compared
+        # Droppable memory (6.11), what another process has in common and is watched there, and what else cannot be
+        # watched: it is compared.
+        if error.errno in {EBUSY, EINVAL, EPERM}:
             return False
         raise
     return True
-
-
-class _FilteredError(Exception):
-    """A seccomp filter would judge an injected call."""
-
-
-@contextmanager
-def _unfiltered(tid: int) -> Iterator[None]:
-    """Have no filter judge what is injected: one might kill the process for a call that it does not know.
-
-    It takes CAP_SYS_ADMIN. The kernel ends it by itself when the tracer lets go, or dies.
-    """
-    try:
-        ptrace.set_options(tid, TRACE_SYSCALLS | _SUSPEND_SECCOMP)
-    except SyscallError as error:
-        raise _FilteredError from error
-    try:
-        yield
-    finally:
-        ptrace.set_options(tid, TRACE_SYSCALLS)
 
 
 def _watch(pid: int, injector: Injector) -> _Watch:

@@ -23,6 +23,8 @@ class FilterOptions:
         extra_deny: names of system calls and groups; they are denied whatever else is said.
         extra_allow: names of system calls and groups that are denied otherwise, and may be lifted.
         own_layout: a process may say where its heap, stack and arguments are, as one that is restored must.
+        watched: the supervisor is asked about the one userfaultfd(2) by which a checkpoint's tracker watches memory;
+            without a supervisor it stays denied.
 
     """
 
@@ -37,3 +39,4 @@ class FilterOptions:
     extra_deny: tuple[str, ...] = ()
     extra_allow: tuple[str, ...] = ()
     own_layout: bool = False
+    watched: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sandlock_policy.seccomp.default import default_spec
+from sandlock_policy.seccomp.opcodes import RET_USER_NOTIF
 from sandlock_policy.seccomp.rules import DENY, FilterSpec, Rule, errno_action, one_of
 
 TYPE_CHECKING = False
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from sandlock_arch import Architecture
     from sandlock_policy.seccomp.options import FilterOptions
 
-__all__ = ["SUPERVISED", "compile_supervised", "supervised_spec"]
+__all__ = ["SUPERVISED", "WATCHED", "compile_supervised", "supervised_spec"]
 
 _CACHE_SIZE = 64
 _cache: dict[tuple[str, FilterOptions, tuple[Rule, ...]], bytes] = {}
@@ -29,13 +30,22 @@ SUPERVISED: tuple[Rule, ...] = (
     Rule("prctl", (one_of(0, 4),), errno_action(0), "PR_SET_DUMPABLE: would blind the supervisor; does nothing"),
 )
 
+# Before the denial of all of userfaultfd(2). fcntl.h: O_CLOEXEC; linux/userfaultfd.h, 5.11: UFFD_USER_MODE_ONLY.
+WATCHED = Rule(
+    "userfaultfd",
+    (one_of(0, 0x80000 | 1),),
+    RET_USER_NOTIF,
+    "a checkpoint's tracker makes one in a thread that it holds; everybody else is refused",
+)
+
 
 def supervised_spec(options: FilterOptions, traps: Sequence[Rule]) -> FilterSpec:
     """Return the rules for `options` with `traps` behind them: a call is notified only where nothing denies it.
 
     Raises `PolicyError` as `default_spec` does.
     """
-    return FilterSpec((*SUPERVISED, *default_spec(options).rules, *traps))
+    foremost = (*SUPERVISED, WATCHED) if options.watched else SUPERVISED
+    return FilterSpec((*foremost, *default_spec(options).rules, *traps))
 
 
 def compile_supervised(arch: Architecture, options: FilterOptions, traps: Sequence[Rule]) -> bytes:
