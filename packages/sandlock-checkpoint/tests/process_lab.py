@@ -16,11 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from sandlock_checkpoint import Checkpoint, Leave, Restored, Scope, capture, load, restore
+from sandlock_sys import ptrace
 
-__all__ = ["PROGRAMS", "Lab", "Running", "build", "die_at", "in_child", "lab_folder", "state_of", "wait_until"]
+__all__ = [
+    "PROGRAMS",
+    "Lab",
+    "Running",
+    "build",
+    "capture_until",
+    "die_at",
+    "in_child",
+    "lab_folder",
+    "state_of",
+    "wait_until",
+]
 
 PROGRAMS = Path(__file__).parent / "programs"
 _PATIENCE_S = 30.0
+_STEPS = [
+    "seize", "interrupt", "cont", "to_syscall", "detach", "get_regset", "set_regset", "get_signal_mask",
+    "set_signal_mask", "get_siginfo", "peek_signals", "get_rseq_configuration", "wait",
+]  # fmt: skip
 
 
 def wait_until(ready: Callable[[], bool], what: str, patience_s: float = _PATIENCE_S) -> None:
@@ -64,6 +80,12 @@ def die_at(module: Any, names: Iterable[str], last: int) -> None:
 
     for name in names:
         setattr(module, name, counting(getattr(module, name)))
+
+
+def capture_until(pid: int, last: int) -> None:
+    """Capture, and die by SIGKILL right after ptrace step number `last`."""
+    die_at(ptrace, _STEPS, last)
+    capture(pid).close()
 
 
 def in_child(action: Callable[[], object]) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from process_lab import Lab, Running, build, die_at, in_child, state_of, wait_until
+from process_lab import Lab, Running, build, capture_until, in_child, state_of, wait_until
 
 import sandlock_arch
 from sandlock_checkpoint import CaptureError, Leave, capture, tracing
@@ -23,17 +23,6 @@ from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import Status, list_tasks, read_status
 
 pytestmark = pytest.mark.needs("ptrace")
-
-STEPS = [
-    "seize", "interrupt", "cont", "to_syscall", "detach", "get_regset", "set_regset", "get_signal_mask",
-    "set_signal_mask", "get_siginfo", "peek_signals", "get_rseq_configuration", "wait",
-]  # fmt: skip
-
-
-def capture_until(pid: int, last: int) -> None:
-    """Capture, and die by SIGKILL right after ptrace step number `last`."""
-    die_at(ptrace, STEPS, last)
-    capture(pid).close()
 
 
 def kill_at_every_step(running: Running, stride: int) -> int:
