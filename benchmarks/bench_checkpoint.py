@@ -16,11 +16,11 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 
+from large_process import ends_of, ranges_of, start_large
 from measure import paired, report
 
 from sandlock_checkpoint import Area, Checkpoint, Leave, Run, capture, load, restore
@@ -35,36 +35,18 @@ CASES = (
     ("restore", "memcpy", 1 / 0.6),
     ("lazy restore", "restore", None),
 )
-TARGET = """
-import mmap, os, sys, time
-size = int(sys.argv[1]) << 20
-area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-block = os.urandom(1 << 20)
-for at in range(0, size, 1 << 20):
-    area[at : at + (1 << 20)] = block
-print("ready", flush=True)
-os.close(1)
-time.sleep(600)
-"""
 
 
-def areas(checkpoint: Checkpoint) -> list[tuple[int, tuple[Run, ...], int]]:
-    """Number, runs and first address of every mapping with contents."""
+def areas(checkpoint: Checkpoint) -> list[tuple[int, tuple[Run, ...]]]:
+    """Number and runs of every mapping with contents."""
     mappings = checkpoint.processes[0].mappings
-    return [(number, mapping.runs, mapping.start) for number, mapping in enumerate(mappings) if mapping.runs]
+    return [(number, mapping.runs) for number, mapping in enumerate(mappings) if mapping.runs]
 
 
 def main() -> None:
     """Measure and print."""
     mib = int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else 512
-    target = subprocess.Popen(
-        [sys.executable, "-c", TARGET, str(mib)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert target.stdout is not None
-    assert target.stdout.readline() == b"ready\n"
+    target = start_large(mib)
     time.sleep(0.2)
     into = memoryview(mmap.mmap(-1, (mib + 64) << 20))
     folder = tempfile.mkdtemp(prefix="sandlock-bench-", dir="/dev/shm")
@@ -88,8 +70,7 @@ def measure(pid: int, into: memoryview, image: str) -> dict[str, float]:
     """One round of everything, in turn."""
     row = {}
     with capture(pid) as checkpoint:
-        rows = areas(checkpoint)
-    ranges = [(start + run.offset, run.length) for _, runs, start in rows for run in runs]
+        ranges = ranges_of(checkpoint)
     total = sum(length for _, length in ranges)
     began = time.perf_counter()
     assert procmem.read_ranges(pid, ranges, into).done == total
@@ -98,23 +79,16 @@ def measure(pid: int, into: memoryview, image: str) -> dict[str, float]:
     began = time.perf_counter()
     with capture(pid) as checkpoint:
         done = 0
-        for number, runs, _ in areas(checkpoint):
+        for number, runs in areas(checkpoint):
             length = sum(run.length for run in runs)
             checkpoint.source.read(Area(0, number), runs, into[done : done + length])
             done += length
     row["stop"] = time.perf_counter() - began
 
     shutil.rmtree(image, ignore_errors=True)
-    ended = []
     began = time.perf_counter()
     checkpoint = capture(pid, leave=Leave.RUNNING)
-    close = checkpoint.source.close
-
-    def closing() -> None:
-        close()
-        ended.append(time.perf_counter())
-
-    checkpoint.source.close = closing  # type: ignore[method-assign]
+    ended = ends_of(checkpoint)
     checkpoint.save(image)
     row["save"] = time.perf_counter() - began
     row["stop+save"] = ended[0] - began

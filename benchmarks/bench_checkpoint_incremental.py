@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
 from statistics import median
 
+from large_process import ends_of, ranges_of, start_large, write_share
 from measure import Fact, paired, report
 
 from sandlock_checkpoint import Leave, Tracker, capture, image
@@ -25,56 +25,7 @@ from sandlock_sys import procmem
 
 ROUNDS = 5
 SHARES = (0, 1, 10, 100)  # per cent
-TARGET = """
-import mmap, os, sys
-size = int(sys.argv[1]) << 20
-area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-block = os.urandom(1 << 20)
-for at in range(0, size, 1 << 20):
-    area[at : at + (1 << 20)] = block
-print("ready", flush=True)
-for line in sys.stdin:
-    share = int(line)
-    for page in range(0, size // 4096, 100 // share) if share else ():
-        area[page * 4096] = (area[page * 4096] + 1) % 256
-    print("done", flush=True)
-"""
 STREAMS = frozenset({"fd:0", "fd:1"})
-
-
-class Target:
-    """The process with the memory."""
-
-    def __init__(self, mib: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TARGET, str(mib)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self.answer()
-
-    def answer(self) -> None:
-        """Wait for a line."""
-        assert self.process.stdout is not None
-        self.process.stdout.readline()
-
-    def write(self, share: int) -> float:
-        """Have it write this many per cent of its pages; return the seconds it took."""
-        assert self.process.stdin is not None
-        began = time.perf_counter()
-        self.process.stdin.write(b"%d\n" % share)
-        self.process.stdin.flush()
-        self.answer()
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.communicate()
-
-
-def ranges_of(pid: int) -> list[tuple[int, int]]:
-    """Return address and length of what the process has."""
-    with capture(pid, allow=STREAMS) as checkpoint:
-        return [(one.start + run.offset, run.length) for one in checkpoint.processes[0].mappings for run in one.runs]
 
 
 def floor_of(pid: int, ranges: list[tuple[int, int]], into: memoryview) -> float:
@@ -86,16 +37,9 @@ def floor_of(pid: int, ranges: list[tuple[int, int]], into: memoryview) -> float
 
 def stop_for(pid: int, path: str, parent: str | None, tracker: Tracker | None) -> float:
     """Save it; return the seconds that it stood still."""
-    ended = []
     began = time.perf_counter()
     checkpoint = capture(pid, leave=Leave.RUNNING, allow=STREAMS, tracker=tracker)
-    close = checkpoint.source.close
-
-    def closing_source() -> None:
-        close()
-        ended.append(time.perf_counter())
-
-    checkpoint.source.close = closing_source  # type: ignore[method-assign]
+    ended = ends_of(checkpoint)
     image.save(checkpoint, path, parent=parent)
     return ended[0] - began
 
@@ -111,16 +55,18 @@ def main() -> None:
             folder = tempfile.mkdtemp(prefix="sandlock-bench-", dir="/dev/shm")
             base = f"{folder}/base"
             pairs = []
-            with closing(Target(mib)) as target, Tracker() as tracker:
+            with start_large(mib, subprocess.PIPE) as target, Tracker() as tracker:
                 used = tracker if watched else None
-                ranges = ranges_of(target.process.pid)
-                stop_for(target.process.pid, base, None, used)
+                with capture(target.pid, allow=STREAMS) as checkpoint:
+                    ranges = ranges_of(checkpoint)
+                stop_for(target.pid, base, None, used)
                 for number in range(ROUNDS):
-                    took = target.write(share)
+                    took = write_share(target, share)
                     if share == 100:
                         written[watched].append(took)
-                    floor = floor_of(target.process.pid, ranges, into)
-                    pairs.append((stop_for(target.process.pid, f"{folder}/{number}", base, used), floor))
+                    floor = floor_of(target.pid, ranges, into)
+                    pairs.append((stop_for(target.pid, f"{folder}/{number}", base, used), floor))
+                target.kill()
             shutil.rmtree(folder)
             name = f"{share} % changed, {'watched' if watched else 'compared'}"
             rows.append(paired(name, "floor", pairs))

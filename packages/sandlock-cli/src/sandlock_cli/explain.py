@@ -25,9 +25,9 @@ def explain(policy: Policy, command: list[str], *, as_json: bool) -> int:
     """Print the policy as a profile, then each protection and grant with the layer that enforces it."""
     enforced = policy
     if policy.image is not None:
-        from sandlock_runtime.images.running import in_image  # lazy: few policies have one
+        from sandlock_runtime.images.running import as_in_image  # lazy: few policies have one
 
-        enforced, command = in_image(policy, command, unpack=False)  # type: ignore[assignment]  # a list comes back
+        enforced, command = as_in_image(policy, command)  # type: ignore[assignment]  # a list comes back
     context, program = make_context(enforced, command or None)
     plan = plan_for(enforced, context, host_features())
     there = tuple([rule for rule in plan.fs_rules if rule[2] or os.path.exists(rule[0])])

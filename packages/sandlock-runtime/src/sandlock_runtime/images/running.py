@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from sandlock_policy import Policy
     from sandlock_runtime.images.cache import Progress
+    from sandlock_runtime.images.manifest import ImageConfig
     from sandlock_runtime.prepare import Command
 
-__all__ = ["image_path", "in_image"]
+__all__ = ["as_in_image", "image_path", "in_image"]
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what container engines set
 _MOST_USERS = 1 << 20  # bytes of its /etc/passwd that are read
@@ -41,34 +42,48 @@ def image_path(reference: str) -> str:
     return f"{kind}:{full}"
 
 
-def in_image(
-    policy: Policy, command: Command, *, unpack: bool = True, progress: Progress | None = None
-) -> tuple[Policy, Command]:
-    """Return the policy and the command for a run in the image that `policy` names.
+def in_image(policy: Policy, command: Command, *, progress: Progress | None = None) -> tuple[Policy, Command]:
+    """Unpack the image that `policy` names, and return the policy and the command for a run in it.
 
     The root is a copy-on-write branch over the unpacked image, dropped at the end; everything in it may be read and
     written, whatever the policy grants, and there is a /proc of its own. Variables and the working directory of the
     image hold where the policy says nothing; its entry point and command are run where `command` is empty.
 
-    With `unpack=False` nothing is unpacked: for a look at the policy. `progress` is as for `unpack_image`.
+    `progress` is as for `unpack_image`.
 
     Raises:
         PolicyError: the reference has a variable that is not set, or the image names no command.
         OciImageError: the image cannot be used.
 
     """
-    assert policy.image is not None  # noqa: S101  # why we are here
-    reference = image_path(policy.image)
-    home = "/"
-    if unpack:
-        image = unpack_image(reference, progress)
-        root, config = image.root, image.config
-        home = _home_of(root, config.user)
-    else:
-        root, config = find_image(reference)
-    words = list(command) or [*config.entrypoint, *config.command]
-    if not words and unpack:
+    image = unpack_image(_reference(policy), progress)
+    words = _words(command, image.config)
+    if not words:
         raise PolicyError([Problem("image", policy.image, "the image names no command", "give one")])
+    return _policy_in(policy, image.root, image.config, _home_of(image.root, image.config.user)), words
+
+
+def as_in_image(policy: Policy, command: Command) -> tuple[Policy, Command]:
+    """Return as much of what `in_image` does as can be known while nothing is unpacked: for a look at the policy.
+
+    Raises:
+        PolicyError, OciImageError: as `in_image`, but for a command that nobody names.
+
+    """
+    root, config = find_image(_reference(policy))
+    return _policy_in(policy, root, config, "/"), _words(command, config)
+
+
+def _reference(policy: Policy) -> str:
+    assert policy.image is not None  # noqa: S101  # why we are here
+    return image_path(policy.image)
+
+
+def _words(command: Command, config: ImageConfig) -> Command:
+    return list(command) or [*config.entrypoint, *config.command]
+
+
+def _policy_in(policy: Policy, root: str, config: ImageConfig, home: str) -> Policy:
     fields: dict[str, Any] = {
         "image": None,
         "chroot": root,
@@ -81,7 +96,7 @@ def in_image(
         "fs_readable": ("/proc",),
         "fs_writable": (),
     }
-    return policy.replace(**fields), words
+    return policy.replace(**fields)
 
 
 def _home_of(root: str, user: str) -> str:
