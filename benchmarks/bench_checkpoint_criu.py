@@ -18,11 +18,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from large_process import ends_of, start_large
 from measure import Fact, paired, report
 
 from sandlock_checkpoint import capture, load, restore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROUNDS = 5
 CRIU = os.environ.get("CRIU") or shutil.which("criu") or ""
@@ -33,21 +37,23 @@ _STATS_HEADER = 12  # two magics, the size of the entry
 
 def frozen_s(folder: Path) -> float:
     """Return what CRIU says of how long it had frozen the process."""
-    return fields(fields((folder / "stats-dump").read_bytes()[_STATS_HEADER:])[_DUMP])[_FROZEN] / 1e6
+    stats = (folder / "stats-dump").read_bytes()[_STATS_HEADER:]
+    (dump,) = (value for number, value in fields(stats) if number == _DUMP and isinstance(value, bytes))
+    (frozen_us,) = (value for number, value in fields(dump) if number == _FROZEN and isinstance(value, int))
+    return frozen_us / 1e6
 
 
-def fields(message: bytes) -> dict[int, int | bytes]:
-    """Return the fields of a protobuf message that has numbers and messages only."""
-    found: dict[int, int | bytes] = {}
+def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield the fields of a protobuf message that has numbers and messages only."""
     at = 0
     while at < len(message):
         key, at = varint(message, at)
-        value: int | bytes
         value, at = varint(message, at)
         if key & 7 == 2:
-            value, at = message[at : at + value], at + value
-        found[key >> 3] = value
-    return found
+            yield key >> 3, message[at : at + value]
+            at += value
+        else:
+            yield key >> 3, value
 
 
 def varint(message: bytes, at: int) -> tuple[int, int]:

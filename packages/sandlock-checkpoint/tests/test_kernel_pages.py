@@ -187,7 +187,7 @@ def test_the_vdso_is_put_where_the_captured_one_was(
     """Every fresh process has it elsewhere; pointers to it are in libc's memory, and in `setarch -R`'s too."""
     if "0" in Path("/proc/sys/kernel/randomize_va_space").read_text():
         pytest.skip("addresses are not random here")
-    program = [build(programs, "kernel_pages"), "vdso", lab.folder / "flag"]
+    program: list[str | Path] = [build(programs, "kernel_pages"), "vdso", lab.folder / "flag"]
     running = lab.start(program) if random else lab.start(program, preexec_fn=fixed)
     running.wait_for("round")
     where = vdso(running.pid)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cmp_to_key, partial
 from itertools import pairwise
 
-from sandlock_checkpoint.model import Unsupported
+from sandlock_checkpoint.terms import Unsupported
 from sandlock_sys import kcmp
 from sandlock_sys.errors import SyscallError
 

@@ -56,10 +56,11 @@ def in_image(policy: Policy, command: Command, *, progress: Progress | None = No
         OciImageError: the image cannot be used.
 
     """
-    image = unpack_image(_reference(policy), progress)
+    reference = _reference(policy)
+    image = unpack_image(reference, progress)
     words = _words(command, image.config)
     if not words:
-        raise PolicyError([Problem("image", policy.image, "the image names no command", "give one")])
+        raise PolicyError([Problem("image", reference, "the image names no command", "give one")])
     return _policy_in(policy, image.root, image.config, _home_of(image.root, image.config.user)), words
 
 
