@@ -144,7 +144,8 @@ def kernels(session: nox.Session, kernel: str) -> None:
 
 
 @nox.session(default=False)
-def aarch64(session: nox.Session) -> None:
-    """The trials of the support matrix on an emulated aarch64 with Debian's kernel; needs root and Debian."""
+@nox.parametrize("machine", ["aarch64", "riscv64"])
+def emulated(session: nox.Session, machine: str) -> None:
+    """The trials of the support matrix on an emulated machine with Debian's kernel; needs root and Debian."""
     session.install(*group("wheels"))
-    session.run("python", "tools/aarch64.py", *session.posargs)
+    session.run("python", "tools/emulated.py", machine, *session.posargs)

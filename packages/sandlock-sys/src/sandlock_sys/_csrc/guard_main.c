@@ -5,6 +5,7 @@
  */
 #include "guard_init.h"
 #include "guard_loop.h"
+#include "guard_memory.h"
 #include "guard_walk.h"
 
 static int guard_walk(int signal)
