@@ -7,6 +7,7 @@ name begins with `refused` where it is no sound input; every file is tried in ev
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ _PIECES = (
 )  # fmt: skip
 
 
+@cache
 def seeds(folder: Path) -> dict[str, bytes]:
     """Return the inputs of one parser by the names of their files; ValueError where there is none."""
     found = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
@@ -34,6 +36,7 @@ def seeds(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@cache
 def grown(folder: Path) -> st.SearchStrategy[bytes]:
     """Return a strategy: one of the inputs in `folder`, with a few places changed, left out, doubled or exchanged."""
     contents = list(seeds(folder).values())
