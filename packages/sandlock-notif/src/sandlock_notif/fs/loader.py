@@ -25,6 +25,7 @@ _INTERPRETER = 3  # PT_INTERP
 _SEGMENTS = 128
 _PATH_MAX = 4096  # linux/limits.h
 _CHUNK = 1 << 20
+_FURTHEST = (1 << 63) - 1 - (1 << 20)  # MAX_LFS_FILESIZE, linux/fs.h, less what is read at once
 _LARGEST = 512 << 20  # bytes of a program that is copied; holes do not count
 _KEPT_BYTES = 64 << 20  # of copies, which are made again when they are needed again
 _TOLD = 4096  # programs whose names are remembered
@@ -41,12 +42,18 @@ def interpreter_of(program: int) -> tuple[bytes, int] | None:
     table, size, count = fields[5], fields[9], fields[10]
     if size != _SEGMENT.size or count > _SEGMENTS:
         return None
-    segments = os.pread(program, size * count, table)
+    segments = _read(program, size * count, table)
     for index in range(len(segments) // size):
         kind, _, offset, _, _, length, _, _ = _SEGMENT.unpack_from(segments, index * size)
         if kind == _INTERPRETER and 2 <= length <= _PATH_MAX:
-            return os.pread(program, length, offset).partition(b"\0")[0], table + index * size
+            name = _read(program, length, offset).partition(b"\0")[0]
+            return (name, table + index * size) if name else None
     return None
+
+
+def _read(program: int, length: int, offset: int) -> bytes:
+    """Return a part of a file, nothing where the file's maker says that it lies where no file reaches."""
+    return os.pread(program, length, offset) if offset <= _FURTHEST else b""
 
 
 class Loaders:
