@@ -18,15 +18,19 @@ from sandlock_notif.content.dns import AAAA, NO_ERROR, NO_NAME, SERVER_FAILURE, 
 from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.events import Event, Sink, ignore
 
-__all__ = ["Lookup", "Names", "Resolver"]
+__all__ = ["LAUNCH_TTL_S", "REFRESH_S", "Lookup", "Names", "Resolver"]
 
 _CONNECTIONS: Final = 64
 _QUESTIONS_AT_ONCE: Final = 16
 _IDLE_S: Final = 30.0
 _ANSWER_S: Final = 8.0
 _THREADS: Final = 4  # that wait in the system's resolver
-_DEFAULT_TTL_S: Final = 60  # the system's resolver does not tell one
+REFRESH_S: Final = 60
+"""The TTL of an answer of the system's resolver, which does not tell one."""
 _TTL_S: Final = (5, 3600)  # shorter ones would end before the program connects, longer ones are no use
+
+LAUNCH_TTL_S: Final = REFRESH_S + _TTL_S[0]
+"""For how long what a name led to at the launch counts, where names are resolved again."""
 
 Lookup: TypeAlias = Callable[[str], Awaitable[tuple[Collection[str], int]]]
 """Gives the addresses of a name and their TTL in seconds; raises OSError when it cannot tell."""
@@ -60,7 +64,7 @@ class _Lookup:
             self._pool = DaemonExecutor(_THREADS, "sandlock-names")
         ask = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
         found = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
-        return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)), _DEFAULT_TTL_S
+        return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)), REFRESH_S
 
     def close(self) -> None:
         """Ask nothing more."""

@@ -169,6 +169,30 @@ def test_net_02_a_learned_address_counts_for_its_time_only() -> None:
     assert not made.verdict("tcp", "93.1.2.3", 443).allowed
 
 
+def test_net_02_an_address_of_the_launch_counts_for_its_time_only_where_names_are_asked_again() -> None:
+    now = [100.0]
+    policy = Policy(
+        net_allow=["tcp://a.example:443", "tcp://localhost:80", "tcp://192.0.2.9:443"], net_deny=["b.example"]
+    )
+    names = {"a.example": ["93.1.2.3", "10.0.0.5"], "localhost": ["127.0.0.1"], "b.example": ["93.1.2.4"]}
+    once = NetworkRules.from_policy(policy, names, clock=lambda: now[0])
+    again = NetworkRules.from_policy(policy, names, clock=lambda: now[0], names_last_s=65)
+    ways = [("93.1.2.3", 443), ("10.0.0.5", 443), ("127.0.0.1", 80), ("192.0.2.9", 443), ("93.1.2.4", 443)]
+
+    def allowed(rules: NetworkRules) -> list[bool]:
+        return [rules.verdict("tcp", address, port).allowed for address, port in ways]
+
+    assert allowed(once) == allowed(again) == [True, True, True, True, False]
+    assert again.verdict("tcp", "93.1.2.3", 443).rule == "network.allow[0] tcp://a.example:443"
+    assert not again.verdict("tcp", "93.1.2.3", 80).allowed
+    now[0] = 166.0
+    assert allowed(once) == [True, True, True, True, False]
+    assert allowed(again) == [False, False, True, True, False]
+    assert again.verdict("tcp", "93.1.2.4", 443).rule, "a denial is no allowance: it stays"
+    assert again.learn("a.example", ["10.0.0.5", "10.0.0.6"], 65) == ("10.0.0.5",), "it had it at the start"
+    assert allowed(again) == [False, True, True, True, False]
+
+
 def test_net_03_a_learned_name_does_not_lead_inside() -> None:
     made = NetworkRules.from_policy(Policy(net_allow=["*.example.org", "10.1.0.0/16:1"]))
     answers = ["93.1.2.3", "127.0.0.1", "10.0.0.1", "64:ff9b::10.0.0.1", "10.1.0.1"]

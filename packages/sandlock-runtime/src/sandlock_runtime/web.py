@@ -8,9 +8,12 @@ import socket
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from sandlock_notif.events import Sink, ignore
+from sandlock_notif.resolver import LAUNCH_TTL_S, REFRESH_S
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.matching import NetworkRules
 from sandlock_proxy import (
@@ -70,14 +73,17 @@ class Web:
         except CertificateError as error:
             raise PolicyError([Problem("http.ca", "", str(error), "name another file")]) from error
         self._names = {name: tuple(addresses) for name, addresses in names.items()}
-        rules = NetworkRules.from_policy(policy, self._names)
+        # With net_refresh the addresses of a name count for a time, as those that the program connects to do.
+        lasting = LAUNCH_TTL_S if policy.net_refresh else None
+        self._rules = NetworkRules.from_policy(policy, self._names, names_last_s=lasting)
+        self._ends = dict.fromkeys(self._names, monotonic() + REFRESH_S if policy.net_refresh else inf)
         self._thread = proxy_loop()
         self._proxy = Proxy(
             HttpRules.from_policy(policy),
             credentials=credentials,
             ca=self.ca,
             resolve=self._resolve,
-            may_connect=lambda address, port: rules.verdict("tcp", address, port).allowed,
+            may_connect=lambda address, port: self._rules.verdict("tcp", address, port).allowed,
             on_event=lambda told: self.sink(event_of(told)),
         )
         self._thread.call(self._proxy.start())
@@ -118,12 +124,17 @@ class Web:
 
     async def _resolve(self, name: str) -> tuple[str, ...]:
         known = self._names.get(name)
-        if known is not None:
+        if known is not None and monotonic() < self._ends[name]:
             return known
         loop = asyncio.get_running_loop()
         with suppress(socket.gaierror):
             found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            return tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+            told = tuple(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+            if known is None:
+                return told
+            self._names[name] = self._rules.learn(name, told, LAUNCH_TTL_S)
+            self._ends[name] = monotonic() + REFRESH_S
+            return self._names[name]
         return ()
 
 

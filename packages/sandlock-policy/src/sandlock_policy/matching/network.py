@@ -43,15 +43,20 @@ class NetworkRules:
     `dropped` has each (name, address) that was answered at launch and does not count, see `from_policy`.
     """
 
-    def __init__(self, policy: Policy, resolved: Resolved, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, policy: Policy, resolved: Resolved, clock: Callable[[], float], names_last_s: float | None
+    ) -> None:
         """Build the tables; `from_policy` is how to get there."""
         deny = [(label, _with_icmp(endpoint)) for label, endpoint in resolved.deny]
         self.dropped = resolved.dropped
         self._may_be_private = resolved.may_be_private
         self._deny = Table(deny)
         self._deny_learned = LearnedNames(deny, clock)
-        self._allow = Table(resolved.allow)
+        self._allow = Table(resolved.allow if names_last_s is None else resolved.lasting)
         self._allow_learned = LearnedNames(resolved.allow, clock)
+        if names_last_s is not None:
+            for name, answers in resolved.usable.items():
+                self._allow_learned.learn(name, [parse_value(one) for one in answers], names_last_s)
         # Made ahead: a verdict takes longer to make than to find.
         self._denied = {label: Verdict(allowed=False, rule=label) for label, _ in deny}
         self._allowed = {label: Verdict(allowed=True, rule=label) for label, _ in resolved.allow}
@@ -67,15 +72,19 @@ class NetworkRules:
         resolved_names: Mapping[str, Iterable[str]] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        names_last_s: float | None = None,
     ) -> NetworkRules:
         """Return the rules of `policy`, with each name replaced by its addresses.
 
         `resolved_names` has every name of `names_to_resolve(policy)`. An answer that is loopback, link-local, multicast
         or a metadata server counts only if a rule allows that address itself or the name is `localhost` (NET-03); the
         others are in `dropped`. Raises PolicyError naming each allowed name that has no answer left.
+
+        With `names_last_s` the answers count as an allowance for so many seconds, and after that what is learned; those
+        of `localhost`, and denials, count for good.
         """
         names = {name: tuple(addresses) for name, addresses in (resolved_names or {}).items()}
-        return cls(policy, resolve_rules(policy, names), clock)
+        return cls(policy, resolve_rules(policy, names), clock, names_last_s)
 
     def verdict(self, protocol: Protocol, address: str | bytes, port: int = 0) -> Verdict:
         """Decide about sending to `address` (text, or the 4 or 16 bytes of a socket address) and `port`.

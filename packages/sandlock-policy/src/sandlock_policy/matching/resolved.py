@@ -25,11 +25,13 @@ Rule = tuple[str, Endpoint]
 class Resolved:
     """Rules as (label, endpoint), those with names and, beside them, those with their addresses.
 
+    `lasting` are those of `allow` whose addresses do not change: the other names are learned anew while a program runs.
     `dropped` has each (name, address) that was answered and does not count. `listed` covers the addresses that rules
     allow as addresses; `usable` has the answers that each name had.
     """
 
     allow: tuple[Rule, ...]
+    lasting: tuple[Rule, ...]
     deny: tuple[Rule, ...]
     dropped: tuple[tuple[str, str], ...]
     listed: Table
@@ -63,7 +65,10 @@ def resolve_rules(policy: Policy, names: Mapping[str, tuple[str, ...]]) -> Resol
                 problems.append(_describe(label, name, answers))
     if problems:
         raise PolicyError(problems)
-    return Resolved(_put_in(allow, usable), _put_in(deny, names), tuple(dropped), listed, usable)
+    local = {name: answers for name, answers in usable.items() if _is_localhost(name)}
+    return Resolved(
+        _put_in(allow, usable), _put_in(allow, local), _put_in(deny, names), tuple(dropped), listed, usable
+    )  # fmt: skip
 
 
 def _put_in(rules: list[Rule], names: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:
@@ -79,9 +84,11 @@ def _put_in(rules: list[Rule], names: Mapping[str, tuple[str, ...]]) -> tuple[Ru
 
 
 def _may_answer(name: str, address: str, listed: Table) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3
-        return True
-    return not is_local(address) or listed.covers(*parse_value(address))
+    return _is_localhost(name) or not is_local(address) or listed.covers(*parse_value(address))
+
+
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")  # RFC 6761, 6.3
 
 
 def _describe(label: str, name: str, answers: tuple[str, ...]) -> Problem:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sandlock_notif.content.interfaces import LOOPBACK, way_out
 from sandlock_notif.handlers.network.posture import posture_of
 from sandlock_notif.handlers.network.table import NetworkTable
+from sandlock_notif.resolver import LAUNCH_TTL_S
 from sandlock_policy.matching import NetworkRules, names_to_resolve
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def network_tables(
         PolicyError: an allowed name has no address that may be used.
 
     """
-    rules = NetworkRules.from_policy(policy, resolved or {})
+    rules = NetworkRules.from_policy(
+        policy, resolved or {}, names_last_s=LAUNCH_TTL_S if policy.net_refresh else None
+    )  # fmt: skip
     table = NetworkTable(
         posture_of(policy), rules, policy.unix_allow, _interfaces(), intercept, lookup, socket_files=socket_files
     )
