@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from sandlock import PolicyError, Result, Sandbox
+from sandlock_proxy import CertificateAuthority
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("seccomp", level=2)]
 
@@ -81,6 +83,24 @@ def test_a_name_is_resolved_once_and_told_by_the_hosts_file(servers: tuple[Serve
 def test_a_name_that_does_not_resolve_is_a_launch_error_that_names_it() -> None:
     with pytest.raises(PolicyError, match=r"no-such-host\.invalid"):
         python("1", net_allow=["no-such-host.invalid:80"])
+
+
+@pytest.mark.needs("landlock", level=4)
+@pytest.mark.needs("ipv4")
+def test_a_list_of_tcp_ports_alone_is_the_kernels_and_nothing_is_asked_about() -> None:
+    """Such a run has no supervisor; the same port with an address has one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = f"""
+import threading
+from sandlock import Sandbox
+connect = "import socket; socket.create_connection(('127.0.0.1', {port})).close()"
+for rule in ("tcp://:{port}", "tcp://127.0.0.1:{port}"):
+    Sandbox(fs_readable={SYSTEM}, net_allow=[rule]).run(["/usr/bin/python3", "-c", connect]).check()
+    print(any(one.name == "sandlock-supervisor" for one in threading.enumerate()))
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert done.stdout.split() == [b"False", b"True"], done.stderr
 
 
 def test_net_deny_alone_allows_the_rest(servers: tuple[Server, Server]) -> None:
@@ -308,6 +328,17 @@ except urllib.error.HTTPError as error: print(error.code, error.read()[:9].decod
     [
         ({"http_ca": "/no/such/ca", "http_key": "/no/such/key", "http_allow": ["GET localhost/*"]}, "/no/such"),
         ({"http_inject_ca": ["/no/such/bundle"], "http_allow": ["GET localhost/*"]}, "/no/such/bundle"),
+        (
+            {"http_inject_ca": ["/usr"], "http_allow": ["GET localhost/*"]},
+            "http.inject_ca: /usr cannot be read: Is a dir",
+        ),
+        (
+            {"http_inject_ca": ["/etc/passwd"], "http_allow": ["GET localhost/*"]},
+            "http.inject_ca: /etc/passwd is no bundle",
+        ),
+        ({"http_ca_out": "/no/such/folder/ca", "http_allow": ["GET localhost/*"]}, "http.ca_out: .*/no/such/folder/ca"),
+        ({"http_ca": "/etc/hosts", "http_allow": ["GET localhost/*"]}, "http.ca: .*set http_key as well"),
+        ({"http_key": "/etc/hosts", "http_allow": ["GET localhost/*"]}, "http.key: .*set http_ca as well"),
         ({"credentials": ["T=env:NOT_SET"], "http_auth": ["GET localhost/* bearer T"]}, "NOT_SET"),
     ],
 )
@@ -315,3 +346,16 @@ def test_what_the_proxy_cannot_use_is_refused_by_name(fields: dict[str, Any], te
     os.environ.pop("NOT_SET", None)
     with pytest.raises(PolicyError, match=text):
         python("1", **fields)
+
+
+def test_a_ca_and_a_key_that_do_not_fit_are_told_apart(tmp_path: Path) -> None:
+    ca, junk, missing = tmp_path / "ca.pem", tmp_path / "junk", tmp_path / "missing"
+    ca.write_bytes(CertificateAuthority.ephemeral().pem)
+    junk.write_text("junk")
+    for paths, text in (
+        ((ca, junk), "http.key: the key of the CA is no private key in PEM"),
+        ((ca, missing), f"http.key: the key of the CA, {missing}, cannot be read: No such file"),
+        ((junk, junk), "http.ca: the CA is no certificate in PEM"),
+    ):
+        with pytest.raises(PolicyError, match=text):
+            python("1", http_ca=str(paths[0]), http_key=str(paths[1]), http_allow=["GET localhost/*"])

@@ -202,6 +202,23 @@ libc = __import__("ctypes").CDLL(None); libc.connect(s.fileno(), bytes(16), 16);
     print(run(code, net_allow=["icmp://127.0.0.1"]).output.decode().splitlines())
     print(server.seen)
 """
+SCOPED = """
+subprocess.run(["ip", "addr", "add", "fe80::1/64", "dev", "lo", "nodad"], check=True)
+import socket
+lo = socket.if_nametoindex("lo")
+with socket.socket(socket.AF_INET6) as server:
+    server.bind(("fe80::1", 0, 0, lo)); server.listen(); port = server.getsockname()[1]
+    code = f'''
+def to(host, scope):
+    def work():
+        with socket.socket(socket.AF_INET6) as s: s.connect((host, {port}, 0, scope)); return s.getpeername()[3]
+    return work
+for _ in range(2): tell(to("fe80::1", {lo})); tell(to("fe80::2", {lo})); tell(to("fe80::1", 0)); tell(to("fe80::1", 99))
+'''
+    print(lo)
+    for rule in (f"tcp://[fe80::1]:{port}", f"tcp://[fe80::2]:{port}", f"tcp://[fe80::/10]:{port}"):
+        print(run(code, net_allow=[rule]).output.decode().split())
+"""
 WITHOUT_FAST_OPEN = """
 import socket
 sysctl("tcp_fastopen", "0")
@@ -263,6 +280,18 @@ def test_what_ping_learns_its_address_by_reaches_nobody() -> None:
     assert set(told[3:6]) <= {"1", "ECONNREFUSED", "EINVAL"}
     assert told[6:] == ["EPERM", "ECONNREFUSED", "EACCES", "0"]
     assert seen == []
+
+
+@pytest.mark.needs("ipv6")
+@pytest.mark.needs("command:ip")
+def test_net_04_a_link_local_address_is_reached_by_the_interface_that_was_named() -> None:
+    lo, itself, another, network = (ast.literal_eval(line.decode()) for line in in_own_network(SCOPED))
+    for told in (itself, another, network):
+        assert told[:4] == told[4:], "the second time as the first"
+        assert not any(word.isdigit() for word in told[1:4])
+    assert itself[:2] == [str(lo), "ECONNREFUSED"]
+    assert another[0] == another[2] == "ECONNREFUSED"
+    assert network[0] == str(lo)
 
 
 def test_not_12_where_fast_open_is_switched_off_a_connect_waits_in_a_thread() -> None:

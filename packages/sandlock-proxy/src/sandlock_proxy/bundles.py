@@ -22,7 +22,8 @@ def splice_certificate(bundle: bytes, certificate: bytes, name: str = "the bundl
     if certificate.strip() in bundle:
         return bundle
     if bundle.strip() and not any(mark in bundle for mark in _MARKS):
-        raise CertificateError(f"{name} is no bundle of certificates in PEM; write the CA out with http_ca_out instead")
+        reason = f"{name} is no bundle of certificates in PEM; write the CA out with http_ca_out instead"
+        raise CertificateError(reason, "http.inject_ca")
     gap = b"" if not bundle or bundle.endswith(b"\n") else b"\n"
     return bundle + gap + certificate
 
@@ -40,4 +41,5 @@ def write_certificate(path: str, certificate: bytes) -> None:
         if temporary:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-        raise CertificateError(f"the CA certificate cannot be written to {path}: {fault.strerror}") from fault
+        reason = f"the CA certificate cannot be written to {path}: {fault.strerror}"
+        raise CertificateError(reason, "http.ca_out") from fault

@@ -81,14 +81,14 @@ class CertificateAuthority:
         try:
             private = serialization.load_pem_private_key(key, password=None)
         except TypeError:
-            raise CertificateError("the key of the CA is encrypted; give one without a password") from None
+            raise CertificateError("the key of the CA is encrypted; give one without a password", "http.key") from None
         except (ValueError, UnsupportedAlgorithm):
-            raise CertificateError("the key of the CA is no private key in PEM") from None
+            raise CertificateError("the key of the CA is no private key in PEM", "http.key") from None
         if not isinstance(private, SigningKey):
-            raise CertificateError("the key of the CA is of a kind that cannot sign certificates here")
+            raise CertificateError("the key of the CA is of a kind that cannot sign certificates here", "http.key")
         plain = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         if private.public_key().public_bytes(*plain) != loaded.public_key().public_bytes(*plain):
-            raise CertificateError("the key is not that of the CA certificate")
+            raise CertificateError("the key is not that of the CA certificate", "http.key")
         try:
             is_ca = loaded.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         except x509.ExtensionNotFound:
@@ -103,7 +103,7 @@ class CertificateAuthority:
     def from_policy(cls, policy: Policy) -> CertificateAuthority | None:
         """Return the CA that `policy` names, an ephemeral one if it wants its certificate somewhere, or None."""
         if policy.http_ca and policy.http_key:
-            return cls.load(_read(policy.http_ca, "CA"), _read(policy.http_key, "key of the CA"))
+            return cls.load(_read(policy.http_ca, "CA", "http.ca"), _read(policy.http_key, "key of the CA", "http.key"))
         if policy.http_inject_ca or policy.http_ca_out:
             return cls.ephemeral()
         return None
@@ -189,12 +189,12 @@ class CertificateAuthority:
         return context
 
 
-def _read(path: str, what: str) -> bytes:
+def _read(path: str, what: str, key: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
     except OSError as fault:
-        raise CertificateError(f"the {what}, {path}, cannot be read: {fault.strerror}") from fault
+        raise CertificateError(f"the {what}, {path}, cannot be read: {fault.strerror}", key) from fault
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

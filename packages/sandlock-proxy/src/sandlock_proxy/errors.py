@@ -12,7 +12,16 @@ class ProxyError(SandlockError):
 
 
 class CertificateError(ProxyError):
-    """A CA, its key or a bundle of certificates is not usable; the message says which and why, never a key."""
+    """A CA, its key or a bundle of certificates is not usable; the message says which and why, never a key.
+
+    Attributes:
+        key: where a policy says what is not usable, such as `http.key`.
+
+    """
+
+    def __init__(self, message: str, key: str = "http.ca") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class CredentialError(ProxyError):

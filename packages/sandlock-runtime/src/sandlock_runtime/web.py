@@ -71,7 +71,7 @@ class Web:
             if self.ca is not None and policy.http_ca_out is not None:
                 write_certificate(policy.http_ca_out, self.ca.pem)
         except CertificateError as error:
-            raise PolicyError([Problem("http.ca", "", str(error), "name another file")]) from error
+            raise PolicyError([Problem(error.key, "", str(error), "name another file")]) from error
         self._names = {name: tuple(addresses) for name, addresses in names.items()}
         # With net_refresh the addresses of a name count for a time, as those that the program connects to do.
         lasting = LAUNCH_TTL_S if policy.net_refresh else None
@@ -108,7 +108,8 @@ class Web:
             assert self.ca is not None  # noqa: S101  # a policy that injects has one
             return splice_certificate(content, self.ca.pem, path)
         except (OSError, CertificateError) as error:
-            problem = Problem("http.inject_ca", path, str(error), "name a bundle of certificates in PEM")
+            reason = f"{path} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            problem = Problem("http.inject_ca", path, reason, "name a bundle of certificates in PEM")
             raise PolicyError([problem]) from error
 
     def close(self) -> None:
