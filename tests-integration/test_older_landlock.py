@@ -232,16 +232,18 @@ for act in (lambda path: os.truncate(path, 0), lambda path: os.open(path, os.O_T
     assert own.read_text() == ""
 
 
-@pytest.mark.parametrize("way", ["the device", "a link to it", "its folder"])
+@pytest.mark.parametrize("way", ["the device", "a link to it", "its folder", "a link to /"])
 def test_ll_05_a_device_that_may_only_be_read_takes_no_ioctl(box: Box, tree: Tree, way: str) -> None:
     words = [
         *call("open", "openat", -100, GRANTS_DEVICE, os.O_NOCTTY),
         *call("it", "ioctl", "@open", READ_NUMBER, "#8"),
     ]
     assert box.bare_lines("invoke", *words)["it"].won
-    link = tree.work.parent / "link-to-a-device"
+    link, to_root = tree.work.parent / "link-to-a-device", tree.work.parent / "link-to-all"
     link.symlink_to(GRANTS_DEVICE)
-    path = {"the device": GRANTS_DEVICE, "a link to it": str(link), "its folder": "/dev"}[way]
+    to_root.symlink_to("/")
+    ways = {"the device": GRANTS_DEVICE, "a link to it": str(link), "its folder": "/dev", "a link to /": str(to_root)}
+    path = ways[way]
     result = box.inside("invoke", *words, fs_readable=[*box.fields()["fs_readable"], path])
     assert b"it -1 " in result.stdout, result.stdout
     assert layers(result)["fs_ioctl_dev"] == ("namespace" if box.world.landlock_abi == 2 else "landlock")
@@ -307,6 +309,46 @@ for name in ("own-of-the-sandbox", sys.argv[1]):
     try: socket.socket(socket.AF_UNIX).connect("\\0" + name); print("reached")
     except OSError as error: print("no")
 """
+
+
+GIVE = """import os, socket, sys
+with socket.socket(socket.AF_UNIX) as out:
+    out.connect(sys.argv[1])
+    fd = os.open("/proc/self/net/unix", os.O_RDONLY)
+    socket.send_fds(out, [b"x"], [fd])
+"""
+LISTEN = """import socket, sys
+own = socket.socket(socket.AF_UNIX); own.bind("\\0" + sys.argv[1]); own.listen()
+print(sys.argv[1] in open("/proc/self/net/unix").read(), flush=True); sys.stdin.readline()
+"""
+
+
+def test_no_later_run_gets_a_network_namespace_whose_sockets_somebody_outside_can_list(box: Box, tree: Tree) -> None:
+    """Where Unix sockets may be made, an fd of its /proc/net can be handed out, and lists those of the next run."""
+    if not box.world.landlock_abi:
+        return  # no network namespace is made for it
+    name, path = f"secret-{os.getpid()}-{time.monotonic_ns()}", str(tree.work / "out")
+    fields: dict[str, Any] = {"disable": ["unix_sockets"]}
+    grants = [*box.fields()["fs_readable"], *SYSTEM, "/proc"]
+    fds: list[int] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        result = python(box, GIVE, path, more=["/proc"], **fields)
+        assert result.success, result.stderr
+        with server.accept()[0] as taken:
+            fds = socket.recv_fds(taken, 1, 1)[1]
+    with open(fds[0], "rb", buffering=0) as listing, box.sandbox(fs_readable=grants, **fields) as sandbox:
+        process = sandbox.popen([*PYTHON, LISTEN, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"True\n"
+        listing.seek(0)
+        seen = listing.readall()
+        process.stdin.close()
+        process.wait()
+    assert seen.startswith(b"Num "), "it is that file"
+    assert name.encode() not in seen
 
 
 @pytest.mark.parametrize("how", ["alone", "served"])

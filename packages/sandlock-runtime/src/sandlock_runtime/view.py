@@ -77,10 +77,12 @@ def show_view(request: SpawnRequest, view: View, plan: Plan, scratch: str, files
 
 
 def keeps_fds(plan: Plan, fds: Sequence[int]) -> bool:
-    """Tell whether what runs inside can hand an fd to nobody outside, where it can make no Unix socket.
+    """Tell whether what runs inside can hand an fd to nobody outside, where no Unix socket of the sandbox is served.
 
     That takes a socket that leads outside, an io_uring, or a device whose driver passes fds on (binder).
     """
+    if plan.filter.unix_sockets:
+        return False
     for fd in fds:
         mode = os.fstat(fd).st_mode if fd != NULL_DEVICE else S_IFREG
         if not (S_ISREG(mode) or S_ISFIFO(mode) or os.isatty(fd)):
