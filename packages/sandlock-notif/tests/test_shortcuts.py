@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +12,13 @@ import pytest
 from supervision import Outcome, supervise, table
 from test_files_denied import ALL, READ, base
 
+from sandlock_cow import Branch
+from sandlock_cow.tree import Tree
 from sandlock_notif import HandlerTable, Request, Supervisor
 from sandlock_notif.action import Action
 from sandlock_notif.fs.view import View
 from sandlock_notif.handlers.files.table import FilesTable
+from sandlock_sys.shortcut import Shortcut
 
 pytestmark = [
     pytest.mark.needs("seccomp", level=2),
@@ -112,3 +117,73 @@ def test_whoever_comes_first_is_asked_about_every_call(base: Path, run: Callable
     assert outcome.output == b"0 0 0\n"
     assert len(seen) >= 2 * TRIES if first else not seen
     assert shortly(outcome.supervisor) > TRIES  # the other calls
+
+
+# Looks at a file that somebody renames and renames back until it is told to stop: prints how often it was there, was
+# not, and had the size that it has in the real tree.
+LOOKS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    int there = 0, absent = 0, real = 0;
+    struct stat found;
+    if (chdir(argv[1]) != 0)
+        return 1;
+    for (int n = 0; stat(argv[2], &found) != 0 && n < 2000000; n++) {
+        int gone = stat("dir/file", &found) != 0;
+        absent += gone;
+        there += !gone && found.st_size != 4;
+        real += !gone && found.st_size == 4;
+    }
+    printf("%d %d %d\n", there, absent, real);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "naive"])
+def test_a_branch_that_another_thread_changes_never_shows_the_real_file(
+    base: Path, compile_c: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Between the two steps of a rename the upper layer has neither the file nor what hides the real one."""
+    whiteout = Tree.whiteout
+    if not told:
+        monkeypatch.setattr(Shortcut, "begin", lambda _: None)
+        monkeypatch.setattr(Shortcut, "end", lambda _: None)
+
+    def slowly(tree: Tree) -> bytes:
+        time.sleep(0.002)
+        return whiteout(tree)
+
+    monkeypatch.setattr(Tree, "whiteout", slowly)
+    tree = base / "tree"
+    (tree / "dir/file").write_text("real")
+    stop = base / "stop"
+
+    def flip(branch: Branch) -> None:
+        for _ in range(150):
+            branch.rename(b"dir/file", b"dir/away")
+            time.sleep(0.001)
+            branch.rename(b"dir/away", b"dir/file")
+            time.sleep(0.001)
+        stop.touch()
+
+    with Branch(str(tree), storage=str(base / "storage")) as branch:
+        fd = branch.open(b"dir/file", os.O_WRONLY | os.O_TRUNC)
+        os.write(fd, b"of the branch")
+        os.close(fd)
+        thread = threading.Thread(target=flip, args=(branch,))
+        argv = [str(compile_c(LOOKS)), str(tree), str(stop)]
+        outcome = supervise(
+            argv, FilesTable(View(branches=[branch])), grants=[(b"/", READ)], while_running=lambda *_: thread.start()
+        )
+        thread.join()
+    there, absent, real = map(int, outcome.output.split())
+    assert there, "it is there at times"
+    assert absent, "and at times it is not"
+    assert bool(real) is not told
+    assert shortly(outcome.supervisor) > 1000

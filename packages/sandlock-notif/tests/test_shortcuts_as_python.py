@@ -1,5 +1,7 @@
 """What is served without the interpreter is answered as the interpreter would: the same calls, asked of both."""
 
+# ruff: noqa: E501  # tables of calls in the text of programs
+
 from __future__ import annotations
 
 import asyncio
@@ -15,6 +17,7 @@ import pytest
 from file_calls import program
 from supervision import Outcome, supervise
 
+from sandlock_cow.branch import Branch
 from sandlock_notif import supervisor
 from sandlock_notif.fs.layers.virtual import VirtualLayer
 from sandlock_notif.fs.mount import Bind
@@ -29,6 +32,7 @@ pytestmark = [
 
 READ, ALL = 1 | 4 | 8, (1 << 16) - 1  # LANDLOCK_ACCESS_FS_*, linux/landlock.h
 CALLS = 1500
+CHANGES = 0.1  # of the calls below a branch change something
 FILES = (
     *(
         "file",
@@ -48,7 +52,8 @@ SEED = int(os.environ.get("SANDLOCK_SEED", "20261122"))  # set another one to lo
 # Makes random calls on random paths from random folders, and tells what each answered.
 CODE = r"""
 import fcntl, random, select, stat, struct
-base, seed, count = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+base, seed, count, changes = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+REAL = {tuple(pair) for pair in json.loads(sys.argv[6])}
 choose = random.Random(seed)
 os.chdir(base + "/tree")
 PROC = os.stat("/proc").st_dev
@@ -75,8 +80,8 @@ names = [
     "proc", "dev", "null", "locked", "n" * 255, "n" * 256, "\udcff\udcfe", "no\udc80",
 ]
 names += ["dir", "file", "secret"] * 5 + ["inner", "made", "hidden"] * 2
-open(base + "/ready", "w").close()
-while not os.path.exists(base + "/go"): select.select([], [], [], 0.005)
+open(base + "/signs/ready", "w").close()
+while not os.path.exists(base + "/signs/go"): select.select([], [], [], 0.005)
 def path():
     kind = choose.random()
     if kind < 0.02: return choose.choice([b"", b"/", b"//", b".", b"..", b"./", b"../", b"/.", b"/.."])
@@ -86,15 +91,20 @@ def path():
     parts = [choose.choice(names) for _ in range(choose.choice([1, 1, 1, 2, 2, 3, 4]))]
     if kind < 0.4: parts = [choose.choice([base + "/tree", base + "/tree", "/tree", "", "/proc", base])] + parts
     return os.fsencode("/".join(parts) + choose.choice(["", "", "", "", "/", "//", "/."]))
+def fresh(device, inode):  # of the upper layer, where inode numbers are new in each run
+    return changes and device in {pair[0] for pair in REAL} and (device, inode) not in REAL
 def known(found):
     new = found.st_dev == PROC or (found.st_dev, found.st_ino) in NEW
+    if not new and fresh(found.st_dev, found.st_ino):
+        return ["upper", found.st_mode] if stat.S_ISDIR(found.st_mode) else ["upper", found.st_mode, found.st_nlink, found.st_size]
     if new or not found.st_nlink or stat.S_ISFIFO(found.st_mode):
         return ["new", found.st_mode, found.st_size]
     said = [found.st_dev, found.st_ino, found.st_mode]  # others make folders in /tmp
     return said if stat.S_ISDIR(found.st_mode) else [*said, found.st_nlink, found.st_size]
 def opened(fd):
     try:
-        told = known(os.fstat(fd)) + [hex(fcntl.fcntl(fd, fcntl.F_GETFL)), fcntl.fcntl(fd, fcntl.F_GETFD)]
+        how = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(0o400000 if changes else 0)  # a branch adds O_NOFOLLOW
+        told = known(os.fstat(fd)) + [hex(how), fcntl.fcntl(fd, fcntl.F_GETFD)]
         found, how = os.fstat(fd), fcntl.fcntl(fd, fcntl.F_GETFL)
         if stat.S_ISREG(found.st_mode) and found.st_dev != PROC and how & 0o10000003 == 0:
             told.append(os.read(fd, 20).decode())
@@ -116,7 +126,30 @@ def look(name, *arguments):
     return result if result >= 0 else errno.errorcode[ctypes.get_errno()]
 calls = ["newfstatat", "newfstatat", "statx", "faccessat", "faccessat2", "readlinkat", "openat", "openat"]
 calls += [name for name in ("stat", "open", "readlink", "access") if name in numbers]
+MODES = [0o600, 0o644, 0o755, 0o700, 0o400, 0o000]
+def change():
+    kind = choose.choice(["write", "write", "append", "mkdir", "rmdir", "unlink", "rename", "rename", "link", "symlink", "chmod", "truncate", "utime"])
+    at, where, there = choose.choice(folders[:40]), path(), path()
+    mode, length = choose.choice(MODES), choose.choice([0, 3, 5000])
+    at = at if 0 <= at < 2**31 else None
+    try:
+        if kind in ("write", "append"):
+            fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | (os.O_TRUNC if kind == "write" else os.O_APPEND), mode or 0o600, dir_fd=at)
+            os.write(fd, b"changed " + str(length).encode()); os.close(fd)
+        elif kind == "mkdir": os.mkdir(where, mode | 0o100, dir_fd=at)
+        elif kind == "rmdir": os.rmdir(where, dir_fd=at)
+        elif kind == "unlink": os.unlink(where, dir_fd=at)
+        elif kind == "rename": os.rename(where, there, src_dir_fd=at, dst_dir_fd=at)
+        elif kind == "link": os.link(where, there, src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
+        elif kind == "symlink": os.symlink(choose.choice(["file", "dir", "../tree/file", "deep"]), where, dir_fd=at)
+        elif kind == "chmod": os.chmod(where, mode, dir_fd=at)
+        elif kind == "truncate": os.truncate(where, length)
+        else: os.utime(where, (5, length), dir_fd=at)
+        answer = "done"
+    except OSError as error: answer = errno.errorcode[error.errno]
+    return kind, at, os.fsdecode(where)[:300], os.fsdecode(there)[:300], answer
 def one():
+    if changes and choose.random() < changes: return change()
     at, where = choose.choice(folders), path()
     kind = choose.choice(calls)
     if kind in ("newfstatat", "stat"):
@@ -125,7 +158,7 @@ def one():
         device, inode = struct.unpack_from("QQ", buf)
         new = device == PROC or (device, inode) in NEW
         mode = struct.unpack_from("I", buf, 24 if os.uname().machine == "x86_64" else 16)[0]
-        said = [device, inode, 0 if stat.S_ISDIR(mode) else buf.raw[16:56].hex()]
+        said = [*(["upper"] if fresh(device, inode) else [device, inode]), 0 if stat.S_ISDIR(mode) else buf.raw[16:56].hex()]
         answer = ("new" if new or stat.S_ISFIFO(mode) else said) if result == 0 else result
     elif kind == "statx":
         more = flags(0x100, 0x800, 0x1000, 0x2000, 0x4000)
@@ -135,6 +168,7 @@ def one():
         new = device == PROC or (device, struct.unpack_from("Q", buf, 32)[0]) in NEW
         mode = struct.unpack_from("H", buf, 28)[0]
         more = [buf.raw[:4].hex(), buf.raw[28:40 if stat.S_ISDIR(mode) else 48].hex()]
+        if fresh(device, struct.unpack_from("Q", buf, 32)[0]): more[1] = buf.raw[28:32].hex()
         answer = ("new" if new or stat.S_ISFIFO(mode) else [device, more]) if result == 0 else result
     elif kind in ("faccessat", "faccessat2", "access"):
         mode = choose.choice([0, 1, 2, 3, 4, 7, 8, 2**32 + 4])
@@ -143,7 +177,8 @@ def one():
         size = choose.choice([0, 1, 3, 500, -1, 2**32 + 3])
         result = look(kind, *([] if kind == "readlink" else [at]), where, buf, size)
         text = buf.raw.rstrip(b"\0").decode(errors="replace").replace(str(os.getpid()), "PID")
-        answer = [result, text] if isinstance(result, int) else result
+        if b"self" in where: text = "of this process"  # its number, perhaps cut off
+        answer = [result if text[:2] != "of" else 0, text] if isinstance(result, int) else result
     else:
         result = look(kind, *([] if kind == "open" else [at]), where, 0o4000 | flags(*O), 0)
         answer = opened(result) if isinstance(result, int) else result
@@ -157,7 +192,7 @@ for n in range(count):
 def base() -> Iterator[Path]:
     folder = Path(mkdtemp(prefix="sandlock-alike-"))
     tree = folder / "tree"
-    for name in ("dir/deep/dir", "secret/inner", "secrets", "secre", "mnt", "host", "locked"):
+    for name in ("dir/deep/dir", "secret/inner", "secrets", "secre", "mnt", "host", "locked", "../signs"):
         (tree / name).mkdir(parents=True)
     fill(tree)
     (tree / "empty").touch()
@@ -179,6 +214,7 @@ def base() -> Iterator[Path]:
     yield folder
     (tree / "locked").chmod(0o700)
     shutil.rmtree(folder)
+    shutil.rmtree(storage(folder), ignore_errors=True)
 
 
 def denying(base: Path) -> View:
@@ -211,35 +247,73 @@ def rooted(base: Path) -> View:
     return view
 
 
+def branched(base: Path) -> View:
+    return View(branches=[Branch(str(base / "tree"), storage=storage(base))])
+
+
+def branched_denying(base: Path) -> View:
+    view = denying(base)
+    view.show(root=None, binds=(), branches=[Branch(str(base / "tree"), storage=storage(base))], writable=())
+    return view
+
+
+def branched_whole(base: Path) -> View:
+    """A root that is a branch, as a program of an image has it."""
+    view = rooted(base)
+    view.show(root=str(base), binds=view._binds, branches=[Branch(str(base), storage=storage(base))], writable=())
+    return view
+
+
+def storage(base: Path) -> str:
+    return f"{base}-storage"
+
+
+def drop(view: View) -> None:
+    """Discard the branches of a view."""
+    for branch in view._branches:
+        branch.discard()
+
+
+def real(base: Path) -> str:
+    """The identities of everything below the folder."""
+    found = [path.lstat() for path in (base, *base.rglob("*"))]
+    return json.dumps([(status.st_dev, status.st_ino) for status in found])
+
+
 def fill(tree: Path) -> None:
     """Write all contents anew, into the same files."""
     for path in FILES:
         (tree / path).write_text(path)
 
 
-@pytest.mark.parametrize("make", [denying, denying_later, generating, rooted])
+@pytest.mark.parametrize(
+    "make", [denying, denying_later, generating, rooted, branched, branched_denying, branched_whole]
+)
 def test_random_calls_are_answered_alike(
     base: Path, make: Callable[[Path], View], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Outcome:
         fill(base / "tree")
         for name in ("ready", "go"):
-            (base / name).unlink(missing_ok=True)
+            (base / "signs" / name).unlink(missing_ok=True)
         for name in ("proc", "dev", "usr", "lib", "lib64", "etc"):
             shutil.rmtree(base / name, ignore_errors=True)
-        argv = program(CODE, "" if make is rooted else str(base), str(SEED), str(CALLS))
-        grants = [(b"/", READ), (os.fsencode(base), ALL)]
+        changes = CHANGES if make.__name__.startswith("branched") else 0
+        inside = "" if make in (rooted, branched_whole) else str(base)
+        argv = program(CODE, inside, str(SEED), str(CALLS), str(changes), real(base))
+        grants = [(b"/", READ), (os.fsencode(base / "signs" if changes else base), ALL)]
         view = make(base)
 
         async def deny(*_: object) -> None:
-            while not (base / "ready").exists():  # noqa: ASYNC110  # another process makes it
+            while make is not branched_whole and not (base / "signs/ready").exists():  # noqa: ASYNC110  # another process makes it
                 await asyncio.sleep(0.005)
             if make is denying_later:
                 for denied in ("secret", "dir/no"):
                     view.denials.deny(os.fsencode(base / "tree" / denied))
-            (base / "go").touch()
+            (base / "signs/go").touch()
 
         outcome = supervise(argv, FilesTable(view), while_running=deny, grants=grants, timeout_s=60.0)
+        drop(view)
         assert outcome.code == 0
         assert not [event for event in outcome.events if event.kind == "fault"], outcome.events
         return outcome

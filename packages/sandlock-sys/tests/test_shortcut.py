@@ -17,7 +17,7 @@ import pytest
 from sandlock_sys import landlock, notif, pidfd, prctl, seccomp
 from sandlock_sys.constants.seccomp import Action, FilterFlag
 from sandlock_sys.deputy import Deputy
-from sandlock_sys.shortcut import MAX_NAMES, Kind, Row, Shortcut
+from sandlock_sys.shortcut import MAX_NAMES, BranchPlace, Kind, Row, Shortcut
 from sandlock_sys.walk import NO_MARKS, Marks
 
 pytestmark = [
@@ -424,3 +424,138 @@ def test_it_stands_beside_answers_of_its_caller(serve: Any, root: int, tmp_path:
     served = serve("newfstatat", look(*paths), judging(root, names=[b"secret"]))
     assert served.told == repr([tmp_path.stat().st_ino, "EXFULL"] * 20)
     assert (served.returned, served.shortcut.served) == (20, 20)
+
+
+class Layers:
+    """A copy-on-write folder: `shown`, whose writes are in `upper`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shown, self.upper = folder / "shown", folder / "upper"
+        for path in ("both", "lower", "hidden", "deep/er"):
+            (self.shown / path).mkdir(parents=True)
+            (self.shown / path / "file").touch()
+        for path in ("both", "upper"):
+            (self.upper / path).mkdir(parents=True)
+        for path in ("both/made", "both/changed", "upper/file"):
+            (self.upper / path).touch()
+        (self.shown / "both/changed").touch()
+        (self.shown / "link").symlink_to("lower")
+        self.fds = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (self.upper, self.shown)]
+
+    def judging(self, root: int, *more: bytes, **others: Any) -> Callable[[Shortcut], None]:
+        """What is served of the folder; `more` are names that are not, `others` of its place."""
+        paths = os.fsencode(self.upper), os.fsencode(self.shown)
+        said: dict[str, Any] = {"root": identity(self.shown), "names": [b"..", *more]}
+        place = BranchPlace(self.fds[0], self.fds[1], paths, **said | others)
+        names = [b"shown", b"..", *more]
+        return judging(root, marks=Marks([identity(self.shown)]), names=names, branch=place)
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Iterator[Layers]:
+    made = Layers(tmp_path)
+    yield made
+    for fd in made.fds:
+        os.close(fd)
+
+
+INSIDE = [
+    "lower/file",
+    "both/file",
+    "both/made",
+    "both/changed",
+    "upper/file",
+    "deep/er/file",
+    "absent",
+    "both/absent",
+    "",
+]
+
+
+def told(layers: Layers) -> list[object]:
+    """What a program is to see of INSIDE."""
+    merged = [layers.upper / path if (layers.upper / path).exists() else layers.shown / path for path in INSIDE]
+    return look(*merged)()
+
+
+def test_names_of_the_upper_layer_hide_those_of_the_lower_one(serve: Any, root: int, layers: Layers) -> None:
+    paths = [layers.shown / path for path in INSIDE]
+    served = serve("newfstatat", look(*paths), layers.judging(root))
+    assert served.told == repr(told(layers))
+    assert served.returned == 0
+
+
+@pytest.mark.parametrize("start", ["shown", "shown/both", "upper/both", "shown/lower"])
+def test_paths_in_a_branch_start_in_either_layer(serve: Any, root: int, layers: Layers, start: str) -> None:
+    names = ["made", "changed", "file", "."]
+    folder, _, inner = start.partition("/")
+    prefix = f"{inner}/" if inner else ""
+    merged = [layers.upper / (prefix + name) for name in names]
+    expected = look(*[path if path.exists() else layers.shown / path.relative_to(layers.upper) for path in merged])()
+    fd = os.open(layers.shown.parent / start, os.O_PATH)
+    try:
+        served = serve("newfstatat", look(*names, dir_fd=fd), layers.judging(root))
+        moved = serve("newfstatat", look(*names, dir_fd=fd), layers.judging(root, starts=False))
+    finally:
+        os.close(fd)
+    assert (served.told, served.returned) == (repr(expected), 0), folder
+    assert moved.returned == len(names)
+
+
+def test_what_needs_thought_in_a_branch_is_returned(serve: Any, root: int, layers: Layers) -> None:
+    (layers.upper / "both/whiteout").touch()
+    (layers.upper / "both/whiteout").chmod(0o400)  # it may be one: its attribute says
+    (layers.upper / "lower").touch()  # hides the directory
+    os.mkfifo(layers.upper / "pipe")
+    names = [
+        "both/whiteout",
+        "lower/file",
+        "pipe",
+        "link/file",
+        "link",
+        "hidden/file",
+        "both/../both/file",
+        "both/file/",
+    ]
+    judge = layers.judging(root, b"hidden")
+    served = serve("newfstatat", look(*[f"{layers.shown}/{name}" for name in names]), judge)
+    assert served.told == repr(["EXFULL"] * len(names))
+    assert serve("newfstatat", look(layers.shown / "link", follow_symlinks=False), judge).returned == 0
+    writing = serve("openat", lambda: os.open(layers.shown / "both/file", os.O_RDWR), judge)
+    assert writing.told == "EXFULL"
+
+
+def test_nothing_is_served_from_a_branch_that_changes(serve: Any, root: int, layers: Layers) -> None:
+    paths = [layers.shown / path for path in INSIDE]
+    judge = layers.judging(root)
+
+    def changing(shortcut: Shortcut) -> None:
+        judge(shortcut)
+        shortcut.begin()
+
+    def changed(shortcut: Shortcut) -> None:
+        changing(shortcut)
+        shortcut.end()
+
+    assert serve("newfstatat", look(*paths), changing).returned == len(paths)
+    assert serve("newfstatat", look(*paths), changed).returned == 0
+
+
+def test_an_object_of_another_file_system_in_a_branch_is_returned(serve: Any, root: int, layers: Layers) -> None:
+    os.close(layers.fds[1])
+    layers.fds[1] = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    served = serve("newfstatat", look(layers.shown / "proc/self/stat", layers.shown / "proc"), layers.judging(root))
+    assert served.returned == 2
+
+
+def test_with_too_many_names_nothing_of_a_branch_is_served(serve: Any, root: int, layers: Layers) -> None:
+    many = [b"%d" % number for number in range(MAX_NAMES)]
+    served = serve("newfstatat", look(layers.shown / "both/file"), layers.judging(root, names=[b"..", *many]))
+    assert served.returned == 1
+
+
+def test_a_root_that_is_a_branch(serve: Any, root: int, layers: Layers) -> None:
+    served = serve("newfstatat", look("/both/made", "/lower/file", "/"), layers.judging(root, whole=True))
+    inodes = [(folder / path).stat().st_ino for folder, path in
+              ((layers.upper, "both/made"), (layers.shown, "lower/file"), (layers.upper, "."))]  # fmt: skip
+    assert (served.told, served.returned) == (repr(inodes), 0)

@@ -7,6 +7,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from sandlock_cow import attributes, committing, creation, listing, opening, removal, renaming
+from sandlock_cow.beside import Beside
 from sandlock_cow.books import Books
 from sandlock_cow.delta import changes as _changes
 from sandlock_cow.errors import BranchError
@@ -43,7 +44,7 @@ class Branch:
     user and the modes that the branch shows.
 
     Thread-safe; operations exclude each other. `with Branch(...)` discards at the end what was neither committed nor
-    kept. `books` tells which files a quota is about.
+    kept. `books` tells which files a quota is about, `beside` where the layers are.
     """
 
     def __init__(
@@ -98,16 +99,17 @@ class Branch:
     def _open(self, store: Store, quota: int | None) -> None:
         self._lock = RLock()
         self._store = store
+        self.beside = Beside(self._lock)
         self.books = Books(self._using)
         try:
-            self._tree = Tree(store, quota)
+            self._tree = Tree(store, quota, self.beside)
         except BaseException:
             store.close()
             raise
 
     @contextmanager
     def _using(self) -> Iterator[Tree]:
-        with self._lock:
+        with self.beside:
             if self._store.closed:
                 raise BranchError(f"the branch {self.path} is closed")
             self._tree.trim()

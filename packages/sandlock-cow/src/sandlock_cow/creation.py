@@ -127,6 +127,7 @@ def mkdir(tree: Tree, parts: Parts, mode: int) -> None:
     name = tree.work_name()
     os.mkdir(name, 0o700, dir_fd=tree.work)
     overlay.set_opaque(tree.work, name)
+    tree.beside.hides(place.name)
     _hand_down(tree, name, upper)
     try:
         exchange(tree.work, name, upper, place.name)

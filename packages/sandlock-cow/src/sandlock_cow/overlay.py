@@ -24,6 +24,7 @@ __all__ = [
     "is_whiteout",
     "is_whiteout_mode",
     "make_whiteout",
+    "may_be_opaque",
     "note_whiteouts",
     "set_opaque",
     "unescape",
@@ -76,13 +77,21 @@ def is_opaque(directory: int) -> bool:
     return _of_directory(directory) == b"y"
 
 
+def may_be_opaque(directory: int, name: bytes) -> bool:
+    """Whether the upper directory `name` hides the lower one; True too where its mode forbids to look."""
+    try:
+        return _has(directory, name, OPAQUE) == b"y"
+    except PermissionError:
+        return True
+
+
 def _of_directory(directory: int) -> bytes | None:
     # Safety: the magic link leads to the pinned directory itself; `.` would need the right to search it.
     path = b"/proc/self/fd/%d" % directory
     try:
         return _value(path, OPAQUE, follow=True)
     except PermissionError:
-        with opened_up(directory):
+        with opened_up(directory, refused=True):
             return _value(path, OPAQUE, follow=True)
 
 

@@ -36,10 +36,10 @@ def rename(tree: Tree, source: Parts, target: Parts, flags: int) -> None:
     if not _has_something_to_do(old, new, flags):
         return
     _refuse(tree, old, new, flags)
-    old = _bring_up(tree, old)
+    old = _bring_up(tree, old, new)
     new = tree.place(target)  # a hard link of what came up has come up with it
     if flags == RENAME_EXCHANGE:
-        new = _bring_up(tree, new)
+        new = _bring_up(tree, new, old)
         _swap(tree, old, new)
     else:
         _move(tree, old, new)
@@ -83,8 +83,11 @@ def _refuse(tree: Tree, old: Place, new: Place, flags: int) -> None:
         raise failure(errno.ENOTEMPTY)
 
 
-def _bring_up(tree: Tree, place: Place) -> Place:
-    """The whole of it into the upper layer: a directory that moves takes everything below along."""
+def _bring_up(tree: Tree, place: Place, other: Place) -> Place:
+    """The whole of it into the upper layer: a directory that moves takes everything below along.
+
+    `other` is where it goes.
+    """
     if not place.is_directory:
         return tree.raise_up(place)
     if tree.directories.get(place.parts).lower >= 0:
@@ -92,6 +95,7 @@ def _bring_up(tree: Tree, place: Place) -> Place:
         place = tree.require(place.parts)
     # Whatever the real tree has, or will have, under the new name does not show through.
     overlay.set_opaque(place.parent.upper, place.name)
+    tree.beside.hides(place.name, other.name)
     tree.space.changed(os.stat(place.name, dir_fd=place.parent.upper, follow_symlinks=False))
     return place
 

@@ -19,6 +19,7 @@ from sandlock_cow.space import Space
 from sandlock_cow.walking import walk
 
 if TYPE_CHECKING:
+    from sandlock_cow.beside import Beside
     from sandlock_cow.paths import Parts
     from sandlock_cow.storage import Store
 
@@ -72,8 +73,9 @@ class Place:
 class Tree:
     """The state of an open branch. Fds of the roots belong to the store; everything else is closed by `close`."""
 
-    def __init__(self, store: Store, quota: int | None) -> None:
+    def __init__(self, store: Store, quota: int | None, beside: Beside) -> None:
         self.store = store
+        self.beside = beside
         self.upper, self.work, self.lower = store.upper_fd, store.work_fd, store.lower_fd
         self.directories = Directories(self.upper, self.lower)
         devices = os.fstat(self.lower).st_dev, os.fstat(self.upper).st_dev
@@ -86,15 +88,19 @@ class Tree:
         self._numbers = count()
         self._token = os.urandom(4).hex().encode()
         self._load_identities()
+        beside.layers = self.upper, self.lower
 
     def _load_identities(self) -> None:
         for _, directory, listed in walk(self.upper, upper=True):
             for name, found in listed:
+                if stat.S_ISDIR(found.st_mode) and overlay.may_be_opaque(directory, name):
+                    self.beside.hides(name)
                 if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
                     self.identities.load(found, b"/proc/self/fd/%d/%s" % (directory, name))
 
     def close(self) -> None:
         """Close every fd but the store's."""
+        self.beside.close()
         self.directories.close()
         self.space.close()
         self.records.close()

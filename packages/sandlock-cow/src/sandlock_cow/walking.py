@@ -66,9 +66,12 @@ def scan(directory: int) -> list[Listed]:
 
 
 @contextmanager
-def opened_up(directory: int) -> Iterator[None]:
-    """Let us look into an upper directory of ours whose mode forbids it, and give it its mode back."""
-    if os.geteuid() == 0:
+def opened_up(directory: int, *, refused: bool = False) -> Iterator[None]:
+    """Let us look into an upper directory of ours whose mode forbids it, and give it its mode back.
+
+    Root needs that where it was `refused`: who serves a program has given up its capabilities.
+    """
+    if os.geteuid() == 0 and not refused:
         yield
         return
     mode = stat.S_IMODE(os.fstat(directory).st_mode)
@@ -95,7 +98,7 @@ def open_upper(root: int, path: bytes, flags: int = DIRECTORY) -> int:
     here = root
     try:
         for index, part in enumerate(parts):
-            with opened_up(here):
+            with opened_up(here, refused=True):
                 further = open_below(here, part, flags if index == len(parts) - 1 else DIRECTORY)
             if here != root:
                 os.close(here)

@@ -52,7 +52,7 @@ class Deputies:
 
     Attributes:
         closed: it makes no further call.
-        last: the deputy that was given the last call; until this is closed.
+        last: the deputy that was given the last call, or was `ready`; until this is closed.
         unanswered: given the notification that a deputy could not answer by itself, and the errno of that.
 
     """
@@ -130,6 +130,16 @@ class Deputies:
             number, *arguments, answer=answer, notification=notification, fd_flags=fd_flags
         )  # fmt: skip
         worker.waiting[ticket] = done if answer is Answer.COMPLETE else partial(self._answered, notification, done)
+
+    def ready(self) -> Deputy:
+        """Return a deputy that is not blocked, started if need be, for a call that it is given by somebody else.
+
+        Raises:
+            NotifError: as `post`.
+
+        """
+        self.last = self._choose().deputy
+        return self.last
 
     def _answered(self, notification: int, done: Callable[[Completion], None], completion: Completion) -> None:
         # Where the fd could not be placed the deputy has said so itself, as a rule: a second answer does no harm.

@@ -12,6 +12,7 @@ whoever serves those would say.
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 from sandlock_sys._buffers import NULL, readable
@@ -22,11 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from sandlock_sys._ffi import CData
     from sandlock_sys.deputy import Deputy
     from sandlock_sys.destinations import Destinations
     from sandlock_sys.walk import Marks
 
-__all__ = ["MAX_NAMES", "MAX_ROWS", "Kind", "Row", "Shortcut"]
+__all__ = ["MAX_NAMES", "MAX_ROWS", "BranchPlace", "Kind", "Row", "Shortcut"]
 
 MAX_ROWS = 16  # SL_SHORTCUT_ROWS, _csrc/shortcut.h
 MAX_NAMES = 64  # SL_SHORTCUT_NAMES
@@ -73,10 +75,40 @@ class Row:
         self.at, self.flags, self.fixed = at, flags, fixed
 
 
+class BranchPlace:
+    """Where a copy-on-write folder is: two directories, of which the upper one hides the lower one.
+
+    Attributes:
+        upper, lower: O_PATH fds, borrowed.
+        paths: what the kernel calls the two.
+        root: (st_dev, st_ino) of the folder, by which paths get into it; it has to be marked.
+        whole: absolute paths start in it.
+        starts: paths are served that start in one of its directories.
+        names: of path components inside that are not served; with more than MAX_NAMES nothing inside is.
+
+    """
+
+    __slots__ = ("lower", "names", "paths", "root", "starts", "upper", "whole")
+
+    def __init__(
+        self,
+        upper: int,
+        lower: int,
+        paths: tuple[bytes, bytes],
+        root: tuple[int, int],
+        *,
+        names: Collection[bytes],
+        whole: bool = False,
+        starts: bool = True,
+    ) -> None:
+        self.upper, self.lower, self.paths, self.root = upper, lower, paths, root
+        self.names, self.whole, self.starts = names, whole, starts
+
+
 class Shortcut:
     """What may be served without the interpreter, for one listener. It serves nothing until `judge_by`.
 
-    All but `forget` is for the thread that takes the notifications, while it takes none.
+    All but `forget`, `begin` and `end` is for the thread that takes the notifications, while it takes none.
 
     Arguments:
         listener: whose notifications are served, borrowed.
@@ -110,7 +142,7 @@ class Shortcut:
         memory.stale = 1
         memory.listener, memory.arch, memory.privileged = listener, arch, privileged
         memory.wait_ns, memory.blocked_ns = wait_ns, blocked_ns
-        memory.root = -1
+        memory.root = memory.branch.upper = memory.branch.lower = -1
         memory.row_count = min(len(rows), MAX_ROWS)
         for place, (number, row) in zip(range(MAX_ROWS), rows.items(), strict=False):
             entry = memory.rows[place]
@@ -149,6 +181,7 @@ class Shortcut:
         closed: Marks = NO_MARKS,
         denied: Marks = NO_MARKS,
         fence: Marks = NO_MARKS,
+        branch: BranchPlace | None = None,
     ) -> None:
         """Serve, from now on, what is not touched by these. They are to be read after `fresh` was called.
 
@@ -160,24 +193,46 @@ class Shortcut:
             closed: directories at which no path may start.
             denied: directories below which no path may start.
             fence: where there are any, a path may start only below one of these.
+            branch: a copy-on-write folder, whose operations call `begin` and `end`.
 
         """
         memory = self.memory
-        ordered: Sequence[bytes] = sorted(names)
-        fits = len(ordered) <= MAX_NAMES
-        block = b"\0".join(ordered) + b"\0"
-        held = [readable(data) for data in (marks.packed, closed.packed, denied.packed, fence.packed, block)]
-        memory.marks, memory.closed, memory.denied, memory.fence, memory.names = held
+        held: list[CData] = [readable(data) for data in (marks.packed, closed.packed, denied.packed, fence.packed)]
+        memory.marks, memory.closed, memory.denied, memory.fence = held
         memory.mark_count, memory.closed_count = marks.count, closed.count
         memory.denied_count, memory.fence_count = denied.count, fence.count
-        memory.name_count = len(ordered) if fits else 0
-        at = 0
-        for place, name in enumerate(ordered if fits else ()):
-            memory.name_at[place] = at
-            at += len(name) + 1
+        fits = _write_names(memory, names, held)
         memory.root = root if fits else -1
         memory.relative = relative and fits
+        memory.branch.upper = -1
+        if branch is not None:
+            self._write_branch(branch, held)
         self._held = list(held)  # pointers in a structure keep nothing alive
+
+    def _write_branch(self, place: BranchPlace, held: list[CData]) -> None:
+        branch = self.memory.branch
+        for which, fd, path in (("upper", place.upper, place.paths[0]), ("lower", place.lower, place.paths[1])):
+            text = readable(path + b"\0")
+            held.append(text)
+            setattr(branch, which + "_device", os.fstat(fd).st_dev)
+            setattr(branch, which + "_path", text)
+            setattr(branch, which + "_length", len(path))
+        branch.root.device, branch.root.inode = place.root
+        branch.whole, branch.starts, branch.lower = place.whole, place.starts, place.lower
+        if _write_names(branch, place.names, held):
+            branch.upper = place.upper
+
+    def begin(self) -> None:
+        """Say that an operation on the branch begins; for who holds its lock, so for one thread at a time.
+
+        Safety: nothing is served from the branch until `end`, and what was looked up before is not used after. The
+        interpreter's lock changes hands around each system call, so nothing of it is seen before this.
+        """
+        self.memory.branch.begun += 1
+
+    def end(self) -> None:
+        """Say that it is over. Whoever changed what is judged by called `forget` before."""
+        self.memory.branch.ended += 1
 
     def fresh(self) -> None:
         """Say that `judge_by` comes next.
@@ -201,3 +256,17 @@ class Shortcut:
     def opens(self) -> bool:
         """Whether there is somebody to open files."""
         return self._deputy is not None
+
+
+def _write_names(memory: CData, names: Collection[bytes], held: list[CData]) -> bool:
+    """Write names into a structure, if they are not too many; the memory that they need is added to `held`."""
+    ordered: Sequence[bytes] = sorted(names)
+    fits = len(ordered) <= MAX_NAMES
+    block = readable(b"\0".join(ordered) + b"\0")
+    held.append(block)
+    memory.names, memory.name_count = block, len(ordered) if fits else 0
+    at = 0
+    for place, name in enumerate(ordered if fits else ()):
+        memory.name_at[place] = at
+        at += len(name) + 1
+    return fits

@@ -108,6 +108,7 @@ class MarkTable:
     Attributes:
         marks: the identities, for walks.
         triggers: names without which no path leads to a mark.
+        inner: those that matter in a copy-on-write folder too: all but the names of such folders.
         aliases: names that mounts give to marked objects.
 
     """
@@ -117,6 +118,7 @@ class MarkTable:
         self._extra: dict[Identity, str] = {}
         self.marks = Marks(())
         self.triggers: frozenset[bytes] = frozenset()
+        self.inner: frozenset[bytes] = frozenset()
         self.aliases = Aliases()
 
     def __len__(self) -> int:
@@ -161,6 +163,7 @@ class MarkTable:
         self.marks = Marks([*self._by_identity, *self._extra])
         names: set[bytes] = set()
         passed = set(self._extra)
+        folders: set[bytes] = set()
         for identity, mark in self.pinned():
             names.update(mark.names)
             if mark.hook or mark.root_of:
@@ -170,11 +173,12 @@ class MarkTable:
             passed.add(identity)
             with suppress(OSError):
                 path = os.readlink(b"/proc/self/fd/%d" % mark.fd).removesuffix(b" (deleted)")
-                names.add(path.rsplit(b"/", 1)[-1])
+                only_folder = mark.root_of is not None and mark.root_of.cow is not None and not mark.denied
+                (folders if only_folder else names).add(path.rsplit(b"/", 1)[-1])
         if passed:
             names |= self.aliases.of(passed)
-        names.discard(b"")  # the root: no path goes through it, and a walk looks at where it starts
-        self.triggers = frozenset(names)
+        self.inner = frozenset(names - {b""})
+        self.triggers = frozenset(names | folders) - {b""}  # no path goes through the root; walks look where they start
 
     def denied(self) -> Marks:
         """Return what is denied, with what was found inside: no path may start below one of these."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sandlock_notif.fs.mount import Bind
     from sandlock_notif.processes import Process
     from sandlock_notif.request import Request
-    from sandlock_sys.shortcut import Shortcut
+    from sandlock_sys.shortcut import BranchPlace, Shortcut
 
 __all__ = ["View"]
 
@@ -248,13 +248,19 @@ class View:
         closed = self.table.closed()
         shortcut.judge_by(
             root=-1 if self.root_identity in closed.identities else self.root,
-            relative=not self.has_cow,  # the names of an fd's own place in a branch have to be looked up
+            relative=len(self._branches) < 2,  # an fd's own place is looked up in one branch alone
             marks=self.table.marks,
             names=self.table.triggers,
             closed=closed,
             denied=self.origins.denied,
             fence=self.origins.fences,
+            branch=self._branch_place(shortcut),
         )
+
+    def _branch_place(self, shortcut: Shortcut) -> BranchPlace | None:
+        """Return where the branch is, if there is one."""
+        layers = [mount.cow for mount in self.mounts if mount.cow is not None]
+        return layers[0].place(shortcut, self.table.inner, self.root_identity) if len(layers) == 1 else None
 
     def expect(self, directory: int, rule: Awaited) -> None:
         """Mark a directory, whose fd is given away, in which names mean what `rule` says."""
@@ -277,6 +283,9 @@ class View:
             if self.mount_of(found) is not None:
                 status = os.fstat(found)
                 return self.placed(Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode))
+            status = os.fstat(found)
+            if looks and not status.st_nlink:  # where it was cannot be told, and fstat tells all of this
+                return Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode)
             identity, mode = self.origins.check(found)
             if not looks and not S_ISDIR(mode):
                 self.origins.check_file(self.host_root, found)

@@ -21,6 +21,7 @@
 #include "notif.h"
 #include "procmem.h"
 #include "raw.h"
+#include "text.h"
 #include "walk.h"
 
 enum {
@@ -53,6 +54,7 @@ struct call {
     uint32_t find; /* SL_WALK_* */
     int object;    /* O_PATH fd; -1 when somebody else closes it */
     uint32_t mode;
+    int in_branch;
 };
 
 static uint64_t argument(const struct call *call, int index)
@@ -90,59 +92,6 @@ static int understood(struct call *call)
     }
 }
 
-/* Whether a component is one of the names by which a marked object is reached. */
-static int special(const struct sl_shortcut *shortcut, const char *component, size_t size)
-{
-    uint32_t low = 0, high = shortcut->name_count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        const char *name = shortcut->names + shortcut->name_at[middle];
-        int order = strncmp(name, component, size);
-        if (!order)
-            order = name[size] != 0;
-        if (!order)
-            return 1;
-        if (order < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return 0;
-}
-
-static int plain_path(const struct sl_shortcut *shortcut, const char *path)
-{
-    while (*path) {
-        size_t size = strcspn(path, "/");
-        if (size && special(shortcut, path, size))
-            return 0;
-        path += size;
-        path += *path == '/';
-    }
-    return 1;
-}
-
-static char *put(char *at, const char *text)
-{
-    while (*text)
-        *at++ = *text++;
-    *at = 0;
-    return at;
-}
-
-static char *put_number(char *at, uint32_t number)
-{
-    char digits[10];
-    int count = 0;
-    do
-        digits[count++] = (char)('0' + number % 10);
-    while (number /= 10);
-    while (count)
-        *at++ = digits[--count];
-    *at = 0;
-    return at;
-}
-
 static int waits(const struct call *call)
 {
     return sl_notif_id_valid(call->shortcut->listener, call->request->id) == 0;
@@ -160,7 +109,7 @@ static int good_start(const struct sl_shortcut *shortcut, int start)
     return !shortcut->fence_count || sl_climb_at_most(start, shortcut->fence, shortcut->fence_count, DEEPEST) >= 0;
 }
 
-/* The fd that a relative path starts from, to be closed; -1: not served. */
+/* The fd that a relative path starts from, to be closed; -1: not served. It is not judged yet. */
 static int start_of(const struct call *call)
 {
     const struct sl_shortcut *shortcut = call->shortcut;
@@ -168,16 +117,16 @@ static int start_of(const struct call *call)
     int at = call->row->at < 0 ? CWD : (int)(uint32_t)argument(call, call->row->at);
     if (!shortcut->relative || (at < 0 && at != CWD))
         return -1;
-    char *end = put_number(put(link, "/proc/"), call->request->pid);
+    char *end = sl_put_number(sl_put(link, "/proc/"), call->request->pid);
     if (at == CWD)
-        put(end, "/cwd");
+        sl_put(end, "/cwd");
     else
-        put_number(put(end, "/fd/"), (uint32_t)at);
+        sl_put_number(sl_put(end, "/fd/"), (uint32_t)at);
     int start = (int)RAW(__NR_openat, CWD, link, O_PATH | O_CLOEXEC, 0);
     if (start < 0)
         return -1;
     /* It was the caller's if the caller waits still. */
-    if (waits(call) && good_start(shortcut, start))
+    if (waits(call))
         return start;
     RAW(__NR_close, start);
     return -1;
@@ -197,7 +146,7 @@ static int answer(struct call *call, int64_t value, long error)
 static int give(struct call *call, const void *data, size_t size, int64_t value)
 {
     char link[32];
-    put(put_number(put(link, "/proc/"), call->request->pid), "/mem");
+    sl_put(sl_put_number(sl_put(link, "/proc/"), call->request->pid), "/mem");
     int memory = (int)RAW(__NR_openat, CWD, link, O_RDWR | O_CLOEXEC, 0);
     if (memory < 0)
         return 0;
@@ -224,6 +173,10 @@ static int look_extended(struct call *call)
 
 static int check_access(struct call *call)
 {
+    if (call->in_branch) { /* where it is refused, the branch says why */
+        long refused = sl_inode_access(call->object, (int)argument(call, call->row->value), EACCESS);
+        return !refused && answer(call, 0, 0);
+    }
     return answer(call, 0, sl_inode_access(call->object, (int)argument(call, call->row->value),
                                            (int)(call->flags & EACCESS)));
 }
@@ -259,11 +212,13 @@ static int open_object(struct call *call)
     struct sl_deputy *deputy = call->shortcut->deputy;
     uint32_t type = call->mode & TYPE;
     long index = free_slot(deputy);
+    if (call->in_branch && call->flags & (O_ACCMODE | O_TRUNC)) /* it would have to be copied up */
+        return 0;
     if (index < 0 || (type != FILE_ && type != FOLDER) || sl_deputy_busy(deputy) > call->shortcut->blocked_ns)
         return 0;
     struct sl_deputy_slot *slot = &deputy->slots[index];
     memset(slot, 0, offsetof(struct sl_deputy_slot, buffer));
-    put_number(put(slot->buffer, "/proc/self/fd/"), (uint32_t)call->object);
+    sl_put_number(sl_put(slot->buffer, "/proc/self/fd/"), (uint32_t)call->object);
     slot->number = __NR_openat;
     slot->arguments[0] = (uint64_t)(int64_t)CWD;
     slot->arguments[2] = (call->flags & OPEN_KNOWN & ~(uint32_t)O_NOFOLLOW) | O_CLOEXEC;
@@ -293,19 +248,69 @@ static int act(struct call *call)
     }
 }
 
-static int find_and_act(struct call *call, int start, const char *path)
+static int act_on(struct call *call, const struct sl_walk *found)
 {
-    const struct sl_shortcut *shortcut = call->shortcut;
-    struct sl_walk found;
-    sl_find(start, path, call->find, shortcut->marks, shortcut->mark_count, &found);
-    if (found.outcome == SL_WALK_ERROR) /* a symlink, or what the kernel would have to ask a file system for */
-        return found.error != ELOOP && found.error != EAGAIN && answer(call, 0, -found.error);
-    call->object = found.object;
-    call->mode = found.mode;
-    int served = found.outcome == SL_WALK_END && act(call);
+    if (found->outcome == SL_WALK_ERROR) /* a symlink, or what the kernel would have to ask a file system for */
+        return found->error != ELOOP && found->error != EAGAIN && answer(call, 0, -found->error);
+    call->object = found->object;
+    call->mode = found->mode;
+    int served = found->outcome == SL_WALK_END && act(call);
     if (call->object >= 0)
         RAW(__NR_close, call->object);
     return served;
+}
+
+static int find_and_act(struct call *call, int start, const char *path)
+{
+    struct sl_walk found;
+    sl_find(start, path, call->find, call->shortcut->marks, call->shortcut->mark_count, &found);
+    return act_on(call, &found);
+}
+
+/* As find_and_act, for a path of the branch. What was found counts if nobody changed the branch meanwhile, or what it
+ * is judged by: whoever does says that a change begins, forgets the shortcut if need be, and says that it is over. */
+static int find_in_branch(struct call *call, const char *path)
+{
+    const struct sl_shortcut *shortcut = call->shortcut;
+    const struct sl_branch *branch = &shortcut->branch;
+    struct sl_walk found;
+    int64_t state = sl_branch_begin(branch);
+    if (state < 0 || !sl_branch_find(branch, path, call->find, shortcut->marks, shortcut->mark_count, &found))
+        return 0;
+    if (!sl_branch_settled(branch, state) || __atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE)) {
+        if (found.object >= 0)
+            RAW(__NR_close, found.object);
+        return 0;
+    }
+    call->in_branch = 1;
+    return act_on(call, &found);
+}
+
+/* A path that starts outside of the branch, which may lead into it. */
+static int serve_from(struct call *call, int start, const char *path)
+{
+    const struct sl_shortcut *shortcut = call->shortcut;
+    struct sl_names names = {shortcut->names, shortcut->name_at, shortcut->name_count};
+    size_t end;
+    if (sl_name_first(&names, path, &end) < 0)
+        return find_and_act(call, start, path);
+    if (shortcut->branch.upper < 0)
+        return 0;
+    path = sl_branch_enter(&shortcut->branch, start, path, &names, shortcut->marks, shortcut->mark_count);
+    return path && find_in_branch(call, path);
+}
+
+/* A path that starts in a directory that the caller has. */
+static int serve_relative(struct call *call, int start, const char *path)
+{
+    const struct sl_branch *branch = &call->shortcut->branch;
+    char whole[LONGEST];
+    if (branch->upper >= 0) {
+        int inside = sl_branch_from(branch, start, path, whole, sizeof whole);
+        if (inside)
+            return inside > 0 && find_in_branch(call, whole);
+    }
+    return good_start(call->shortcut, start) && serve_from(call, start, path);
 }
 
 static const struct sl_shortcut_row *row_of(const struct sl_shortcut *shortcut, const struct sl_notif_request *request)
@@ -326,14 +331,16 @@ static int serve(struct call *call)
     if (!understood(call))
         return 0;
     long length = sl_procmem_string((int)call->request->pid, argument(call, call->row->path), path, sizeof path);
-    if (length <= 0 || !waits(call) || !plain_path(shortcut, path))
+    if (length <= 0 || !waits(call))
         return 0;
+    if (path[0] == '/' && shortcut->branch.upper >= 0 && shortcut->branch.whole)
+        return find_in_branch(call, path);
     if (path[0] == '/')
-        return shortcut->root >= 0 && find_and_act(call, shortcut->root, path);
+        return shortcut->root >= 0 && serve_from(call, shortcut->root, path);
     int start = start_of(call);
     if (start < 0)
         return 0;
-    int served = find_and_act(call, start, path);
+    int served = serve_relative(call, start, path);
     RAW(__NR_close, start);
     return served;
 }

@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+#include "branch.h"
+
 enum { SL_SHORTCUT_ROWS = 16, SL_SHORTCUT_NAMES = 64 };
 
 /* What a call does with the object that its path leads to. */
@@ -54,6 +56,7 @@ struct sl_shortcut {
     const char *names;     /* components by which marked objects are reached, each with a NUL behind it */
     struct sl_deputy *deputy; /* NULL: nothing is opened */
     struct sl_destinations *destinations; /* NULL: nobody is reached */
+    struct sl_branch branch;
     struct sl_shortcut_row rows[SL_SHORTCUT_ROWS];
     uint32_t name_at[SL_SHORTCUT_NAMES]; /* offsets into `names`, in the order of the names' bytes */
 };

@@ -14,7 +14,7 @@ from contextlib import suppress
 from errno import EACCES, EBUSY, EINVAL, ENOENT, ENOTDIR, EOPNOTSUPP, EXDEV
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG
 from struct import unpack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sandlock_cow.model import Layer as Where
 from sandlock_notif.action import Errno, InjectFd, Value
@@ -23,6 +23,7 @@ from sandlock_notif.fs.layers.layer import Layer
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.marks import Refused
 from sandlock_sys import inode
+from sandlock_sys.shortcut import BranchPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +31,16 @@ if TYPE_CHECKING:
     from sandlock_cow.branch import Branch
     from sandlock_notif.action import Action
     from sandlock_notif.dispatch import Outcome
-    from sandlock_notif.fs.marks import Rule
+    from sandlock_notif.fs.marks import Identity, Rule
     from sandlock_notif.fs.mount import Mount
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
+    from sandlock_sys.shortcut import Shortcut
 
 __all__ = ["CowLayer", "locate"]
 
+Asked = ParamSpec("Asked")
+Result = TypeVar("Result")
 _TMPFILE = 0o20000000  # __O_TMPFILE, asm-generic/fcntl.h, 3.11
 _REMOVEDIR = 0x200  # AT_REMOVEDIR, linux/fcntl.h
 _NOW, _OMIT = (1 << 30) - 1, (1 << 30) - 2  # UTIME_NOW, UTIME_OMIT, linux/stat.h
@@ -58,6 +62,14 @@ def locate(mount: Mount, path: bytes) -> Location:
     return place
 
 
+def _asked(act: Callable[Asked, Result], *arguments: Asked.args, **named: Asked.kwargs) -> Result:
+    """Return what `act` does; its errno is the caller's."""
+    try:
+        return act(*arguments, **named)
+    except OSError as error:
+        raise Refusal(error.errno or EACCES) from error
+
+
 class CowLayer(Layer):
     """The layer of one branch.
 
@@ -74,9 +86,47 @@ class CowLayer(Layer):
         # Where directories of the real tree went that an fd of a process may still lead to: the path that the kernel
         # tells of it -> O_PATH fd of the upper directory that took its place, None when it was removed.
         self._moved: dict[bytes, int | None] = {}
+        self._shortcut: Shortcut | None = None
+        self._layers: tuple[int, ...] = ()  # O_PATH fds of ours, for the shortcut
+
+    def place(self, shortcut: Shortcut, names: frozenset[bytes], root: Identity) -> BranchPlace | None:
+        """Say what `shortcut` may serve of the branch, which tells it of its operations from now on.
+
+        Arguments:
+            shortcut: of the sandbox.
+            names: of path components that it does not serve.
+            root: of the view.
+
+        """
+        beside = self.branch.beside
+        if self._shortcut is None:
+            self._shortcut = shortcut
+            beside.watch(shortcut)
+        if beside.layers is None:
+            return None
+        if not self._layers:
+            self._layers = tuple([os.dup(fd) for fd in beside.layers])
+        upper, lower = self._layers
+        found = os.fstat(lower)
+        identity = found.st_dev, found.st_ino
+        ruled = [path.rpartition(b"/")[2] for path in self.rules]
+        return BranchPlace(
+            upper,
+            lower,
+            (os.fsencode(self.branch.upper), os.fsencode(self.branch.lower)),
+            identity,
+            names=names.union(ruled, beside.opaque),
+            whole=identity == root,
+            starts=not self._moved,
+        )
 
     def close(self) -> None:
         """Close every fd; the branch stays open."""
+        if self._shortcut is not None:
+            self.branch.beside.watch(None)
+        for layer in self._layers:
+            os.close(layer)
+        self._shortcut, self._layers = None, ()
         for fd in self._moved.values():
             if fd is not None:
                 os.close(fd)
@@ -123,14 +173,16 @@ class CowLayer(Layer):
         upper = os.fsencode(self.branch.upper)
         if text == upper or text.startswith(upper + b"/"):
             return os.fsencode(self.branch.lower) + text[len(upper) :]
+        if text.startswith(os.fsencode(self.branch.path) + b"/"):
+            return os.fsencode(self.branch.lower) + b" (deleted)"  # removed, in a place that nobody needs to know
         return text
 
     def pinned(self, place: Location) -> int:
         """Return an O_PATH fd, the caller's, of what is there."""
         if place.object >= 0:
             return os.dup(place.object)
-        found = self.branch.lookup(place.path)
-        return os.open(found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
+        found = _asked(self.branch.lookup, place.path)
+        return _asked(os.open, found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
 
     def stat(self, request: Request, place: Location) -> bytes:
         """Return the attributes of the file that holds the content now, as fstat tells them."""
@@ -150,11 +202,11 @@ class CowLayer(Layer):
 
     def access(self, request: Request, place: Location, mode: int, flags: int) -> None:
         """Ask the branch."""
-        self.branch.access(place.path, mode)
+        _asked(self.branch.access, place.path, mode)
 
     def readlink(self, request: Request, place: Location) -> bytes:
         """Ask the branch."""
-        return self.branch.readlink(place.path)
+        return _asked(self.branch.readlink, place.path)
 
     def open(self, request: Request, place: Location, flags: int, mode: int) -> Outcome:
         """Give the child an fd of the upper file, or of the real one for reading."""
@@ -187,6 +239,8 @@ class CowLayer(Layer):
             fd = self.branch.open(place.path, flags, mode)
         except OSError as error:
             return Errno(error.errno or EACCES)
+        if self.files is not None and not flags & (os.O_ACCMODE | os.O_TRUNC | _TMPFILE):
+            self.files.lend()
         return InjectFd(fd, close_on_exec=bool(flags & os.O_CLOEXEC))
 
     async def _later(self, act: Callable[[], Action]) -> Action:
@@ -256,6 +310,8 @@ class CowLayer(Layer):
             with suppress(OSError):
                 found = self.branch.lookup(now)
                 fd = os.open(found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
+        if self._shortcut is not None:
+            self._shortcut.forget()  # paths that start in it have another meaning now
         old = self._moved.get(path)
         if old is not None:
             if fd is not None:

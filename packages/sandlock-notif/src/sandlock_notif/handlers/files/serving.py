@@ -241,6 +241,11 @@ class Files:
             self.shortcut.open_by(self.deputies.last)  # which is not blocked, or we have no other
         return ANSWERED
 
+    def lend(self) -> None:
+        """Let the shortcut open what it can from now on; for who served an open without a deputy."""
+        if self.shortcut is not None and self.view.services.deputies is not None:
+            self.shortcut.open_by(self.deputies.ready())
+
     async def post_free(self, request: Request, call: str, fd: int, *arguments: int | bytes) -> Action:
         """Make a call on a file of a branch's storage, which is no business of the deputies' domain; closes `fd`.
 
