@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from netlab import denied, run
 
+from sandlock_notif import processes
+
 pytestmark = [
     pytest.mark.needs("seccomp", level=2),
     pytest.mark.needs("pidfd", level=2),
@@ -216,7 +218,13 @@ auto = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); auto.bind(""); tell(dat
         assert seen == []
 
 
-def test_not_23_descriptors_passed_on_are_the_programs_own(folders: tuple[str, str]) -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["known", "of-many"])
+def test_not_23_descriptors_passed_on_are_the_programs_own(
+    folders: tuple[str, str], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a process that the index has no pidfd for, since there are too many."""
+    if not known:
+        monkeypatch.setattr(processes, "MAX_PIDFDS", 0)
     code = """
 left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 r, w = os.pipe()

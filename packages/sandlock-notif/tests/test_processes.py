@@ -84,6 +84,16 @@ def test_one_sandbox_takes_no_more_fds_than_its_share(
     sleepers[5].kill()
     os.waitid(os.P_PID, sleepers[5].pid, os.WEXITED | os.WNOWAIT)
     assert not entries[5].alive()  # without an fd too
+    for entry in entries[:5]:
+        entry.send_signal(0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.close(entry.take_fd(999))
+    sleepers[5].wait()
+    with pytest.raises(OSError, match="No such process"):
+        entries[5].send_signal(0)
+    other = processes.Process(sleepers[4].pid, entries[4].start - 1, -1)  # whose number that process has got
+    with pytest.raises(OSError, match="has ended"):
+        other.take_fd(0)
     index.unregister(entries[0])
     replacement = subprocess.Popen(["sleep", "60"])
     try:

@@ -15,7 +15,7 @@ import pytest
 from supervision import PYTHON, serve, supervise, table
 
 from sandlock_arch import native
-from sandlock_notif import Action, Delegate, Errno, Hold, InjectFd, NotifError, Request, Value, processes
+from sandlock_notif import Action, Delegate, Errno, Hold, InjectFd, Kill, NotifError, Request, Value, processes
 from sandlock_notif.deputies import Deputies
 from sandlock_notif.memory import read_path
 from sandlock_sys import notif, procmem
@@ -110,6 +110,13 @@ def test_a_kernel_call_that_fails_lets_nothing_through(
     if nth is not None and owner is not notif.Exchange:
         assert answers["refused"] == SERVED["refused"], "one call failed, and no other"
     assert count
+
+
+@pytest.mark.parametrize("share", [256, 0])
+def test_a_process_is_killed_by_its_answer_however_many_there_are(share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MAX_PIDFDS", share)
+    outcome = supervise(python(ASKING), table("getsid", lambda _: Kill(signal.SIGKILL, "no")))
+    assert (outcome.code, told(outcome.output).keys()) == (-signal.SIGKILL, SERVED.keys() - {"refused"})
 
 
 def test_an_answer_that_cannot_be_given_ends_the_serving_and_nobody_waits(

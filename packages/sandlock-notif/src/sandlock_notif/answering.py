@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, assert_never
 
 from sandlock_notif.action import Answered, Continue, Delegate, Errno, Hold, InjectFd, Kill, Value
 from sandlock_notif.errors import NotifError, VanishedError
-from sandlock_sys import pidfd
 from sandlock_sys.deputy import Answer
 from sandlock_sys.errors import SyscallError
 
@@ -141,9 +140,7 @@ class Answerer:
 
     def _kill(self, request: Request, signal: int) -> None:
         with suppress(VanishedError, OSError):
-            process = self._processes.of(request)
-            if process.pidfd >= 0:
-                pidfd.send_signal(process.pidfd, signal)
+            self._processes.of(request).send_signal(signal)
 
     async def delegated(self, request: Request, action: Delegate) -> Action:
         """Let a deputy make the call, and return what is left to answer."""

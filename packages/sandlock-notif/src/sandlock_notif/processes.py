@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from errno import EMFILE, ENFILE, ENOENT, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -83,6 +83,34 @@ class Process:
             # A first thread that has ended is a zombie as long as others run.
             return found.starttime == self.start and (found.state not in "ZX" or found.num_threads > 1)
         return False
+
+    def take_fd(self, number: int) -> int:
+        """Return a copy of the process's fd `number`, which the caller closes; SyscallError as pidfd_getfd(2)."""
+        with self._opened() as own:
+            return pidfd.getfd(own, number)
+
+    def send_signal(self, number: int) -> None:
+        """Signal the process, and nobody else; SyscallError ESRCH when it is gone."""
+        with self._opened() as own:
+            pidfd.send_signal(own, number)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Lend the index's pidfd or, where there was no room for one, another for the moment.
+
+        Safety: the start time is read while the new one is open, and it is alive afterwards: it is this process's.
+        """
+        if self.pidfd >= 0:
+            yield self.pidfd
+            return
+        own = pidfd.open_pidfd(self.pid)
+        try:
+            if read_stat(self.pid).starttime != self.start:
+                raise SyscallError("pidfd_open", ESRCH, f"process {self.pid} has ended")
+            pidfd.send_signal(own, 0)
+            yield own
+        finally:
+            os.close(own)
 
     def __repr__(self) -> str:
         return f"<Process {self.pid}@{self.start}{' gone' if self.gone else ''}>"

@@ -19,7 +19,7 @@ from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.handlers.network.messages import MESSAGE_SIZE, gather, parse_message
 from sandlock_notif.observed import Observed
 from sandlock_notif.sockaddr import parse_endpoint
-from sandlock_sys import pidfd, sockets
+from sandlock_sys import sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,8 +208,7 @@ class Observer(HandlerTable):
     def _taken(self, request: Request) -> socket.socket:
         """Return a copy of the socket that argument 0 names, which the caller closes."""
         assert self._services is not None  # noqa: S101  # as above
-        process = self._services.processes.of(request)
-        return socket.socket(fileno=pidfd.getfd(process.pidfd, request.int_arg(0)))
+        return socket.socket(fileno=self._services.processes.of(request).take_fd(request.int_arg(0)))
 
 
 def _messages(request: Request, call: str) -> list[tuple[bytes, bytes]]:

@@ -18,7 +18,6 @@ from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.origin import AT_FDCWD, open_of
 from sandlock_notif.memory import READ_MAX, read, read_string, write
 from sandlock_policy.seccomp.rules import one_of
-from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class ByFd:
         """Act on the branch for an fd that leads there; else make the call on the very file that was looked at."""
         process = self._files.view.process(request)
         try:
-            held = pidfd.getfd(process.pidfd, request.int_arg(0))
+            held = process.take_fd(request.int_arg(0))
         except SyscallError as error:
             return Errno(error.errno or ENOENT)
         try:

@@ -15,7 +15,6 @@ from sandlock_notif.dispatch import Trap
 from sandlock_notif.fs.how import NO_FOLLOW
 from sandlock_notif.fs.layers.host import object_path
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class WorkingDirectory:
             watched = self._files.pin(place)
             process = self._files.view.process(request)
             try:
-                queue = pidfd.getfd(process.pidfd, request.int_arg(0))
+                queue = process.take_fd(request.int_arg(0))
             except SyscallError as error:
                 return Errno(error.errno or EBADF)
             return self._files.post(

@@ -18,7 +18,7 @@ from sandlock_notif.action import Errno, Value
 from sandlock_notif.dispatch import Trap
 from sandlock_notif.fs.marks import Hidden, Place
 from sandlock_notif.memory import READ_MAX, write
-from sandlock_sys import inode, pidfd
+from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Listing:
         size = min(request.args[2] & 0xFFFFFFFF, READ_MAX)
         process = self._files.view.process(request)
         try:
-            directory = pidfd.getfd(process.pidfd, request.int_arg(0))
+            directory = process.take_fd(request.int_arg(0))
         except SyscallError as error:
             return Errno(EBADF if error.errno == EBADF else EPERM)
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sandlock_notif import memory
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.handlers.network.addresses import AF_UNIX
-from sandlock_sys import pidfd, procmem, sockets
+from sandlock_sys import procmem, sockets
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -179,9 +179,9 @@ def _take_fds(data: bytes, process: Process, into: list[int]) -> None:
     for at in range(0, len(data), 4):
         number = int.from_bytes(data[at : at + 4], "little", signed=True)
         try:
-            into.append(pidfd.getfd(process.pidfd, number))
+            into.append(process.take_fd(number))
         except SyscallError as error:
-            if error.errno == EBADF and process.pidfd >= 0:
+            if error.errno == EBADF:
                 raise Refusal(EBADF) from error
             raise Refusal(EPERM, f"an fd to be passed on cannot be taken: {error}") from error
 

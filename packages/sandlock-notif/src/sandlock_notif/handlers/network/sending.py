@@ -32,7 +32,7 @@ from sandlock_notif.handlers.network.pinning import (
     take_named,
     wait_until_writable,
 )
-from sandlock_sys import pidfd, sockets
+from sandlock_sys import sockets
 
 if TYPE_CHECKING:
     from sandlock_notif.action import Action
@@ -259,7 +259,7 @@ class Sender:
         if result == -EPIPE and pinned.kind in (STREAM, _SEQPACKET) and not flags & _NOSIGNAL:
             process = self._source().processes.of(request)
             with suppress(OSError):
-                pidfd.send_signal(process.pidfd, SIGPIPE)
+                process.send_signal(SIGPIPE)
         return Errno(-result)
 
 
