@@ -11,6 +11,7 @@ import pytest
 from runtime_lab import PYTHON, box, is_alive, line_of, state_of, wait_until
 
 from sandlock_runtime import DEVNULL, PIPE, Reason
+from sandlock_sys import proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,9 +67,10 @@ def at_its_end(tmp_path: Path) -> Iterator[tuple[Process, Path]]:
     folder = tmp_path / "folder"
     folder.mkdir()
     sandbox = box(workdir=str(folder), cwd=str(folder), fs_storage=str(tmp_path / "storage"))
-    command = ["sh", "-c", "echo $PPID; read go; echo new > file"]
+    command = ["sh", "-c", "echo started; read go; echo new > file"]
     with sandbox.popen(command, stdin=PIPE, stdout=PIPE) as process:
-        guard = int(line_of(process.stdout))
+        assert line_of(process.stdout) == "started"
+        guard = proc.read_stat(process.pid).ppid  # the program itself sees 0 in a pid namespace
         os.kill(guard, signal.SIGSTOP)
         wait_until(lambda: state_of(guard) == "T")
         assert process.stdin is not None
@@ -138,8 +140,8 @@ def test_the_end_of_the_program_is_the_end_of_its_daemons() -> None:
 
 def test_a_killed_guard_is_told() -> None:
     sandbox = box()
-    with sandbox.popen(["sh", "-c", "echo $PPID; sleep 60"], stdout=PIPE) as process:
-        guard = int(line_of(process.stdout))
+    with sandbox.popen(["sleep", "60"]) as process:
+        guard = proc.read_stat(process.pid).ppid
         os.kill(guard, signal.SIGKILL)
         result = process.wait(10)
     assert ending(result) == (Reason.SUPERVISOR, -1, None, False)

@@ -16,11 +16,14 @@ pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("landlock
 SYSTEM = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache"]
 
 
-def python(code: str, **fields: Any) -> Result:
-    return Sandbox(fs_readable=SYSTEM, **fields).run(["/usr/bin/python3", "-I", "-S", "-c", code], timeout=30)
+def python(code: str, more: list[str] | None = None, **fields: Any) -> Result:
+    return Sandbox(fs_readable=[*SYSTEM, *(more or [])], **fields).run(
+        ["/usr/bin/python3", "-I", "-S", "-c", code], timeout=30
+    )
 
 
-def test_pr_07_no_more_processes_than_allowed_and_room_again_after_an_end() -> None:
+@pytest.mark.parametrize("more", [[], ["/proc"]], ids=["", "pid namespace"])
+def test_pr_07_no_more_processes_than_allowed_and_room_again_after_an_end(more: list[str]) -> None:
     code = """
 import os, time
 def fork():
@@ -37,7 +40,7 @@ print([pid > 0 for pid in children], min(children))
 os.kill(children[0], 9); os.waitpid(children[0], 0)
 print(fork() > 0, fork())
 """
-    result = python(code, max_processes=4)
+    result = python(code, max_processes=4, more=more)
     first = [True] * 3 + [False] * 3
     assert result.stdout.decode() == f"{first} -11\nTrue -11\n"
     assert [(denial.errno, denial.count) for denial in result.denials] == [(11, 4)]

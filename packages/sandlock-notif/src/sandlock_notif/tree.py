@@ -57,8 +57,8 @@ def look(processes: Processes, outside: frozenset[int]) -> tuple[set[Process], s
 
 
 def between(root: int, first: int) -> frozenset[int]:
-    """Return the processes between the root and the sandbox's first process, which lives: an init of ours, or none."""
-    found: set[int] = set()
+    """Return the processes below the root that are ours: those above the sandbox's first, which lives, and an init."""
+    found = {child for child in _children(root) if _is_init(child)}
     pid = first
     while pid != root and len(found) < 16:
         data = contents(f"/proc/{pid}/stat")
@@ -67,6 +67,13 @@ def between(root: int, first: int) -> frozenset[int]:
             raise ProcessLookupError(ESRCH, f"process {first} does not descend from {root}")
         found.add(pid)
     return frozenset(found - {root})
+
+
+def _is_init(pid: int) -> bool:
+    """Whether it is the first process of a pid namespace below the reader's, where no program can make another."""
+    line = next(line for line in contents(f"/proc/{pid}/status").splitlines() if line.startswith(b"NSpid:"))
+    numbers = line.split()[1:]
+    return len(numbers) > 1 and numbers[-1] == b"1"
 
 
 def _children(pid: int) -> Iterator[int]:
