@@ -82,13 +82,18 @@ def compare(
     *,
     rounds: int,
 ) -> list[Row]:
-    """Measure `base` and every case (action, budget) in turn, `rounds` times after three that do not count."""
+    """Measure `base` and every case (action, budget) in turns that begin elsewhere each time.
+
+    There are `rounds` of them, after three that do not count.
+    """
     name, action = base
+    names = list(cases)
     pairs: dict[str, list[tuple[float, float]]] = {case: [] for case in cases}
     for turn in range(rounds + 3):
         first = seconds(action)
-        for case, (run, _) in cases.items():
-            took = seconds(run)
+        at = turn % max(1, len(cases))
+        for case in [*names[at:], *names[:at]]:  # who follows the base finds caches and processors as that left them
+            took = seconds(cases[case][0])
             if turn >= 3:
                 pairs[case].append((took, first))
     return [paired(case, name, pairs[case], budget) for case, (_, budget) in cases.items()]
