@@ -108,6 +108,10 @@ class Machine:
         data = b"".join(word.to_bytes(8, "little", signed=True) for word in words)
         self._uc.mem_write(address, data)
 
+    def write_bytes(self, address: int, data: bytes) -> None:
+        """Write bytes where memory is mapped."""
+        self._uc.mem_write(address, data)
+
     def read_words(self, address: int, count: int) -> tuple[int, ...]:
         """Read signed 64-bit words."""
         data = bytes(self._uc.mem_read(address, 8 * count))

@@ -99,7 +99,7 @@ class Architecture:
 
     @property
     def rescue(self) -> Rescue | None:
-        """Return what brings a thread back when its tracer dies, None where that is not written yet."""
+        """Return what brings a thread back when its tracer dies, None for nothing."""
         return self._loaded().rescue
 
     def _loaded(self) -> Parts:

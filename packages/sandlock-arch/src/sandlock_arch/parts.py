@@ -58,4 +58,4 @@ class Parts(NamedTuple):
     registers: RegisterLayout
     encode: Encoder
     vdso_stubs: StubLowering
-    rescue: Rescue | None = None
+    rescue: Rescue | None

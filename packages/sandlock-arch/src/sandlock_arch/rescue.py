@@ -7,17 +7,32 @@ the return address of the injected call leads to rt_sigreturn(2), which takes ev
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-__all__ = ["Frame", "Rescue"]
+__all__ = ["BAD_STACK_FLAGS", "Frame", "Rescue", "generic_head"]
+
+BAD_STACK_FLAGS = 0x7F  # no valid ss_flags: rt_sigreturn then leaves the alternate stack alone
+_SIGINFO = 128  # sizeof(siginfo_t)
+_MASK_ROOM = 128  # of uc_sigmask, kept for a bigger one: asm/ucontext.h of arm64 and riscv
 
 
 class Frame(NamedTuple):
-    """`data` belongs at `address`, below the stack's red zone; `stack_pointer` is for the injected calls."""
+    """A signal frame, and how it is gone back by.
+
+    Attributes:
+        address: where `data` belongs, below the stack's red zone.
+        data: its bytes.
+        calling: registers that an injected call has beside its number and arguments, so that it returns into the frame.
+        going_back: registers with which the thread would go back by the frame at once.
+
+    """
 
     address: int
     data: bytes
-    stack_pointer: int
+    calling: Mapping[str, int]
+    going_back: Mapping[str, int]
 
 
 class Rescue(Protocol):
@@ -25,19 +40,23 @@ class Rescue(Protocol):
 
     Attributes:
         CALL_AND_RETURN: code that enters the kernel and then returns from a function; any will do.
-        SIGNAL_RETURN: code that makes the call rt_sigreturn, as a libc has it for its handlers; any will do.
+        SIGNAL_RETURN: code that makes the call rt_sigreturn, as a libc or the vDSO has it for handlers; any will do.
+        NOTES: NT_* types of the sets that `build` wants beside the general one.
 
     """
 
     CALL_AND_RETURN: tuple[bytes, ...]
     SIGNAL_RETURN: tuple[bytes, ...]
+    NOTES: tuple[int, ...]
 
-    def build(self, general: bytes, vector: bytes, mask: int, signal_return: int, call: int) -> Frame:
-        """Return the frame of a thread with these register sets and signal mask.
+    def build(
+        self, general: bytes, sets: Mapping[int, bytes], mask: int, signal_return: int, call: int
+    ) -> Frame | None:
+        """Return the frame of a thread with these register sets and signal mask; None where a needed set is not there.
 
         Arguments:
             general: the general set, as at a stop before signal delivery; an interrupted call is made again.
-            vector: the set that holds floating point and vector registers.
+            sets: by type, those of `NOTES` that the thread has.
             mask: blocked signals.
             signal_return: address of SIGNAL_RETURN in the process.
             call: number of the interrupted call that is made again, where the registers name restart_syscall(2) in its
@@ -45,5 +64,11 @@ class Rescue(Protocol):
 
         """
 
-    def vector_note(self) -> int:
-        """Return the NT_* type of the set that `build` wants as `vector`."""
+
+def generic_head(mask: int) -> bytes:
+    """Return what stands before the registers in struct rt_sigframe of arm64 and riscv: siginfo, and struct ucontext.
+
+    It ends where uc_mcontext begins, at a multiple of 16.
+    """
+    head = struct.pack("<QQQIxxxxQ", 0, 0, 0, BAD_STACK_FLAGS, 0) + struct.pack("<Q", mask).ljust(_MASK_ROOM, b"\0")
+    return (bytes(_SIGINFO) + head).ljust(-(-(_SIGINFO + len(head)) // 16) * 16, b"\0")

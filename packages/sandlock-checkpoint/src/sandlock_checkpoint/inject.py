@@ -27,6 +27,7 @@ What the thread may be doing when it is stopped, and why none of it is disturbed
 
 from __future__ import annotations
 
+from contextlib import suppress
 from errno import EIO
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -56,7 +57,6 @@ _ANONYMOUS = 0x20  # MAP_ANONYMOUS
 _PRIVATE = 0x02  # MAP_PRIVATE
 _READ_WRITE = 3  # PROT_READ | PROT_WRITE
 _BIRTHS = {1, 2, 3}  # PTRACE_EVENT_FORK, VFORK, CLONE
-_RETURN_ADDRESS = 8  # what a return takes off the stack, where return addresses are kept there
 _SEARCHED = 1 << 22  # bytes of a mapping
 _SEQUENCE = 8  # offset of rseq_cs in struct rseq, linux/rseq.h, 4.18
 
@@ -217,8 +217,13 @@ class Injector:
         rescue = self._architecture.rescue
         if rescue is None or not self._signal_return:
             return
-        vector = ptrace.get_regset(self.tid, rescue.vector_note())
-        frame = rescue.build(self._general, vector, self._mask, self._signal_return, self._interrupted)
+        sets = {}
+        for note in rescue.NOTES:
+            with suppress(SyscallError):  # as in `begin`
+                sets[note] = ptrace.get_regset(self.tid, note)
+        frame = rescue.build(self._general, sets, self._mask, self._signal_return, self._interrupted)
+        if frame is None:
+            return
         try:
             self._below = procmem.read(self.tid, frame.address, len(frame.data))
             procmem.write(self.tid, frame.address, frame.data)
@@ -231,14 +236,8 @@ class Injector:
         """Put the thread where it would go back by its frame, if it ran now."""
         if self._frame is None:
             return
-        layout = self._architecture.registers
-        values = {
-            layout.program_counter: self._signal_return,
-            layout.stack_pointer: self._frame.stack_pointer + _RETURN_ADDRESS,
-        }
-        if layout.syscall_number != self._architecture.abi.number_register:
-            values[layout.syscall_number] = _NO_CALL
-        ptrace.set_regset(self.tid, _PRSTATUS, layout.general.replace(self._general, values))
+        general = self._architecture.registers.general
+        ptrace.set_regset(self.tid, _PRSTATUS, general.replace(self._general, self._frame.going_back))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -344,7 +343,7 @@ class Injector:
         values[abi.number_register] = number
         values[layout.program_counter] = self.entry
         if self._frame is not None:
-            values[layout.stack_pointer] = self._frame.stack_pointer
+            values |= self._frame.calling
         ptrace.set_regset(self.tid, _PRSTATUS, layout.general.replace(self._general, values))
 
     def _to_stop(self, name: str) -> None:

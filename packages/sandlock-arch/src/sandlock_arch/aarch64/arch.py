@@ -14,12 +14,12 @@ __all__ = ["ARCHITECTURE"]
 
 def _load() -> Parts:
     """Import the rest of this folder."""
-    from sandlock_arch.aarch64 import encode, vdso_stubs
+    from sandlock_arch.aarch64 import encode, sigframe, vdso_stubs
     from sandlock_arch.aarch64.abi import ABI
     from sandlock_arch.aarch64.registers import REGISTERS
     from sandlock_arch.parts import Parts
 
-    return Parts(ABI, REGISTERS, encode, vdso_stubs)
+    return Parts(ABI, REGISTERS, encode, vdso_stubs, sigframe)
 
 
 ARCHITECTURE = Architecture(

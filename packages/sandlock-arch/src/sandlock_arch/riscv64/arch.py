@@ -15,11 +15,11 @@ __all__ = ["ARCHITECTURE"]
 def _load() -> Parts:
     """Import the rest of this folder."""
     from sandlock_arch.parts import Parts
-    from sandlock_arch.riscv64 import encode, vdso_stubs
+    from sandlock_arch.riscv64 import encode, sigframe, vdso_stubs
     from sandlock_arch.riscv64.abi import ABI
     from sandlock_arch.riscv64.registers import REGISTERS
 
-    return Parts(ABI, REGISTERS, encode, vdso_stubs)
+    return Parts(ABI, REGISTERS, encode, vdso_stubs, sigframe)
 
 
 ARCHITECTURE = Architecture(
