@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_checkpoint import SYSTEM, answer, ask, box, restored, saved, start
+from checkpoint_lab import NEEDED, SYSTEM, answer, ask, box, restored, saved, start
 
 import sandlock_arch
 from sandlock import ImageError, RestoreError, Sandbox, load
@@ -33,11 +33,7 @@ from sandlock_checkpoint.open_files import (
     UnconnectedSocket,
 )
 
-pytestmark = [
-    pytest.mark.needs("landlock", level=1),
-    pytest.mark.needs("seccomp", level=2),
-    pytest.mark.needs("x86_64"),
-]
+pytestmark = NEEDED
 
 Change = Callable[[Checkpoint], Checkpoint]
 _WORD = (1 << 64) - 1

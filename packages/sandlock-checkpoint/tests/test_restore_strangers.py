@@ -9,12 +9,13 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from process_lab import Lab, wait_until
+from process_lab import Lab, build, state_of, wait_until
 
 from sandlock_checkpoint import CaptureError, capture
 
@@ -190,3 +191,31 @@ def test_a_restored_process_looks_as_it_did(lab: Lab) -> None:
     with lab.take(running) as checkpoint:
         restored = lab.restore(checkpoint)
     assert looks(restored.pid) == before
+
+
+def debugged(pid: int) -> tuple[list[str], list[str]]:
+    """What gdb says of a process's registers, and of who called whom."""
+    command = ["gdb", "--nx", "--batch", "-iex", "set sysroot /", "-p", str(pid)]
+    command += ["-ex", "info registers", "-ex", "echo calls\\n", "-ex", "bt"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    before, _, calls = told.partition("\ncalls\n")
+    registers = [line for line in before.splitlines() if re.match(r"[a-z][a-z0-9_]+ +0x[0-9a-f]+ ", line)]
+    return registers, [line for line in calls.splitlines() if line.startswith("#")]
+
+
+@pytest.mark.needs("command:gdb")
+@pytest.mark.parametrize("call", ["read", "pause"])
+def test_a_debugger_sees_the_same_before_and_after(lab: Lab, programs: Path, call: str) -> None:
+    """Registers and calls, of a program that waits in the kernel."""
+    flag = lab.folder / "flag"
+    running = lab.start([build(programs, "blocked", "-g"), call, flag])
+    running.wait_for("ready")
+    wait_until(lambda: state_of(running.pid) == "S", "its waiting")
+    time.sleep(0.05)
+    registers, calls = debugged(running.pid)
+    assert len(registers) > 20
+    assert any("main" in line for line in calls)
+    with lab.take(running) as checkpoint:
+        restored = lab.restore(checkpoint)
+    wait_until(lambda: state_of(restored.pid) == "S", "its waiting")
+    assert debugged(restored.pid) == (registers, calls)

@@ -40,7 +40,6 @@ class Subject:
     stat: Stat
     status: Status
     snapshots: list[Snapshot]
-    pending: tuple[bytes, ...]
     mappings: tuple[Mapping, ...] = ()
 
     @property
@@ -69,8 +68,7 @@ def examine_process(
         interrupted = mend_interrupted(pid, tid, architecture)
         stopped.calls[tid] = interrupted.syscall if interrupted.restart else -1
         snapshots.append(take_snapshot(pid, tid, interrupted, architecture))
-    pending = ptrace.peek_signals(pid, shared=True)
-    return Subject(stopped, number, parent, prefix, read_stat(pid), status, snapshots, pending), refused
+    return Subject(stopped, number, parent, prefix, read_stat(pid), status, snapshots), refused
 
 
 def _unshared(pid: int, tid: int, prefix: str) -> list[Unsupported]:
@@ -138,7 +136,7 @@ def describe_process(
         threads=tuple(threads),
         descriptors=descriptors,
         actions=actions,
-        pending=subject.pending,
+        pending=ptrace.peek_signals(pid, shared=True),  # behind the timers: what expires during the stop is not lost
         interval_timers=intervals,
         posix_timers=timers,
         next_timer_id=-1,

@@ -89,9 +89,10 @@ def read_timers(
     for which in range(3):
         injector.call("getitimer", which, scratch.address)
         interval_s, interval_us, value_s, value_us = _ITIMER.unpack(scratch.read(_ITIMER.size))
-        value = value_s * 1_000_000 + value_us
-        if value:
-            intervals.append(IntervalTimer(which, value, interval_s * 1_000_000 + interval_us))
+        value, interval = value_s * 1_000_000 + value_us, interval_s * 1_000_000 + interval_us
+        if value or interval:
+            # Without a value: its signal waits, and the kernel arms it again when that is taken.
+            intervals.append(IntervalTimer(which, value or interval, interval))
     try:
         with open(f"/proc/{pid}/timers", "rb") as file:
             text = file.read()

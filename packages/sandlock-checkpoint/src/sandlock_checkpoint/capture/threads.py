@@ -76,7 +76,6 @@ class Snapshot:
     interrupted: Interrupted
     registers: tuple[Registers, ...]
     mask: int
-    pending: tuple[bytes, ...]
     rseq: Rseq
     status: Status
 
@@ -96,7 +95,6 @@ def take_snapshot(pid: int, tid: int, interrupted: Interrupted, architecture: Ar
         interrupted=interrupted,
         registers=read_registers(tid, architecture),
         mask=ptrace.get_signal_mask(tid),
-        pending=ptrace.peek_signals(tid, shared=False),
         rseq=rseq,
         status=read_status(pid, tid),
     )
@@ -122,7 +120,7 @@ def describe_thread(snapshot: Snapshot, injector: Injector, scratch: Scratch, no
         syscall=interrupted.syscall,
         deadline_ns=now_ns + interrupted.left_ns if interrupted.left_ns else 0,
         signal_mask=snapshot.mask,
-        pending=snapshot.pending,
+        pending=ptrace.peek_signals(snapshot.tid, shared=False),
         signal_stack=_signal_stack(injector, scratch),
         robust_list=_robust_list(injector, scratch),
         rseq=snapshot.rseq,
