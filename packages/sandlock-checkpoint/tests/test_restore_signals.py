@@ -10,7 +10,7 @@ import pytest
 from process_lab import Lab, build, wait_until
 
 from sandlock_checkpoint import Scope
-from sandlock_checkpoint.capture import drive
+from sandlock_checkpoint.capture import drive, process
 from sandlock_sys.proc import read_status
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_a_timer_that_expires_while_all_stand_still_is_not_lost(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, interval: float
 ) -> None:
     """The kernel arms it anew only when its signal is taken, which waits."""
-    real = drive.describe_process
+    real = process.describe_process
 
     def late(subject: Subject, *arguments: Any) -> ProcessInfo:
         def waits() -> bool:
