@@ -230,6 +230,33 @@ def refuse_namespaces() -> None:
     seccomp.set_mode_filter(b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions))
 
 
+@pytest.mark.needs("pid_namespace")
+@pytest.mark.needs("landlock", level=6)
+def test_an_old_landlock_is_refused_by_name_where_the_launch_finds_no_namespaces(tree: Tree) -> None:
+    """Nobody knows before the first launch, which tries them: it must not go on without what they would have held."""
+    marker = tree.work / "ran"
+
+    def refused() -> list[str]:
+        refuse_namespaces()
+        told = []
+        with override(features_of_abi(5)):
+            for agreed in ((), (), ("scope_signal",)):
+                sandbox = box(fs_writable=[str(tree.work)], allow_degraded=agreed)
+                try:
+                    result = sandbox.run(["touch", str(marker)])
+                except LayerMissingError as error:
+                    told.append(f"{error} {marker.exists()}")
+                else:
+                    told.append(next(row.state for row in result.protections if row.name == "scope_signal"))
+        return told
+
+    first, second, agreed = in_child(refused)
+    assert first == second
+    assert "namespaces, which this host does without" in first
+    assert first.endswith("--allow-degraded scope_signal) False")
+    assert (agreed, marker.exists()) == ("degraded", True)
+
+
 def metadata_layer(sandbox: Sandbox, command: list[str]) -> tuple[str, int, bytes]:
     result = sandbox.run(command)
     return next(row.layer for row in result.protections if row.name == "fs_metadata"), result.exit_code, result.stdout
