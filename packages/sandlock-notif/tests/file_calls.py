@@ -9,7 +9,7 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from supervision import PYTHON
 
@@ -114,12 +114,14 @@ def program(code: str, *arguments: str) -> list[str]:
     return [PYTHON, "-I", "-S", "-c", PRELUDE + code, json.dumps(numbers), *arguments]
 
 
-def bare(code: str, arguments: Iterable[str], cwd: str) -> bytes:
-    """What the program says without a sandbox."""
+def bare(code: str, arguments: Iterable[str], cwd: str, first: Callable[[], None] | None = None) -> bytes:
+    """What the program says without a sandbox; its process calls `first`, with all capabilities still."""
     environment = {"PATH": "/usr/bin:/bin"}
 
     def unprivileged() -> None:
         """The sandbox's processes have no capabilities, as uid 0 neither."""
+        if first is not None:
+            first()
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(28, 3, 0, 0, 0)  # PR_SET_SECUREBITS: SECBIT_NOROOT and its lock
         set_effective(0)

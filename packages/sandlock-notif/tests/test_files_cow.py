@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -286,6 +287,107 @@ def test_random_sequences_of_operations_answer_as_bare(base: Path, seed: int) ->
     outcome, _ = inside(base, program(SEQUENCE, str(base / "tree"), json.dumps(plan)))
     answered = outcome.output.replace(os.fsencode(base / "tree"), b"T").splitlines()
     assert answered == expected.replace(os.fsencode(copy), b"T").splitlines()
+
+
+# Three processes, which make steps in turn, each in a directory of its own and with a file that it holds open.
+TEAM = """
+os.chdir(sys.argv[2]); plan = json.loads(sys.argv[3]); os.umask(0o022); held = [None]
+def do(name, a, b):
+    if name in ("write", "append"):
+        with open(a, name[0]) as f: f.write(b)
+    elif name == "read": return open(a).read()
+    elif name == "list": return sorted(os.listdir(a))
+    elif name == "stat":
+        found = os.lstat(a); return [found.st_mode, 0 if os.path.isdir(a) else found.st_size]
+    elif name == "hold":
+        fd = os.open(a, os.O_RDWR)  # an fd for reading alone stays with the real file; an overlay's does not
+        if held[0] is not None: os.close(held[0])
+        held[0] = fd
+    elif name == "use": return None if held[0] is None else os.pread(held[0], 100, 0).decode()
+    elif name == "use to write": return None if held[0] is None else os.pwrite(held[0], b.encode(), 2)
+    elif name == "truncate": os.truncate(a, 3)
+    elif name == "chmod": os.chmod(a, 0o750)
+    elif name == "symlink": os.symlink(b, a)
+    elif name == "back": os.chdir(sys.argv[2])
+    elif name in ("mkdir", "rmdir", "unlink", "chdir"): getattr(os, name)(a)
+    else: getattr(os, name)(a, b)
+def worker(asked, told):
+    for line in asked:
+        name, a, b = json.loads(line)
+        try: answer = do(name, a, b)
+        except OSError as e: answer = errno.errorcode[e.errno]
+        told.write(json.dumps(answer) + "\\n"); told.flush()
+    os._exit(0)
+team = []
+for n in range(3):
+    (r, w), (r2, w2) = os.pipe(), os.pipe()
+    if os.fork() == 0: os.close(w); worker(os.fdopen(r), os.fdopen(w2, "w"))
+    os.close(r); os.close(w2); team.append((os.fdopen(w, "w"), os.fdopen(r2)))
+for n, step in enumerate(plan):
+    asked, told = team[n % 3]
+    asked.write(json.dumps(step) + "\\n"); asked.flush(); print(json.dumps(step), told.readline().strip())
+for root, folders, files in os.walk("."):
+    folders.sort()
+    for n in sorted([*folders, *files]):
+        path = os.path.join(root, n)
+        text = os.readlink(path) if os.path.islink(path) else open(path).read() if os.path.isfile(path) else ""
+        print(path, oct(os.lstat(path).st_mode), text)
+"""
+HELD = ("hold", "use", "use", "use to write")
+STEPS = 400
+
+
+def mounting(base: Path) -> Callable[[], None]:
+    """Return what mounts an overlay over `tree` at `copy`, in a mount namespace of the caller's own."""
+    for name in ("copy", "upper", "work"):
+        (base / name).mkdir()
+    options = f"lowerdir={base}/tree,upperdir={base}/upper,workdir={base}/work,redirect_dir=on,index=on"
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def mount() -> None:
+        private = 1 << 14 | 1 << 18  # MS_REC | MS_PRIVATE, linux/mount.h
+        if libc.unshare(0x20000) or libc.mount(b"none", b"/", None, private, None):  # CLONE_NEWNS
+            raise OSError(ctypes.get_errno(), "unshare")
+        if libc.mount(b"overlay", os.fsencode(base / "copy"), b"overlay", 0, options.encode()):
+            raise OSError(ctypes.get_errno(), "mount")
+
+    return mount
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("other", ["folder", pytest.param("overlay", marks=pytest.mark.needs("root"))])
+def test_several_processes_are_answered_as_in_a_folder_and_as_in_a_real_overlay(
+    base: Path, seed: int, other: str
+) -> None:
+    """The same plan, step by step in turn; where one works, the others stand and hold files open."""
+    rng = random.Random(seed)  # noqa: S311  # a reproducible plan
+    (base / "tree/abslink").unlink()
+    for name in ("c", "inside/d"):
+        (base / "tree/dir" / name).write_text(f"real {name}")
+    os.link(base / "tree/file", base / "tree/other/e")
+    top = ["a", "b", "dir", "dir/c", "dir/inside", "dir/inside/d", "other", "other/e", "folderlink/c", "file", "a/f"]
+    paths = [*top, "./b", "c", "d", "dir/../file", "dir/inside/../c", "other/../b", "absent/f"]
+    names = [*OPERATIONS, "stat", "stat", "read", "write", "chdir", "back", *HELD]
+    plan = json.dumps([(rng.choice(names), rng.choice(paths), rng.choice(paths)) for _ in range(STEPS)])
+    if other == "overlay":
+        first = mounting(base)
+    else:
+        first = None
+        shutil.copytree(base / "tree", base / "copy", symlinks=True)
+        (base / "copy/other/e").unlink()
+        os.link(base / "copy/file", base / "copy/other/e")
+    expected = bare(TEAM, [str(base / "copy"), plan], str(base), first)
+    outcome, _ = inside(base, program(TEAM, str(base / "tree"), plan))
+    told = outcome.output.decode().splitlines(), expected.decode().splitlines()
+    different = [pair for pair in zip(*told, strict=True) if pair[0] != pair[1]]
+    assert different == []
+    assert shown(outcome) > STEPS // 20
+
+
+def shown(outcome: Outcome) -> int:
+    """How many calls were served without the interpreter."""
+    assert outcome.supervisor is not None
+    return outcome.supervisor.shortly
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed here")

@@ -38,7 +38,7 @@ class Branch:
     Failures of an operation are OSErrors with the errno that the kernel would give (BranchQuotaError is ENOSPC);
     failures of the branch as a whole are BranchErrors. Semantics are those of overlayfs; renaming a directory of the
     real tree works (it is copied up first). A file opened for reading before it was copied up keeps reading the old
-    one, as there.
+    one; that of an overlay mount reads the new one.
 
     Modes are used as given: apply the caller's umask first. Permissions are checked by the kernel against the real
     user and the modes that the branch shows.
