@@ -114,10 +114,11 @@ class _Job:
             )
 
     def release(self) -> None:
-        """Let everything run on."""
-        for member in reversed(self.members):
-            if member.stopped is not None:
-                member.stopped.release()
+        """Let everything run on; where one must not, nobody does, for others may have memory and descriptors of it."""
+        held = [member.stopped for member in reversed(self.members) if member.stopped is not None]
+        leave = Leave.KILLED if any(stopped.doomed for stopped in held) else Leave.RUNNING
+        for stopped in held:
+            stopped.release(leave)
         self.shared.close()
 
     def describe(self, scope: Scope, leave: Leave, name: str) -> Checkpoint:

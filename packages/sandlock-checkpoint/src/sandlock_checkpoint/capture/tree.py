@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from errno import ENOENT, ESRCH
+from functools import partial
 
 from sandlock_arch import Architecture
 from sandlock_checkpoint.capture.stop import StoppedProcess, stop_process
@@ -16,6 +18,7 @@ from sandlock_sys.proc import list_tasks, read_children, read_stat
 __all__ = ["Member", "children_of", "stop_tree"]
 
 _DEAD = {"Z", "X"}
+_RESTLESS_S = 10.0  # for how long new ones are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +35,45 @@ def stop_tree(
 ) -> None:
     """Stop a process and all below it, parents before their children, and add each to `into` as soon as it is stopped.
 
-    A stopped process makes no children. So below a parent that is stopped the list is final, but for those that end:
-    they stay as zombies, because the parent cannot wait for them.
+    A stopped process makes no children. But it may be given some: when a process ends that still runs, those below it
+    become children of one further up (PR_SET_CHILD_SUBREAPER), which may have been asked for its children before. And
+    some who end are buried by nobody. So all are asked again, each before whoever is above it, until there is nobody
+    new: who moves up meanwhile meets one who has not been asked yet.
 
     Raises:
-        CaptureError: one cannot be stopped. What is in `into` is stopped, and the caller's to let go.
+        CaptureError: one cannot be stopped, or there are always new ones. What is in `into` is stopped, and the
+            caller's to let go.
 
     """
-    into.append(Member(pid, -1, stop_process(pid, architecture, timeout_s, interrupted)))
+    stop = partial(stop_process, architecture=architecture, timeout_s=timeout_s, interrupted=interrupted)
+    into.append(Member(pid, -1, stop(pid)))
     known = {pid}
+    deadline = time.monotonic() + _RESTLESS_S
     at = 0
     while at < len(into):
-        for child in children_of(into[at].pid) if into[at].stopped else ():
-            if child in known:
-                continue
-            known.add(child)
-            stopped = None
-            if not _ended(child):
-                try:
-                    stopped = stop_process(child, architecture, timeout_s, interrupted)
-                except CaptureError:
-                    if not _ended(child):
-                        raise
-            into.append(Member(child, at, stopped))
-        at += 1
+        while at < len(into):
+            _stop_below(at, into, known, stop)
+            at += 1
+        for again in reversed(range(at)):
+            _stop_below(again, into, known, stop)
+        if at < len(into) and time.monotonic() > deadline:
+            raise CaptureError(pid, f"below it new processes are made all the time, {len(known)} so far")
+
+
+def _stop_below(at: int, into: list[Member], known: set[int], stop: Callable[[int], StoppedProcess]) -> None:
+    """Stop the children of a member that nobody knew, and what is below them."""
+    for child in children_of(into[at].pid) if into[at].stopped else ():
+        if child in known:
+            continue
+        known.add(child)
+        stopped = None
+        if not _ended(child):
+            try:
+                stopped = stop(child)
+            except CaptureError:
+                if not _ended(child):
+                    raise
+        into.append(Member(child, at, stopped))
 
 
 def _ended(pid: int) -> bool:
@@ -68,9 +86,12 @@ def _ended(pid: int) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process, of whichever of its threads, in increasing order."""
+    """Return the children of a process, of whichever of its threads, in increasing order.
+
+    The main thread, to which others' children go, is asked last: see `stop_tree`.
+    """
     try:
-        found = {child for tid in list_tasks(pid) for child in read_children(pid, tid)}
+        found = {child for tid in sorted(list_tasks(pid), key=pid.__eq__) for child in read_children(pid, tid)}
     except SyscallError as error:
         if error.errno != ENOENT:
             raise
