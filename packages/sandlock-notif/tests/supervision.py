@@ -134,8 +134,10 @@ async def serve(
     def confine(deputy: Deputy) -> None:
         ruleset = ruleset_of(grants)
         if ruleset >= 0:
-            deputy.restrict_self(ruleset)
-            os.close(ruleset)
+            try:
+                deputy.restrict_self(ruleset)
+            finally:
+                os.close(ruleset)
 
     try:
         processes = Processes(loop, root=spawned.guard.pid)

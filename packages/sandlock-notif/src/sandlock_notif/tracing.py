@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
@@ -174,9 +175,13 @@ def pass_through(tid: int) -> bool:
         if error.errno == ESRCH:
             return False
         raise
-    with interrupted(tid):
-        change = ptrace.wait(tid)
-    return _release(change)
+    try:
+        with interrupted(tid):
+            change = ptrace.wait(tid)
+        return _release(change)
+    except BaseException:
+        _give_up(tid)
+        raise
 
 
 def follow_exec(
@@ -201,6 +206,14 @@ def follow_exec(
 
     """
     _seize(tid, Option.TRACEEXEC | Option.EXITKILL)
+    try:
+        return _follow(tid, let_go, at_exec, killable=killable)
+    except BaseException:
+        _give_up(tid)
+        raise
+
+
+def _follow(tid: int, let_go: Callable[[], bool], at_exec: Callable[[int], None], *, killable: bool) -> ExecOutcome:
     meant = False
     # An execve that fails comes to a stop as well, because of the interrupt. It is no signal: execve does not look for
     # it. If it came after the answer, the thread could be in its next notification by then, and traced there.
@@ -281,6 +294,17 @@ def _release(change: ptrace.Change | None) -> bool:
         _reap()  # killed while stopped; until we look it would stay a zombie, and an exec of its process would wait
         return False
     return True
+
+
+def _give_up(tid: int) -> None:
+    """Kill a task that this thread could not let go: its tracer lives on, and it would stay stopped for ever.
+
+    Safety: who is traced by this thread has not been reaped, so the id is its own.
+    """
+    with suppress(OSError, ValueError):
+        if read_status(tid).tracer_pid == threading.get_native_id():
+            os.kill(tid, signal.SIGKILL)
+            _reap()
 
 
 def _reap() -> None:
