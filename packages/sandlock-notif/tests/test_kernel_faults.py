@@ -95,7 +95,7 @@ tell(tcp("127.0.0.1", {other}))
 """
     with serve() as other:
         code = code.replace("{other}", str(other.port))
-        fields = {"net_allow_bind": ["0"], "net_allow": ["tcp://192.0.2.1:9"]}
+        fields: dict[str, Any] = {"net_allow_bind": ["0"], "net_allow": ["tcp://192.0.2.1:9"]}
         assert run(code, **fields).output.split() == [b"own", b"own", b"ECONNREFUSED"]
         failing = Failing(inside.SocketDiagnosis, name, nth, monkeypatch)
         told = run(code, **fields).output.split()
