@@ -43,6 +43,8 @@ def parse_target(target: bytes) -> Target:
     servers do; written with escapes, or in a form that only some servers read so, they are refused.
     """
     raw, mark, query = target.partition(b"?")
+    if not target.isascii():  # h11 lets none through; nobody is to depend on that
+        raise Refusal(400, "the target is not ASCII")
     if b"#" in target:
         raise Refusal(400, "the target has a fragment")
     if not raw.startswith(b"/"):
