@@ -1,6 +1,6 @@
 """Capture and restore beside CRIU's dump and restore of the same process, in turns; as root, where CRIU runs.
 
-    CRIU=/path/to/criu python benchmarks/bench_checkpoint_criu.py [MIB]
+    CRIU=/path/to/criu python benchmarks/bench_checkpoint_criu.py [MIB...]
 
 Images are in a tmpfs. `stop`: how long the process stands still; of CRIU what it says itself (frozen_time). `save`:
 from the call until the image is there; ours has digests and is synced. `restore`: from the call until the process runs;
@@ -115,7 +115,13 @@ def main() -> None:
     if not CRIU or os.geteuid():
         print("needs root, and criu on PATH or in CRIU")
         return
-    mib = int(sys.argv[1]) if sys.argv[1:] and sys.argv[1].isdigit() else 512
+    sizes = [int(word) for word in sys.argv[1:] if word.isdigit()] or [512, 2048]
+    for mib in sizes:
+        compare(mib)
+
+
+def compare(mib: int) -> None:
+    """Measure and print for one size."""
     rounds = []
     for _ in range(ROUNDS):
         folder = Path(tempfile.mkdtemp(prefix="sandlock-bench-", dir="/dev/shm"))
