@@ -22,6 +22,7 @@ from sandlock import Sandbox, SandboxBusyError
 
 READS = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "/dev/null"]
 LIVE = 200
+WARM_UP = 60  # runs of each kind: what is kept for the next one is there by then
 OVER = 3  # exit status: all was measured, and something is above its limit
 GROWTH_KIB = 8192  # allocators keep a little; a leak of one KiB each would be more
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
@@ -104,7 +105,7 @@ def main() -> None:
     count = int(words[0]) if words else 10_000
     with tempfile.TemporaryDirectory(prefix="sandlock-soak-") as folder:
         boxes = kinds(folder)
-        short_ones(boxes, 20 * len(boxes))
+        short_ones(boxes, WARM_UP * len(boxes))
         live_ones(folder)
         before, failed = held(), []
         took = seconds(lambda: failed.append(short_ones(boxes, count)))
