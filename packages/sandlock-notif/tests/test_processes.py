@@ -7,10 +7,14 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from sandlock_notif import Processes, processes
+from sandlock_notif import Processes, Request, processes
+from sandlock_notif.fs.numbering import Numbering
 
 pytestmark = pytest.mark.needs("pidfd", level=2)
 
@@ -128,3 +132,26 @@ def test_a_walk_that_numbers_given_away_have_deceived_registers_nobody(monkeypat
         assert len(index) == 0
         assert index.contains(child.pid)
         index.close()
+
+
+@pytest.mark.needs("mount_namespace")
+def test_inf_01_a_number_in_the_proc_of_another_namespace_is_nobody_of_ours() -> None:
+    """The sandbox has a process that is called so on the host; the folder is that of a stranger."""
+    command = ["unshare", "-r", "-p", "-f", "--mount-proc", "sh", "-c", "echo in; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as stranger:
+        try:
+            assert stranger.stdout is not None
+            assert stranger.stdout.readline() == b"in\n"
+            numbering = Numbering(cast("Processes", SimpleNamespace(contains=lambda _: True)))
+            request = cast("Request", SimpleNamespace(tid=os.getpid()))
+            children = Path(f"/proc/{stranger.pid}/task/{stranger.pid}/children").read_text().split()
+            folders = {f"/proc/{children[0]}/root/proc/1": False, f"/proc/{os.getpid()}": True}
+            for folder, ours in folders.items():
+                fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+                try:
+                    assert numbering.owns(request, fd, int(folder.rpartition("/")[2])) == ours, folder
+                finally:
+                    os.close(fd)
+            os.kill(int(children[0]), 9)
+        finally:
+            stranger.kill()

@@ -53,12 +53,13 @@ class Numbering:
             return self._processes.contains(number)
         try:
             caller = os.stat(f"/proc/{request.tid}/ns/pid").st_ino
-            if caller == os.stat("/proc/self/ns/pid").st_ino:  # a second mount of the host's own /proc
-                return self._processes.contains(number)
             found = os.stat(b"ns/pid", dir_fd=directory).st_ino
+            own = os.stat("/proc/self/ns/pid").st_ino
         except OSError:  # it has ended, or may not be looked at
             return False
-        return found == caller and number != _INIT
+        if found != caller:  # a number of somebody else's namespace: the sandbox may have a process that is called so
+            return False
+        return self._processes.contains(number) if caller == own else number != _INIT
 
 
 def _innermost(pid: int) -> int:
