@@ -17,6 +17,7 @@ from sandlock_notif.handlers.tracking import TrackingTable
 from sandlock_runtime import capturing
 from sandlock_sys import pidfd
 from sandlock_sys.errors import SyscallError
+from sandlock_sys.proc import read_maps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,6 +84,23 @@ def test_a_supervisor_that_does_not_look_who_calls_is_deceived(
     monkeypatch.setattr(TrackingTable, "_judge", lambda _table, _request: CONTINUE)
     with Attacked(attack, how) as attacked:
         assert any(attacked.asked() == "won" for _ in range(10_000))
+
+
+def test_the_call_is_made_by_code_that_nobody_can_replace(attack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write a file whose code is mapped would have the program's own code run while its call is let through."""
+    places: list[tuple[int, int, int]] = []
+
+    def getfd(process: int, remote: int) -> int:
+        counter = int(Path(f"/proc/{attacked.process.pid}/syscall").read_text().split()[-1], 16)
+        [kernel] = [one for one in read_maps(attacked.process.pid) if one.name == b"[vdso]"]
+        places.append((kernel.start, counter, kernel.end))
+        return pidfd.getfd(process, remote)
+
+    with Attacked(attack, "threads") as attacked:
+        monkeypatch.setattr(tracking, "pidfd", SimpleNamespace(open_pidfd=pidfd.open_pidfd, getfd=getfd))
+        assert all(attacked.watched(2))
+    assert len(places) == 2
+    assert all(start <= counter < end for start, counter, end in places)
 
 
 def test_whoever_does_not_stand_still_keeps_it_from_being_watched(attack: Path) -> None:

@@ -203,7 +203,8 @@ class _Job:
                 scratch = stack.enter_context(Scratch(injector, subject.pid, _SCRATCH))
                 injectors[subject.pid] = (injector, scratch)
                 if self.tracker is not None:
-                    self.tracker.attach(subject.pid, injector, way_past(subject.stopped, subject.status, self.admit))
+                    way = way_past(subject.stopped, subject.status, self.admit, injector, self.architecture)
+                    self.tracker.attach(subject.pid, injector, way)
                 found[subject.number] = describe_process(
                     subject, injector, scratch, self.architecture, descriptors[subject.number], now_ns
                 )

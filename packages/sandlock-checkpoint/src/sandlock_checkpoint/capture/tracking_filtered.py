@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeAlias
 
+from sandlock_arch import Architecture
 from sandlock_checkpoint.capture.stop import StoppedProcess
+from sandlock_checkpoint.errors import InjectionError
+from sandlock_checkpoint.inject import Injector, find_call
 from sandlock_checkpoint.tracing import EXIT_KILL, TRACE_SYSCALLS
 from sandlock_sys import ptrace
 from sandlock_sys.errors import SyscallError
@@ -27,19 +30,46 @@ class FilteredError(Exception):
     """A seccomp filter would judge an injected call, or what it makes is within reach of somebody; says why."""
 
 
-def way_past(stopped: StoppedProcess, status: Status, admit: Admit | None) -> AbstractContextManager[None]:
-    """Return what the call is made within, in the main thread of a stopped process with this status.
+def way_past(
+    stopped: StoppedProcess, status: Status, admit: Admit | None, injector: Injector, architecture: Architecture
+) -> AbstractContextManager[None]:
+    """Return what the call is made within, by `injector`, in the main thread of a stopped process with this status.
 
     Entering it raises `FilteredError` where there is no way.
     """
-    return _way(stopped, admit) if status.seccomp else nullcontext()
+    return _way(stopped, admit, injector, architecture) if status.seccomp else nullcontext()
 
 
 @contextmanager
-def _way(stopped: StoppedProcess, admit: Admit | None) -> Iterator[None]:
+def _way(
+    stopped: StoppedProcess, admit: Admit | None, injector: Injector, architecture: Architecture
+) -> Iterator[None]:
     admitted = admit(stopped.pid) if admit is not None else None
-    with _suspended(stopped.pid) if admitted is None else _let_through(stopped, admitted):
+    if admitted is None:
+        with _suspended(stopped.pid):
+            yield
+    else:
+        with _by_the_kernels_code(stopped.pid, injector, architecture), _let_through(stopped, admitted):
+            yield
+
+
+@contextmanager
+def _by_the_kernels_code(pid: int, injector: Injector, architecture: Architecture) -> Iterator[None]:
+    """Make calls by an instruction of the vDSO alone.
+
+    A page of a file is not the process's own: who may write the file, in another sandbox for one, would replace the
+    instruction, and the thread would run code of the program's while its call is let through. No code follows that
+    brings it back should this process die: it dies then.
+    """
+    kept = injector.entry
+    try:
+        injector.entry = find_call(pid, architecture).call
+    except InjectionError as error:
+        raise FilteredError(f"there is no code of the kernel's in it to make the call by: {error}") from error
+    try:
         yield
+    finally:
+        injector.entry = kept
 
 
 @contextmanager
