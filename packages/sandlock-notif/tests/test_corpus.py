@@ -6,12 +6,8 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EINVAL
 from functools import partial
-from pathlib import Path
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sandlock_notif.content.dns import parse_question
 from sandlock_notif.content.interfaces import LOOPBACK, answer
@@ -22,9 +18,7 @@ from sandlock_notif.handlers.network.messages import MESSAGE_SIZE, parse_control
 from sandlock_notif.handlers.network.unix import parse_unix
 from sandlock_notif.program import parse_first_line
 from sandlock_notif.sockaddr import parse_endpoint
-from sandlock_testkit.corpus import REFUSED, grown, seeds
-
-CORPUS = Path(__file__).parent / "corpus"
+from sandlock_testkit.corpus import corpus_tests
 
 
 def sockaddr(raw: bytes) -> None:
@@ -60,37 +54,29 @@ def loader(raw: bytes) -> None:
         interpreter_of(file.fileno())
 
 
+def answered(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
+    """Of a parser that says ValueError, which whoever asks it answers."""
+
+    def asked(raw: bytes) -> None:
+        try:
+            parse(raw)
+        except ValueError as error:
+            raise Refusal(EINVAL) from error
+
+    return asked
+
+
 PARSERS: dict[str, Callable[[bytes], object]] = {
     "sockaddr": sockaddr,
     "message": message,
     "control": lambda raw: list(parse_control(raw)),
-    "dns": parse_question,
+    "dns": answered(parse_question),
     "netlink": netlink,
-    "first_line": parse_first_line,
+    "first_line": answered(parse_first_line),
     "loader": loader,
 }
 
 
-def fault(name: str, content: bytes) -> str:
-    """Return why an input is refused, "" where it is read."""
-    try:
-        PARSERS[name](content)
-    except Refusal as refusal:
-        return f"errno {refusal.errno}"
-    except ValueError as error:
-        if name not in ("dns", "first_line"):  # these say so, and whoever asks answers it
-            raise
-        return str(error)
-    return ""
-
-
-@pytest.mark.parametrize("name", PARSERS)
-def test_the_corpus_is_read_but_for_what_must_be_refused(name: str) -> None:
-    for file, content in seeds(CORPUS / name).items():
-        assert bool(fault(name, content)) is file.startswith(REFUSED), file
-
-
-@pytest.mark.parametrize("name", PARSERS)
-@given(data=st.data())
-def test_what_grows_from_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    fault(name, data.draw(grown(CORPUS / name)))
+test_the_corpus_is_read_but_for_what_must_be_refused, test_what_grows_from_it_is_read_or_refused = corpus_tests(
+    __file__, PARSERS, (Refusal,)
+)

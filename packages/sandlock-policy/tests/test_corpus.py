@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sandlock_policy import Policy, PolicyError
 from sandlock_policy.errors import RuleError
@@ -16,9 +11,7 @@ from sandlock_policy.rules.endpoints import parse_endpoint
 from sandlock_policy.rules.http import parse_rule
 from sandlock_policy.rules.sizes import parse_size
 from sandlock_policy.rules.times import parse_time
-from sandlock_testkit.corpus import REFUSED, grown, seeds
-
-CORPUS = Path(__file__).parent / "corpus"
+from sandlock_testkit.corpus import corpus_tests
 
 
 def profile(text: str) -> None:
@@ -26,7 +19,7 @@ def profile(text: str) -> None:
     assert Policy.from_toml(policy.to_toml()) == policy
 
 
-PARSERS: dict[str, Callable[[str], object]] = {
+TEXTS: dict[str, Callable[[str], object]] = {
     "profile": profile,
     "endpoint": parse_endpoint,
     "http_rule": parse_rule,
@@ -36,22 +29,12 @@ PARSERS: dict[str, Callable[[str], object]] = {
 }
 
 
-def fault(name: str, content: bytes) -> str:
-    """Return why an input is refused, "" where it is read."""
-    try:
-        PARSERS[name](content.decode("utf-8", "surrogateescape"))
-    except (PolicyError, RuleError) as error:
-        return str(error)
-    return ""
+def of_bytes(parse: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda content: parse(content.decode("utf-8", "surrogateescape"))
 
 
-@pytest.mark.parametrize("name", PARSERS)
-def test_the_corpus_is_read_but_for_what_must_be_refused(name: str) -> None:
-    for file, content in seeds(CORPUS / name).items():
-        assert bool(fault(name, content)) is file.startswith(REFUSED), file
+PARSERS = {name: of_bytes(parse) for name, parse in TEXTS.items()}
 
-
-@pytest.mark.parametrize("name", PARSERS)
-@given(data=st.data())
-def test_what_grows_from_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    fault(name, data.draw(grown(CORPUS / name)))
+test_the_corpus_is_read_but_for_what_must_be_refused, test_what_grows_from_it_is_read_or_refused = corpus_tests(
+    __file__, PARSERS, (PolicyError, RuleError)
+)

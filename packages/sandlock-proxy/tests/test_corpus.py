@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sandlock_proxy import Limits
 from sandlock_proxy.errors import Refusal
 from sandlock_proxy.heads import parse_head
 from sandlock_proxy.target import parse_target
-from sandlock_testkit.corpus import REFUSED, grown, seeds
-
-CORPUS = Path(__file__).parent / "corpus"
+from sandlock_testkit.corpus import corpus_tests
 
 
 def head(data: bytes) -> None:
@@ -26,22 +19,6 @@ def head(data: bytes) -> None:
 PARSERS: dict[str, Callable[[bytes], object]] = {"head": head, "target": parse_target}
 
 
-def fault(name: str, content: bytes) -> str:
-    """Return why an input is refused, "" where it is read."""
-    try:
-        PARSERS[name](content)
-    except Refusal as refusal:
-        return f"{refusal.status}"
-    return ""
-
-
-@pytest.mark.parametrize("name", PARSERS)
-def test_the_corpus_is_read_but_for_what_must_be_refused(name: str) -> None:
-    for file, content in seeds(CORPUS / name).items():
-        assert bool(fault(name, content)) is file.startswith(REFUSED), file
-
-
-@pytest.mark.parametrize("name", PARSERS)
-@given(data=st.data())
-def test_what_grows_from_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    fault(name, data.draw(grown(CORPUS / name)))
+test_the_corpus_is_read_but_for_what_must_be_refused, test_what_grows_from_it_is_read_or_refused = corpus_tests(
+    __file__, PARSERS, (Refusal,)
+)

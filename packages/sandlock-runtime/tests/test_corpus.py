@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sandlock_runtime.images.errors import OciImageError
 from sandlock_runtime.images.manifest import _json, config_of  # the text is read by nothing public
 from sandlock_runtime.images.members import members
 from sandlock_runtime.plain import PlainError, decode, encode
-from sandlock_testkit.corpus import REFUSED, grown, seeds
-
-CORPUS = Path(__file__).parent / "corpus"
+from sandlock_testkit.corpus import corpus_tests
 
 
 def layer(content: bytes) -> None:
@@ -37,22 +30,6 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
 }
 
 
-def fault(name: str, content: bytes) -> str:
-    """Return why an input is refused, "" where it is read."""
-    try:
-        PARSERS[name](content)
-    except (OciImageError, PlainError) as error:
-        return str(error)
-    return ""
-
-
-@pytest.mark.parametrize("name", PARSERS)
-def test_the_corpus_is_read_but_for_what_must_be_refused(name: str) -> None:
-    for file, content in seeds(CORPUS / name).items():
-        assert bool(fault(name, content)) is file.startswith(REFUSED), file
-
-
-@pytest.mark.parametrize("name", PARSERS)
-@given(data=st.data())
-def test_what_grows_from_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    fault(name, data.draw(grown(CORPUS / name)))
+test_the_corpus_is_read_but_for_what_must_be_refused, test_what_grows_from_it_is_read_or_refused = corpus_tests(
+    __file__, PARSERS, (OciImageError, PlainError)
+)

@@ -8,15 +8,17 @@ name begins with `refused` where it is no sound input; every file is tried in ev
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
-__all__ = ["REFUSED", "grown", "seeds"]
+__all__ = ["REFUSED", "corpus_tests", "grown", "seeds"]
 
 REFUSED = "refused"
 """What the name of a file begins with that its parser has to refuse."""
@@ -64,3 +66,36 @@ def grown(folder: Path) -> st.SearchStrategy[bytes]:
         return bytes(content)
 
     return inputs()
+
+
+def corpus_tests(
+    beside: str, parsers: Mapping[str, Callable[[bytes], object]], refusals: tuple[type[Exception], ...]
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return two tests of some parsers: of the corpus as it is, and of what grows from it.
+
+    Arguments:
+        beside: the file of the tests; `corpus/NAME` next to it is the corpus of a parser.
+        parsers: by name; what they return is not looked at, so one may assert what holds for it.
+        refusals: how they refuse an input. Any other exception is a fault.
+
+    """
+    corpus = Path(beside).parent / "corpus"
+
+    def is_refused(name: str, content: bytes) -> bool:
+        try:
+            parsers[name](content)
+        except refusals:
+            return True
+        return False
+
+    @pytest.mark.parametrize("name", parsers)
+    def as_it_is(name: str) -> None:
+        for file, content in seeds(corpus / name).items():
+            assert is_refused(name, content) is file.startswith(REFUSED), file
+
+    @pytest.mark.parametrize("name", parsers)
+    @given(data=st.data())
+    def as_it_grows(name: str, data: Any) -> None:
+        is_refused(name, data.draw(grown(corpus / name)))
+
+    return as_it_is, as_it_grows
