@@ -208,7 +208,7 @@ def test_a_restorer_that_is_killed_at_any_step_leaves_nothing(lab: Lab) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-INSIDE = ("give_birth", "execute_program", "clear_space", "make_shared", "join_groups", "fill_mapping", "give_numbers",
+INSIDE = ("give_birth", "execute_program", "clear_space", "make_shared", "join_groups", "Filler", "give_numbers",
           "restore_settings", "make_threads", "prepare_thread", "arm_timers", "finish_thread")  # fmt: skip
 
 

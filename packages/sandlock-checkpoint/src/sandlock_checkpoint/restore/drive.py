@@ -19,9 +19,10 @@ from sandlock_checkpoint.model import Checkpoint, ProcessInfo
 from sandlock_checkpoint.own_vdso import own_vdso_digest
 from sandlock_checkpoint.restore.birth import Birth, Ids, become_zombie, drop_powers, fork_child, give_birth
 from sandlock_checkpoint.restore.channel import Channel
+from sandlock_checkpoint.restore.filling import Filler
 from sandlock_checkpoint.restore.groups import join_groups
 from sandlock_checkpoint.restore.lazy import DISCARD, LazyMapper
-from sandlock_checkpoint.restore.mappings import BUFFER_SIZE, MappingBuilder, fill_mapping
+from sandlock_checkpoint.restore.mappings import MappingBuilder
 from sandlock_checkpoint.restore.open_files import FileMaker, give_numbers, open_pidfds
 from sandlock_checkpoint.restore.plan import check_host, list_skipped
 from sandlock_checkpoint.restore.program import execute_program
@@ -239,7 +240,6 @@ class _Job:
     def _populate(self, birth: Birth, channel: int, own: socket.socket, replacements: Mapping[int, int]) -> int:
         """Make all processes and open files, then everything in them."""
         checkpoint, processes = self.checkpoint, self.checkpoint.processes
-        buffer = bytearray(BUFFER_SIZE)
         first = birth.target
         self._prepare(first, processes[0])
         self.step = "open files"
@@ -248,7 +248,7 @@ class _Job:
         maker = FileMaker(first, checkpoint, objects, Channel(own, channel), max(base, 3))
         maker.channel.number = maker.lift(channel)
         for number, memory in enumerate(checkpoint.shared):
-            objects[number] = maker.lift(make_shared(first, number, memory, checkpoint.source, buffer))
+            objects[number] = maker.lift(make_shared(first, number, memory, checkpoint.source))
         maker.make(replacements)
         self.step = "processes"
         for process in processes[1:]:
@@ -262,9 +262,10 @@ class _Job:
             for number, target in enumerate(self.targets)
             if processes[number].wait_status < 0
         ]
-        for number, target, process in living:
-            mapper = LazyMapper(target, checkpoint.source, maker.channel) if self.lazy else None
-            self._fill(target, number, process, objects, buffer, mapper)
+        with Filler(checkpoint.source) as filler:
+            for number, target, process in living:
+                mapper = LazyMapper(target, checkpoint.source, maker.channel) if self.lazy else None
+                self._fill(target, number, process, objects, filler, mapper)
         self.step = "shared memory"
         for number, memory in enumerate(checkpoint.shared):
             seal_shared(first, objects[number], memory)
@@ -304,7 +305,7 @@ class _Job:
         number: int,
         process: ProcessInfo,
         objects: dict[int, int],
-        buffer: bytearray,
+        filler: Filler,
         mapper: LazyMapper | None,
     ) -> None:
         self.step = "mappings"
@@ -314,7 +315,7 @@ class _Job:
             if mapping.runs and mapping.end < 1 << 63:
                 area = Area(number, index)
                 runs = mapper.map(area, mapping) if mapper else mapping.runs
-                fill_mapping(target, self.checkpoint.source, area, mapping, runs, buffer)
+                filler.fill(target, area, mapping, runs)
         if mapper:
             mapper.finish()
         for words in builder.finish(process):

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sandlock_checkpoint.errors import RestoreError
-from sandlock_checkpoint.memory import Area, FileIdentity, Mapping, MappingKind, MemorySource, Run
+from sandlock_checkpoint.memory import FileIdentity, Mapping, MappingKind
 from sandlock_checkpoint.model import ProcessInfo
 from sandlock_checkpoint.restore.plan import differs, first_prot, map_flags, user_mappings
 from sandlock_checkpoint.restore.target import Target
-from sandlock_sys import procmem
 from sandlock_sys.errors import SyscallError
 
-__all__ = ["BUFFER_SIZE", "MappingBuilder", "chunks", "fill_mapping"]
+__all__ = ["MappingBuilder", "words_of"]
 
-BUFFER_SIZE = 8 << 20
 _MINUS_ONE = (1 << 64) - 1
-_READ, _WRITE = 1, 2
+_WRITE = 2  # PROT_WRITE
 # VmFlags -> advice of madvise(2), asm-generic/mman-common.h
 _ADVICE = {
     "dd": 16,  # MADV_DONTDUMP, 3.4
@@ -33,23 +30,6 @@ _ADVICE = {
 _GUARD = 102  # MADV_GUARD_INSTALL, 6.13
 _OPTIONAL = {"hg", "nh", "mg", "rr", "sr"}  # without which the program runs as well
 _SET_VMA, _SET_VMA_NAME = 0x53564D41, 0  # PR_SET_VMA, PR_SET_VMA_ANON_NAME, 5.17
-
-
-def chunks(runs: Sequence[Run], limit: int) -> Iterator[list[Run]]:
-    """Yield the runs in lists of at most `limit` bytes, cutting those that are longer."""
-    batch: list[Run] = []
-    room = limit
-    for run in runs:
-        offset, left = run
-        while left:
-            part = min(left, room)
-            batch.append(Run(offset, part))
-            offset, left, room = offset + part, left - part, room - part
-            if not room:
-                yield batch
-                batch, room = [], limit
-    if batch:
-        yield batch
 
 
 @dataclass
@@ -74,7 +54,7 @@ class MappingBuilder:
             try:
                 self._make(area)
             except SyscallError as error:
-                raise RestoreError(_words(area), str(error)) from error
+                raise RestoreError(words_of(area), str(error)) from error
         for fd in self._files.values():
             self.target.call("close", fd)
         self._files.clear()
@@ -88,7 +68,7 @@ class MappingBuilder:
         offset = 0 if area.kind is MappingKind.ANONYMOUS else area.offset
         got = self.target.call("mmap", area.start, area.size, first_prot(area), map_flags(area), fd, offset)
         if got != area.start:
-            raise RestoreError(_words(area), f"the kernel mapped it at {got:#x}")
+            raise RestoreError(words_of(area), f"the kernel mapped it at {got:#x}")
 
     def _open(self, area: Mapping, known: FileIdentity) -> int:
         writing = area.shared and ("mw" in area.flags or bool(area.prot & _WRITE))
@@ -99,7 +79,7 @@ class MappingBuilder:
         facts = os.stat(f"/proc/{self.target.pid}/fd/{fd}")
         change = differs(known, facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, contents=not area.shared)
         if change:
-            raise RestoreError(f"{_words(area)} {os.fsdecode(known.path)}", change)
+            raise RestoreError(f"{words_of(area)} {os.fsdecode(known.path)}", change)
         self._files[known.path, flags] = fd
         return fd
 
@@ -115,13 +95,13 @@ class MappingBuilder:
                 if flag in area.flags:
                     error = self.target.errno("madvise", area.start, area.size, advice)
                     if error and flag not in _OPTIONAL:
-                        raise RestoreError(_words(area), f"madvise({advice}) was refused: errno {error}")
+                        raise RestoreError(words_of(area), f"madvise({advice}) was refused: errno {error}")
             for guard in area.guards:
                 error = self.target.errno("madvise", area.start + guard.offset, guard.length, _GUARD)
                 if error:
-                    raise RestoreError(_words(area), f"its guard pages were refused: errno {error}")
+                    raise RestoreError(words_of(area), f"its guard pages were refused: errno {error}")
             if "lo" in area.flags and self.target.errno("mlock", area.start, area.size):
-                refused.append(f"{_words(area)} was locked in memory")
+                refused.append(f"{words_of(area)} was locked in memory")
             if area.name.startswith(b"[anon:"):
                 name = self.target.put(area.name[6:-1] + b"\0")
                 # EINVAL where the kernel has no such names; they are for people only.
@@ -129,35 +109,6 @@ class MappingBuilder:
         return refused
 
 
-def fill_mapping(
-    target: Target, source: MemorySource, area: Area, mapping: Mapping, runs: Sequence[Run], buffer: bytearray
-) -> None:
-    """Write the contents of these runs of a private mapping, in pieces as large as `buffer`."""
-    memory = -1
-    try:
-        for batch in chunks(runs, len(buffer)):
-            size = sum(run.length for run in batch)
-            view = memoryview(buffer)[:size]
-            source.read(area, batch, view)
-            ranges = [(mapping.start + run.offset, run.length) for run in batch]
-            if first_prot(mapping) & _WRITE:
-                transfer = procmem.write_ranges(target.pid, ranges, view)
-                if transfer.stop is not None:
-                    raise RestoreError(_words(mapping), f"writing failed: errno {transfer.stop.errno}")
-                continue
-            # Pages that the process itself may not write, such as relocated ones: only its tracer may.
-            if memory < 0:
-                memory = procmem.open_memory(target.pid, write=True)
-            done = 0
-            for address, length in ranges:
-                procmem.poke(memory, address, bytes(view[done : done + length]))
-                done += length
-    except SyscallError as error:
-        raise RestoreError(_words(mapping), str(error)) from error
-    finally:
-        if memory >= 0:
-            os.close(memory)
-
-
-def _words(area: Mapping) -> str:
+def words_of(area: Mapping) -> str:
+    """Return how a mapping is called in an error."""
     return f"mapping {area.start:x}-{area.end:x}"

@@ -6,7 +6,7 @@ import os
 
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.memory import Area, MemorySource, SharedMemory
-from sandlock_checkpoint.restore.mappings import chunks
+from sandlock_checkpoint.restore.filling import chunks
 from sandlock_checkpoint.restore.target import Target
 from sandlock_sys import pidfd
 
@@ -14,9 +14,10 @@ __all__ = ["make_shared", "seal_shared"]
 
 _CLOSE_ON_EXEC, _ALLOW_SEALING = 1, 2  # MFD_CLOEXEC, MFD_ALLOW_SEALING, linux/memfd.h, 3.17
 _ADD_SEALS = 1033  # F_ADD_SEALS, linux/fcntl.h
+_PIECE = 8 << 20  # read and written at a time
 
 
-def make_shared(target: Target, number: int, memory: SharedMemory, source: MemorySource, buffer: bytearray) -> int:
+def make_shared(target: Target, number: int, memory: SharedMemory, source: MemorySource) -> int:
     """Make one piece of shared memory, filled, and return its descriptor in the process.
 
     Whatever it was, it becomes a memfd: that can be mapped at any offset, by any process of the tree.
@@ -31,8 +32,9 @@ def make_shared(target: Target, number: int, memory: SharedMemory, source: Memor
     finally:
         os.close(process)
     try:
-        for batch in chunks(memory.runs, len(buffer)):
-            view = memoryview(buffer)[: sum(run.length for run in batch)]
+        buffer = memoryview(bytearray(min(_PIECE, sum(run.length for run in memory.runs))))
+        for batch in chunks(memory.runs, _PIECE):
+            view = buffer[: sum(run.length for run in batch)]
             source.read(Area(-1, number), batch, view)
             done = 0
             for run in batch:
