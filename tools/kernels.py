@@ -25,6 +25,11 @@ __all__ = ["KERNELS", "main"]
 
 _PROGRAMS = ("qemu-system-x86", "busybox-static", "kmod", "udev")
 _KVM_TRIAL_S = 60
+# A file system that keeps user attributes, which the machine's /tmp does not before Linux 6.6.
+_DISK = (
+    "truncate -s 512M /tmp/disk && mkfs.ext4 -qF /tmp/disk && modprobe -a loop ext4 && "
+    "mount -o loop /tmp/disk /mnt && chmod 777 /mnt"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,18 @@ def main() -> None:
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     image = _unpack(KERNELS[version])
     if folder == "report":
-        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "env", "HOME=/tmp"]
+        nobody = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--",
+            "env",
+            "HOME=/mnt",
+            "TMPDIR=/mnt",
+        ]
         told = [*nobody, sys.executable, str(ROOT / "tools/machine_report.py"), f"x86_64-{version}"]
-        sys.exit(_boot(image, shlex.join(told), accelerated=_kvm_works(image)))
+        sys.exit(_boot(image, f"{_DISK} && {shlex.join(told)}", accelerated=_kvm_works(image)))
     tests = [sys.executable, str(ROOT / "tools" / "run_tests.py"), folder, "-o", "timeout=900", *options]
     environment = [f"SANDLOCK_REQUIRE={KERNELS[version].promised}", "SANDLOCK_OLDER_KERNEL=1"]
     sys.exit(_boot(image, shlex.join(["env", *environment, *tests]), accelerated=_kvm_works(image)))

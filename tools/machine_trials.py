@@ -191,16 +191,17 @@ def _says(place: Bench, expected: str, code: str, **fields: Any) -> Seen:
 def other_root(place: Bench) -> Seen:
     """`chroot` with mounts."""
     root = place.folder / "root"
-    (root / "dev").mkdir()
-    (root / "dev/null").touch()
-    mounts = []
-    for path in ("/usr", "/bin", "/lib", "/lib64"):
-        if os.path.islink(path):
-            (root / path[1:]).symlink_to(os.readlink(path))
-        elif os.path.isdir(path):
-            (root / path[1:]).mkdir()
-            mounts.append(f"{path}:{path}")
-    (root / "mark").write_text("inside\n")
+    folders = [path for path in ("/usr", "/bin", "/lib", "/lib64") if os.path.isdir(path)]
+    mounts = [f"{path}:{path}" for path in folders if not os.path.islink(path)]
+    if not (root / "mark").exists():  # it is tried again where something has to be given up
+        (root / "dev").mkdir()
+        (root / "dev/null").touch()
+        for path in folders:
+            if os.path.islink(path):
+                (root / path[1:]).symlink_to(os.readlink(path))
+            else:
+                (root / path[1:]).mkdir()
+        (root / "mark").write_text("inside\n")
     result = place.run(
         "import os; print(open('/mark').read().strip(), os.path.exists('/proc'))",
         chroot=str(root),
