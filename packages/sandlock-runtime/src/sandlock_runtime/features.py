@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["host_features", "namespace_refused", "override"]
+__all__ = ["host_features", "namespace_refused", "override", "without_namespaces"]
 
 _ABI_VARIABLE = "SANDLOCK_LANDLOCK_ABI"  # a lower ABI than the kernel's, to see what an old one would do
 _UNKNOWN_RIGHT = (
@@ -78,8 +78,18 @@ def host_features() -> HostFeatures:
 def namespace_refused() -> HostFeatures:
     """Remember that the kernel refused the namespaces when a launch tried them; return the facts without them."""
     global _known, _override  # noqa: PLW0603
+    without = without_namespaces()
+    if _override is not None:
+        _override = without
+    else:
+        _known = without
+    return without
+
+
+def without_namespaces() -> HostFeatures:
+    """Return the facts as if there were no namespaces, for one launch."""
     known = host_features()
-    without = HostFeatures(
+    return HostFeatures(
         landlock_abi=known.landlock_abi,
         landlock_fs=known.landlock_fs,
         landlock_net=known.landlock_net,
@@ -89,11 +99,6 @@ def namespace_refused() -> HostFeatures:
         privileged=known.privileged,
         served=known.served,
     )
-    if _override is not None:
-        _override = without
-    else:
-        _known = without
-    return without
 
 
 class override:  # noqa: N801  # used as a function: `with override(features): ...`

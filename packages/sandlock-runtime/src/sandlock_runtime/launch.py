@@ -8,7 +8,7 @@ from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, E
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from sandlock_policy.data.landlock import FS_REFER, NEVER
-from sandlock_runtime.features import host_features, namespace_refused
+from sandlock_runtime.features import host_features, namespace_refused, without_namespaces
 from sandlock_runtime.life import Life
 from sandlock_runtime.passed import as_passed
 from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
@@ -90,10 +90,15 @@ def launch(
         try:
             life = start.served(plan, features)
         except SpawnError as error:
-            if not _lacks_namespaces(error) or policy.namespaces == "require":
+            if policy.namespaces == "require":
                 raise
-            # The host was not asked before: asking costs as much as a launch. Now it is known.
-            features = namespace_refused()
+            if error.step == "branch":  # no overlay over this folder; of others, and of the host, that says nothing
+                features = without_namespaces()
+            elif _lacks_namespaces(error):
+                # The host was not asked before: asking costs as much as a launch. Now it is known.
+                features = namespace_refused()
+            else:
+                raise
             plan = plan_for(policy, context, features)
             life = start.served(plan, features)
     except SpawnError as error:
