@@ -20,16 +20,16 @@ pytestmark = pytest.mark.needs("ptrace")
 
 # Prints the pids of a first child, of a second one, and of the child of that. Who adopts orphans is the program itself.
 FAMILY = """
-import ctypes, os, signal, sys
+import ctypes, os, signal
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
-def born(*words):
+def born(name):
     pid = os.fork()
     if not pid:
-        print(*words, os.getpid(), flush=True)
+        os.write(1, b"%s %d\\n" % (name, os.getpid()))  # whole: others write at the same time
     return pid
-if not born("first"): signal.pause()
-if not born("second"):
-    born("third")
+if not born(b"first"): signal.pause()
+if not born(b"second"):
+    born(b"third")
     signal.pause()
 signal.pause()
 """
