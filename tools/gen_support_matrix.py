@@ -54,9 +54,9 @@ attacks a sandbox, uses its features, and records what happened. Nothing here is
 NEVER = """\
 ## What was never run
 
-* **The record of aarch64-6.1 is older than what namespaces do there now.** It was made when signals and devices had to be
-  given up by name before Landlock ABI 6 and 5; `refused` in its column, and the rows *degraded* and **open** for these
-  are of that time. x86_64-6.1 shows what became of them.
+* **The record of aarch64-6.1 is older than what namespaces do there now.** It was made when signals and devices had to
+  be given up by name before Landlock ABI 6 and 5; `refused` in its column, and the rows *degraded* and **open** for
+  these are of that time. x86_64-6.1 shows what became of them.
 * **riscv64** has no record yet. Debian 13's kernel (6.12.107, Landlock ABI 6) was booted once in qemu-system-riscv64,
   with the extension cross-compiled by `tools/emulated.py riscv64`: as an ordinary user `sandlock check` said that the
   preset `default` is enforced in full. The trials were not run, nor were checkpoints; registers and injected code are

@@ -9,7 +9,7 @@ import pytest
 from runtime_lab import box
 
 from sandlock_runtime import ConfinementError
-from sandlock_runtime import launch as launching
+from sandlock_runtime.starting import start
 from sandlock_sys.spawn import SpawnError
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def test_where_no_overlay_can_be_mounted_the_branch_is_served(tree: Tree, monkey
             raise SpawnError("branch", "mount", errno.EINVAL, str(tree.work))
         return start(request)
 
-    start = launching.start
-    monkeypatch.setattr(launching, "start", no_overlay)
+    monkeypatch.setattr("sandlock_runtime.launch.start", no_overlay)
     (tree.work / "kept").write_text("before")
     sandbox = box(workdir=str(tree.work), fs_writable=[str(tree.work)], on_exit="abort")
     for _ in range(2):  # the folder is tried again: of the host it says nothing

@@ -90,15 +90,10 @@ def launch(
         try:
             life = start.served(plan, features)
         except SpawnError as error:
-            if policy.namespaces == "require":
+            found = _second_look(error, policy)
+            if found is None:
                 raise
-            if error.step == "branch":  # no overlay over this folder; of others, and of the host, that says nothing
-                features = without_namespaces()
-            elif _lacks_namespaces(error):
-                # The host was not asked before: asking costs as much as a launch. Now it is known.
-                features = namespace_refused()
-            else:
-                raise
+            features = found
             plan = plan_for(policy, context, features)
             life = start.served(plan, features)
     except SpawnError as error:
@@ -113,10 +108,18 @@ def launch(
     return life, plan
 
 
-def _lacks_namespaces(error: SpawnError) -> bool:
+def _second_look(error: SpawnError, policy: Policy) -> HostFeatures | None:
+    """Return what the host has, as a launch that failed found it; None where it said nothing about that."""
+    if policy.namespaces == "require":
+        return None
+    if error.step == "branch":  # no overlay over this folder; of others, and of the host, that says nothing
+        return without_namespaces()
     # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
     one_path = error.step == "mount" and error.detail
-    return not one_path and error.step in _NAMESPACE_STEPS and error.errno in _NOT_HERE
+    if one_path or error.step not in _NAMESPACE_STEPS or error.errno not in _NOT_HERE:
+        return None
+    # The host was not asked before: asking costs as much as a launch. Now it is known.
+    return namespace_refused()
 
 
 class _Start:
