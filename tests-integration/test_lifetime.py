@@ -62,7 +62,7 @@ def test_pr_05_the_timeout_ends_the_whole_tree(box: Box, mark: str, kind: str, o
 @pytest.mark.every_abi
 @pytest.mark.usefixtures("alone")
 def test_pr_07_comets_do_not_slip_through_the_kill(box: Box, mark: str, outsider: Outsider) -> None:
-    for _ in range(5):
+    for _ in range(3):
         result = box.inside("outlive", "comet", mark, "15", timeout=0.3)
         assert reason_of(result) == "TIMEOUT"
         assert alive_with(mark) == {}

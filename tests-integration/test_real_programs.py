@@ -74,7 +74,7 @@ rsync -aHS --itemize-changes from/ to/ | sort; rsync -aH -n --itemize-changes --
 echo more >> from/1; rm from/deep/2; mkdir from/new; echo 3 > from/new/3; echo left > to/deep/left
 rsync -aH --delete-after --backup --backup-dir=../old from/ to/; rsync -aH --inplace --append keep to/new/
 echo 4 >> from/new/3; rsync -a --link-dest=../to from/ third/; rsync -a --remove-source-files from/new/ moved/
-rsync -aHc -n --itemize-changes --delete from/ to/; find to third -type f -links +1 | sort
+rsync -aHcO -n --itemize-changes --delete from/ to/; find to third -type f -links +1 | sort
 """
 PIP = f"""
 {sys.executable} -m venv --without-pip env

@@ -64,7 +64,10 @@ def _copy(folder: Path) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(folder, work / folder.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", work)
-    shutil.copytree(ROOT / "docs", work / "docs")  # a hole is closed or listed: some tests read the list
+    shutil.copytree(ROOT / "docs", work / "docs")  # a hole is closed or listed, an option exists: some tests read that
+    for page in (ROOT / "README.md", *ROOT.glob("packages/*/README.md")):
+        (work / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(page, work / page.relative_to(ROOT))
     subprocess.run(["chmod", "-R", "a+rX", str(work)], check=True)
     return work
 

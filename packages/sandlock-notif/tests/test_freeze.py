@@ -136,7 +136,7 @@ def test_not_27_a_tree_with_a_task_that_cannot_be_stopped_is_left_running(
         await until_moved(counts, (0,) * 16)
         with monkeypatch.context() as patch:
             patch.setattr(ptrace, "seize", seize)
-            with pytest.raises(FreezeError, match=r"seized|are not"):
+            with pytest.raises(FreezeError, match=r"seized|are not|does not end"):  # as far as it came in its time
                 await freeze_tree(supervisor.processes, outside, tracer, execs.gate, 0.3)
         await until_moved(counts, counts.now())
         counts.end()
