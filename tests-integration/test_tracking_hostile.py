@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from sandlock import PIPE, Process, Sandbox, Tracker
+from sandlock import PIPE, CaptureError, Process, Sandbox, Tracker
 from sandlock_checkpoint.capture import tracking
 from sandlock_notif import CONTINUE
 from sandlock_notif.handlers.tracking import TrackingTable
@@ -141,5 +141,8 @@ def test_a_table_in_common_with_who_runs_on_gives_it_away(attack: Path, monkeypa
     """The control: the descriptor is there for a moment."""
     monkeypatch.setattr(capturing, "_orphans", lambda _life: [])
     with Attacked(attack, "files") as attacked:
-        wins = any(attacked.asked() == "won" for _ in attacked.watched(100))
+        try:
+            wins = any(attacked.asked() == "won" for _ in attacked.watched(100))
+        except CaptureError as error:  # the next capture sees that somebody has it before the program says so
+            wins = "userfaultfd" in str(error)
     assert wins
