@@ -262,7 +262,7 @@ class _Job:
             for number, target in enumerate(self.targets)
             if processes[number].wait_status < 0
         ]
-        with Filler(checkpoint.source) as filler:
+        with contextlib.closing(Filler(checkpoint.source)) as filler:
             for number, target, process in living:
                 mapper = LazyMapper(target, checkpoint.source, maker.channel) if self.lazy else None
                 self._fill(target, number, process, objects, filler, mapper)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import Self
 
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.memory import Area, Mapping, MemorySource, Run
@@ -23,7 +21,7 @@ _WRITE = 2  # PROT_WRITE
 
 
 class Filler:
-    """Fills the mappings of one process after the other, from one source; `close` it, as a context manager does.
+    """Fills the mappings of one process after the other, from one source; to be closed.
 
     Arguments:
         source: of the checkpoint.
@@ -35,14 +33,6 @@ class Filler:
         self._source = source
         self._pieces = memoryview(bytearray(piece)), memoryview(bytearray(piece))
         self._writer = ThreadPoolExecutor(1, "sandlock-fill")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let the writing thread end."""
