@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from sandlock_runtime import Process, Result
+    from sandlock_runtime import Process, Result, Usage
 
 pytestmark = pytest.mark.usefixtures("leaks")
 
@@ -150,18 +152,74 @@ def test_a_killed_guard_is_told() -> None:
     assert sandbox.run(["true"]).success
 
 
+COST = """
+import pickle, sys
+from runtime_lab import PYTHON, box
+ballast = b"x" * (int(sys.argv[1]) << 20)
+code = "import time\\nx = bytearray(96 << 20)\\nwhile time.process_time() < 0.3: pass\\ntime.sleep(0.2)"
+usage = box().run([*PYTHON, code]).usage
+peak = next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+sys.stdout.buffer.write(pickle.dumps((usage, peak)))
+"""
+
+
+def cost(ballast_mib: int = 0) -> tuple[Usage, int]:
+    """What a program of 100 MiB costs, and the peak of its host: a new one, for the peak of this one says no more."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", COST, str(ballast_mib)]
+    answer = subprocess.run(command, env=env, capture_output=True, check=True, timeout=60).stdout
+    usage, peak = pickle.loads(answer)  # noqa: S301 - pickled by the lines above
+    return usage, peak
+
+
 def test_usage_counts_what_the_run_cost() -> None:
-    code = "import time\nx = bytearray(96 << 20)\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.2)"
-    usage = box().run([*PYTHON, code]).usage
+    usage, host_peak = cost()
     assert 0.4 < usage.wall_s < 20
     assert 0.25 < usage.user_s + usage.system_s < usage.wall_s
+    assert host_peak < 96 << 20, "or the next line is about another case"
     assert usage.peak_bytes is not None and 96 << 20 < usage.peak_bytes < 400 << 20
     assert usage.notifications == 0
 
 
+def test_no_peak_is_told_where_the_host_had_a_higher_one() -> None:
+    usage, host_peak = cost(ballast_mib=200)
+    assert host_peak > 200 << 20
+    assert usage.peak_bytes is None, "the kernel counts the host's for the program too"
+    assert usage.user_s + usage.system_s > 0.25
+
+
+@pytest.mark.needs("landlock", level=6)
 def test_usage_counts_the_program_and_its_orphans() -> None:
     assert box().run(["true"]).usage.processes == 1
     assert box().run(["sh", "-c", "(sleep 60 & sleep 60 &) ; true"]).usage.processes >= 3
+
+
+ORPHAN = """
+import os, time
+reader, writer = os.pipe()
+if not os.fork():
+    if os.fork(): os._exit(0)
+    while time.process_time() < 0.3: pass
+    os._exit(0)
+os.close(writer)
+os.wait()
+os.read(reader, 1)  # until the orphan has ended
+"""
+
+
+@pytest.mark.needs("landlock", level=6)
+def test_an_orphan_is_counted_where_the_guard_adopts_it() -> None:
+    usage = box().run([*PYTHON, ORPHAN]).usage
+    assert usage.processes == 2, "the program, and not the child that it waited for"
+    assert usage.user_s + usage.system_s > 0.25
+
+
+@pytest.mark.needs("pid_namespace")
+def test_the_orphans_of_a_pid_namespace_are_its_inits_and_not_counted() -> None:
+    """What they cost is told all the same: the kernel adds the time of those that init has waited for to its own."""
+    usage = box(fs_readable=["/proc"]).run([*PYTHON, ORPHAN]).usage
+    assert usage.processes == 1
+    assert usage.user_s + usage.system_s > 0.25
 
 
 def test_a_result_is_plain_data() -> None:

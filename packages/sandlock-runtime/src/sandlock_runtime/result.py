@@ -41,8 +41,9 @@ class Usage:
         system_s: system cpu seconds of the whole tree.
         peak_bytes: largest resident size of a single process; None when all that the kernel tells is that it stayed
             below the host's own (the first process begins in the host's memory, and its peak counts for both).
-        processes: how many processes ended as orphans or as the first; those that the program waited for itself are
-            not counted.
+        processes: how many processes ended as children of the guard: the first, and those that were orphans or ended
+            with the run; not those that the program waited for itself. In a pid namespace (a granted /proc, or
+            Landlock before ABI 6) orphans are the children of its init, which tells their time and no number: 1.
         notifications: system calls that the supervisor answered.
 
     """

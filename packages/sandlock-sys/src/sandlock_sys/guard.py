@@ -108,7 +108,7 @@ class Report:
 
     Attributes:
         status: wait status of the first process, for os.waitstatus_to_exitcode.
-        reaped: how many processes ended as children of the guard.
+        reaped: how many processes ended as children of the guard; not its init, nor whose parent that is.
         user_us: user cpu time in microseconds of all that were waited for.
         system_us: system cpu time, likewise.
         peak_kib: largest resident size of a single process; 0 when it stayed below the host's own at the launch, which
