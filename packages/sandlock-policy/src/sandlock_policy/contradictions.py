@@ -37,6 +37,10 @@ def find_contradictions(values: Mapping[str, Any]) -> list[Problem]:
     for one, other in (("http_ca", "http_key"), ("http_key", "http_ca")):
         if is_set(one) and not is_set(other):
             conflict(one, f"{one} is of no use without {other}", f"set {other} as well")
+    if is_set("http_ca_out") and values["http_ca_out"] in {
+        path.removeprefix("-") for path in values.get("http_inject_ca", ())
+    }:
+        conflict("http_ca_out", "it would be written over the bundle of http_inject_ca", "name a new file")
     if is_set("net_refresh") and not is_set("net_allow"):
         conflict("net_refresh", "there is no allowed name to resolve again", "set net_allow as well")
     if is_set("max_disk") and values.get("namespaces") == "require":
@@ -67,6 +71,8 @@ def _find_overlaps(values: Mapping[str, Any], problems: list[Problem]) -> None:
         ("fs_denied", "fs_writable", "both denied and granted"),
         ("extra_deny_syscalls", "extra_allow_syscalls", "both denied and allowed"),
         ("disable", "allow_degraded", "both switched off and allowed to be weaker"),
+        ("fs_denied", "fs_mount", "both denied and mounted"),
+        ("fs_denied", "fs_mount_ro", "both denied and mounted"),
         ("fs_mount", "fs_mount_ro", "mounted twice"),
     )
     for one, other, fault in pairs:

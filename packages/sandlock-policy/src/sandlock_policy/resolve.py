@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sandlock_policy.claims import find_claims
 from sandlock_policy.data import landlock
 from sandlock_policy.errors import LayerMissingError, PolicyError, Problem, RuleError
 from sandlock_policy.fields import FIELD_BY_NAME, FIELDS, SERVED
@@ -52,9 +53,8 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
     layers, possible = Protections(policy, features), namespaces_possible(policy, features)
     layers.decide(network, served=network_served, namespaces=possible)
     rules, writable = decide_grants(policy, handled := layers.handled_fs, cwd, context, problems)
-    if problems:
-        raise PolicyError(problems)
     named, shows = _named(policy, served=network_served), shows_processes(rules)
+    _refuse([*problems, *find_claims(policy, named=named, root=root, workdir=workdir)])
     alone = network is None and not (network_served or policy.extra_allow_syscalls or layers.disabled("unix_sockets"))
     devices = openable_devices(rules, root) if layers.no_devices else None
     own = {"named": named, "alone": alone, "own_pids": layers.own_pids, "own_network": layers.own_network}
@@ -95,6 +95,11 @@ def resolve(policy: Policy, features: HostFeatures, context: Context) -> Plan:
         needs_supervisor=(*served, "net_allow") if network_served and "net_allow" not in served else served,
         protections=protections,
     )
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise PolicyError(problems)
 
 
 def _filter_options(

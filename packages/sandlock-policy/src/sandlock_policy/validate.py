@@ -22,8 +22,8 @@ __all__ = ["check_fields", "closest"]
 _RELATED = frozenset(
     (
         "allow_degraded", "chroot", "credentials", "disable", "extra_allow_syscalls", "extra_deny_syscalls",
-        "fs_denied", "fs_mount", "fs_mount_ro", "fs_storage", "gid", "http_auth", "http_ca", "http_key", "image",
-        "max_disk", "net_refresh", "on_error", "on_exit", "uid",
+        "fs_denied", "fs_mount", "fs_mount_ro", "fs_storage", "gid", "http_auth", "http_ca", "http_ca_out", "http_key",
+        "image", "max_disk", "net_refresh", "on_error", "on_exit", "uid",
     )
 )  # fmt: skip
 
