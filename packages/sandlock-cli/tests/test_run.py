@@ -53,6 +53,14 @@ def test_streams_are_the_callers(sandlock: Typed) -> None:
     assert (done.stdout, done.stderr) == ("through", "err\n")
 
 
+def test_a_closed_stream_is_none_of_our_own_pipes(tmp_path: Path) -> None:
+    """The pipe that wakes the command for signals took the number 0, and the program could read it empty."""
+    script = "readlink /proc/self/fd/0 /proc/self/fd/2"
+    command = f'exec "$0" -m sandlock_cli run -r /proc -w /dev/null -- sh -c "{script}" <&- 2>&-'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False)
+    assert done.stdout == "/dev/null\n/dev/null\n", done
+
+
 def test_a_socket_that_leads_out_of_every_sandbox_is_told(sandlock: Typed) -> None:
     told = sandlock("run", "--unix-allow", "/run/docker.sock", "--", "true")
     assert (told.returncode, "Docker (/run/docker.sock)" in told.stderr) == (0, True), told.stderr

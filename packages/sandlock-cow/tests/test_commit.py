@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+import shutil
 import struct
+import tempfile
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cow_lab import Lab, names, read, write
 
-from sandlock_cow import BranchConflictError, BranchError, BranchLateExecutionError, renames
+from sandlock_cow import Branch, BranchConflictError, BranchError, BranchLateExecutionError, renames
 
 pytestmark = pytest.mark.usefixtures("leaks")
 
@@ -380,3 +384,77 @@ def test_a_huge_file_costs_nothing_to_list(lab: Lab) -> None:
     assert told["big"] is not None
     assert (told["big"].size, told["big"].digest) == (1 << 36, "")
     assert all(change.after is None or not change.after.digest for change in branch.changes(limit=100))
+
+
+_SHARED = "/dev/shm"  # noqa: S108 - root's, and for everybody to write: a workdir of somebody else's
+
+
+def _as_ordinary_user(code: Callable[[], None]) -> None:
+    """Run `code` in a child that is not root; what it raises fails the test."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            code()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(os.stat(_SHARED).st_uid != 0 or not os.access(_SHARED, os.W_OK), reason=f"{_SHARED} is not root's")
+def test_a_directory_of_somebody_elses_is_committed_to_and_is_no_change_itself() -> None:
+    name = f"sandlock-{os.getpid()}-{time.monotonic_ns()}"
+
+    def work() -> None:
+        storage = tempfile.mkdtemp()
+        try:
+            branch = Branch(_SHARED, storage=storage)
+            write(branch, name.encode(), b"new")
+            assert [change.path for change in branch.changes()] == [name]
+            # Modes and times of the directory are not ours to set: that stops no commit.
+            assert [change.path for change in branch.commit()] == [name]
+            assert Path(_SHARED, name).read_bytes() == b"new"
+            branch = Branch(_SHARED, storage=storage)
+            branch.unlink(name.encode())
+            branch.commit()
+            assert not Path(_SHARED, name).exists()
+        finally:
+            shutil.rmtree(storage)
+
+    try:
+        _as_ordinary_user(work)
+    finally:
+        Path(_SHARED, name).unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file of somebody else's takes root to make")
+def test_a_file_of_somebody_elses_is_refused_by_name_and_the_branch_can_be_discarded() -> None:
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o777)
+    Path(folder, "theirs").write_text("old")
+    os.chmod(f"{folder}/theirs", 0o666)
+
+    def work() -> None:
+        storage = tempfile.mkdtemp()
+        try:
+            branch = Branch(folder, storage=storage)
+            write(branch, b"theirs", b"new")
+            with pytest.raises(BranchError, match="'theirs' belongs to user 0"):
+                branch.commit()
+            assert sorted(os.listdir(folder)) == ["theirs"]
+            branch.keep()
+            Branch.resume(branch.path).discard()
+            assert os.listdir(storage) == []
+        finally:
+            shutil.rmtree(storage)
+
+    try:
+        _as_ordinary_user(work)
+        assert Path(folder, "theirs").read_text() == "old"
+    finally:
+        shutil.rmtree(folder)

@@ -106,6 +106,24 @@ def test_a_caller_without_streams_can_run_and_pass_on(closed: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_file_that_took_the_number_of_a_closed_stream_is_no_stream(number: int) -> None:
+    """What Python opens is close-on-exec: a pipe of the caller's own must not become the program's stdin."""
+
+    def run(*, inheritable: bool) -> tuple[int, bool]:
+        os.close(number)
+        reader, writer = os.pipe()  # one of them has the number now
+        assert number in (reader, writer)
+        os.set_inheritable(number, inheritable)
+        code = f"import os; s = os.fstat({number}); os._exit(s.st_ino == {os.fstat(reader).st_ino})"
+        streams = [None if stream == number else DEVNULL for stream in range(3)]
+        result = box().popen([*PYTHON, code], *streams).wait(10)
+        return result.exit_code, number in (reader, writer)
+
+    assert in_child(lambda: run(inheritable=False)) == (0, True)
+    assert in_child(lambda: run(inheritable=True)) == (1, True)  # who wants it handed on can say so
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_nonblocking_stream_is_made_blocking_again(number: int) -> None:
     reader, writer = os.pipe()
     mine, other = (reader, writer) if number == 0 else (writer, reader)

@@ -161,16 +161,16 @@ def _same(
     """Whether the copy in the upper layer is still what it was copied from."""
     if before is None or after is None:
         return False
-    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
-        return False
     kind = stat.S_IFMT(before.st_mode)
-    if kind == stat.S_IFDIR:
+    if kind == stat.S_IFDIR == stat.S_IFMT(after.st_mode):
         first, second = open_below(lower, name), open_below(upper, name)
         try:
             return _same_directory(first, second)
         finally:
             os.close(first)
             os.close(second)
+    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
+        return False
     if kind == stat.S_IFIFO:
         return True  # its time tells of bytes that went through
     if before.st_mtime_ns != after.st_mtime_ns:
@@ -188,9 +188,17 @@ def _same(
 
 def _same_directory(lower: int, upper: int) -> bool:
     before, after = os.fstat(lower), os.fstat(upper)
-    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
+    if before.st_mode != after.st_mode or not _same_owner(before, after):
         return False
     return _xattrs(lower, b".") == _xattrs(upper, b".", upper=True)
+
+
+def _same_owner(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a directory belongs to whom it did: who is not root has copies of others' that are his own."""
+    mine = os.geteuid()
+    if mine not in (0, before.st_uid) and after.st_uid == mine:
+        return True
+    return (before.st_uid, before.st_gid) == (after.st_uid, after.st_gid)
 
 
 def _xattrs(directory: int, name: bytes, *, upper: bool = False) -> dict[bytes, bytes]:

@@ -68,9 +68,14 @@ def _copy_owner(target: str | int, found: os.stat_result) -> None:
             return
 
 
-def set_times(target: str | int, found: os.stat_result) -> None:
-    """Access and modification time."""
-    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+def set_times(target: str | int, atime_ns: int, mtime_ns: int) -> None:
+    """Access and modification time, where they are ours to set."""
+    try:
+        os.utime(target, ns=(atime_ns, mtime_ns))
+    except PermissionError:
+        # A directory of somebody else's that we may write: its times tell of our writing, as they always do there.
+        if os.stat(target).st_uid == os.geteuid():
+            raise
 
 
 def _copy_all(source: str | int, target: str | int, found: os.stat_result, *, upper: bool = False) -> None:
@@ -79,7 +84,7 @@ def _copy_all(source: str | int, target: str | int, found: os.stat_result, *, up
     copy_xattrs(source, target, upper=upper)
     if stat.S_IMODE(os.stat(target).st_mode) != stat.S_IMODE(found.st_mode):
         os.chmod(target, stat.S_IMODE(found.st_mode))
-    set_times(target, found)
+    set_times(target, found.st_atime_ns, found.st_mtime_ns)
 
 
 def copy_open_file(source: int, target: int, found: os.stat_result, *, upper: bool = False) -> None:

@@ -70,7 +70,7 @@ def restore(tree: Tree, journal: Journal) -> None:
         try:
             if stat.S_IMODE(os.fstat(fd).st_mode) != folder.mode:
                 os.chmod(path, folder.mode)
-            os.utime(path, ns=(folder.atime_ns, folder.mtime_ns))
+            metadata.set_times(path, folder.atime_ns, folder.mtime_ns)
         finally:
             os.close(fd)
 

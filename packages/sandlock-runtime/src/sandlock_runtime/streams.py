@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from fcntl import F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, fcntl
+from fcntl import F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, FD_CLOEXEC, fcntl
 from stat import S_ISCHR, S_ISFIFO, S_ISREG, S_ISSOCK
 
 from sandlock_sys.spawn import NULL_DEVICE
@@ -150,9 +150,12 @@ class Streams:
 
 
 def _absent(number: int) -> bool:
-    """Whether the caller itself runs without this stream."""
+    """Whether the caller itself runs without this stream.
+
+    Safety: a process that was started without one gives its number to the next file it opens, a pipe of its own say,
+    which the program must not get. Such a file is close-on-exec, and what execve(2) would close is no stream.
+    """
     try:
-        os.fstat(number)
-    except OSError:  # EBADF is the only error of fstat(2) for a number
+        return bool(fcntl(number, F_GETFD) & FD_CLOEXEC)
+    except OSError:  # EBADF is the only error of this call for a number
         return True
-    return False
