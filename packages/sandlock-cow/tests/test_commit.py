@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
 import shutil
+import stat
 import struct
 import tempfile
 import threading
@@ -386,7 +386,7 @@ def test_a_huge_file_costs_nothing_to_list(lab: Lab) -> None:
     assert all(change.after is None or not change.after.digest for change in branch.changes(limit=100))
 
 
-_SHARED = "/dev/shm"  # noqa: S108 - root's, and for everybody to write: a workdir of somebody else's
+_SHARED = "/dev/shm"
 
 
 def _as_ordinary_user(code: Callable[[], None]) -> None:
@@ -399,7 +399,7 @@ def _as_ordinary_user(code: Callable[[], None]) -> None:
                 os.setresuid(65534, 65534, 65534)
             code()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - told here: the child must not go on as a second pytest
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -435,9 +435,9 @@ def test_a_directory_of_somebody_elses_is_committed_to_and_is_no_change_itself()
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file of somebody else's takes root to make")
 def test_a_file_of_somebody_elses_is_refused_by_name_and_the_branch_can_be_discarded() -> None:
     folder = tempfile.mkdtemp()
-    os.chmod(folder, 0o777)
+    os.chmod(folder, 0o777)  # noqa: S103 - for somebody else to write
     Path(folder, "theirs").write_text("old")
-    os.chmod(f"{folder}/theirs", 0o666)
+    os.chmod(f"{folder}/theirs", 0o666)  # noqa: S103 - as above
 
     def work() -> None:
         storage = tempfile.mkdtemp()
