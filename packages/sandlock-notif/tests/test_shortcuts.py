@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from test_files_denied import ALL, READ, base
 
 from sandlock_cow import Branch
 from sandlock_cow.tree import Tree
-from sandlock_notif import HandlerTable, Request, Supervisor
+from sandlock_notif import HandlerTable, Request, Supervisor, Trap
 from sandlock_notif.action import Action
 from sandlock_notif.fs.view import View
 from sandlock_notif.handlers.files.table import FilesTable
@@ -117,6 +118,28 @@ def test_whoever_comes_first_is_asked_about_every_call(base: Path, run: Callable
     assert outcome.output == b"0 0 0\n"
     assert len(seen) >= 2 * TRIES if first else not seen
     assert shortly(outcome.supervisor) > TRIES  # the other calls
+
+
+class Failing(HandlerTable):
+    """Comes first, and cannot say what may be served."""
+
+    name = "failing"
+
+    def traps(self) -> Sequence[Trap]:
+        return ()
+
+    def shorten(self, shortcut: Shortcut) -> None:
+        raise OSError(errno.EMFILE, "no room")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_where_a_table_cannot_say_what_may_be_served_everything_is_asked_about(
+    base: Path, run: Callable[..., Outcome], *, last: bool
+) -> None:
+    outcome = run("no", *((denying(base), Failing()) if last else (Failing(), denying(base))))
+    assert outcome.output == b"%d %d 0\n" % (2 * TRIES, 2 * TRIES)
+    assert shortly(outcome.supervisor) == 0
+    assert any("no room" in event.reason for event in outcome.events if event.kind == "fault")
 
 
 # Looks at a file that somebody renames and renames back until it is told to stop: prints how often it was there, was

@@ -548,6 +548,29 @@ def test_an_object_of_another_file_system_in_a_branch_is_returned(serve: Any, ro
     assert served.returned == 2
 
 
+def test_what_it_was_not_told_to_the_end_is_not_used(serve: Any, root: int, layers: Layers, tmp_path: Path) -> None:
+    """The tables are memory of the interpreter's, which is another's again where nobody holds it."""
+
+    def judge(shortcut: Shortcut) -> None:
+        layers.judging(root)(shortcut)
+        place = BranchPlace(layers.fds[0], 10**6, (b"upper", b"lower"), identity(layers.shown), names=[])
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            judging(root, branch=place, marks=Marks((device, 1) for device in range(1000)))(shortcut)
+
+    paths = [tmp_path, layers.shown / "both/file"]
+    assert serve("newfstatat", look(*paths), judge).returned == len(paths)
+    assert serve("newfstatat", look(*paths), layers.judging(root)).returned == 0
+
+
+def test_no_path_leads_out_of_a_layer_of_a_branch(serve: Any, root: int, layers: Layers) -> None:
+    """Not even where nobody said that `..` is to be asked about."""
+    for folder in (layers.upper.parent, layers.shown.parent):
+        (folder / "beside").touch()
+    paths = [layers.shown / "../beside", layers.shown / "both/../../beside", layers.shown / "both/.."]
+    served = serve("newfstatat", look(*map(str, paths)), layers.judging(root, names=[]))
+    assert (served.returned, served.told) == (2, repr(["EXFULL", "EXFULL", (layers.upper / ".").stat().st_ino]))
+
+
 def test_with_too_many_names_nothing_of_a_branch_is_served(serve: Any, root: int, layers: Layers) -> None:
     many = [b"%d" % number for number in range(MAX_NAMES)]
     served = serve("newfstatat", look(layers.shown / "both/file"), layers.judging(root, names=[b"..", *many]))

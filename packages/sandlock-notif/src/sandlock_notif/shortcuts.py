@@ -32,7 +32,14 @@ def shortcut_of(listener: Listener, dispatch: Dispatch, wait_ns: int) -> Shortcu
 
 
 def judge(shortcut: Shortcut, dispatch: Dispatch) -> None:
-    """Let the tables say anew what calls must not touch."""
+    """Let the tables say anew what calls must not touch.
+
+    Where one of them fails, nothing is served until all have said it: what they said before may be too little by now.
+    """
     shortcut.fresh()
-    for table in dispatch.tables:
-        table.shorten(shortcut)
+    try:
+        for table in dispatch.tables:
+            table.shorten(shortcut)
+    except BaseException:
+        shortcut.forget()
+        raise

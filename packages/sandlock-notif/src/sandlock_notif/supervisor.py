@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sandlock_notif.deputies import Deputies
     from sandlock_notif.dispatch import Dispatch, Handle
     from sandlock_notif.listener import Listener
+    from sandlock_sys.shortcut import Shortcut
 
 __all__ = ["MAX_TASKS", "Supervisor"]
 
@@ -155,7 +156,7 @@ class Supervisor:
         if shortcut is not None:
             shortcut.allow(_BURST)
             if shortcut.stale:
-                judge(shortcut, self.dispatch)
+                self._judge(shortcut)
         try:
             fields = exchange.take()
             left, end = _BURST, monotonic_ns() + _BURST_NS
@@ -167,6 +168,13 @@ class Supervisor:
             self._broken(error)
         if exchange.hung_up:
             self._stop(None)
+
+    def _judge(self, shortcut: Shortcut) -> None:
+        """Have it told what to judge by; where that fails, every call is asked about until it is told."""
+        try:
+            judge(shortcut, self.dispatch)
+        except Exception as error:  # noqa: BLE001  # a bug, of whatever kind, costs time and no more
+            self.report(Event("fault", reason=f"nothing is served without being asked about: {error!r}"))
 
     def _broken(self, error: OSError) -> None:
         """No call may wait for ever for a listener that does not work: it is closed, and `serve` raises."""

@@ -197,19 +197,22 @@ class Shortcut:
 
         """
         memory = self.memory
+        # Pointers in a structure keep nothing alive: nothing may be served by them until all are there, and held.
+        memory.root = memory.branch.upper = -1
+        memory.relative = 0
         held: list[CData] = [readable(data) for data in (marks.packed, closed.packed, denied.packed, fence.packed)]
         memory.marks, memory.closed, memory.denied, memory.fence = held
         memory.mark_count, memory.closed_count = marks.count, closed.count
         memory.denied_count, memory.fence_count = denied.count, fence.count
         fits = _write_names(memory, names, held)
+        upper = -1 if branch is None else self._write_branch(branch, held)
+        self._held = list(held)
         memory.root = root if fits else -1
         memory.relative = relative and fits
-        memory.branch.upper = -1
-        if branch is not None:
-            self._write_branch(branch, held)
-        self._held = list(held)  # pointers in a structure keep nothing alive
+        memory.branch.upper = upper
 
-    def _write_branch(self, place: BranchPlace, held: list[CData]) -> None:
+    def _write_branch(self, place: BranchPlace, held: list[CData]) -> int:
+        """Write all but the upper fd, and return that; -1: nothing of the branch is served."""
         branch = self.memory.branch
         for which, fd, path in (("upper", place.upper, place.paths[0]), ("lower", place.lower, place.paths[1])):
             text = readable(path + b"\0")
@@ -219,8 +222,7 @@ class Shortcut:
             setattr(branch, which + "_length", len(path))
         branch.root.device, branch.root.inode = place.root
         branch.whole, branch.starts, branch.lower = place.whole, place.starts, place.lower
-        if _write_names(branch, place.names, held):
-            branch.upper = place.upper
+        return place.upper if _write_names(branch, place.names, held) else -1
 
     def begin(self) -> None:
         """Say that an operation on the branch begins; for who holds its lock, so for one thread at a time.

@@ -137,6 +137,7 @@ int sl_branch_find(const struct sl_branch *branch, const char *path, uint32_t fl
     if (sl_name_first(&names, path, &end) >= 0)
         return 0;
     flags &= ~(uint32_t)SL_WALK_CACHED; /* the interpreter would wait for these file systems as well */
+    flags |= SL_WALK_BENEATH;           /* above a layer is the storage, whatever the names say of `..` */
     sl_find(branch->upper, path, flags, marks, count, found);
     if (found->outcome != SL_WALK_ERROR) {
         int whiteout = (found->mode & (TYPE | 07777)) == (FILE_ | MARKED); /* it may be one */

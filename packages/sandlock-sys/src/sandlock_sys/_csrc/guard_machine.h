@@ -54,7 +54,7 @@ static int read_task(const char *path, char *state, uint64_t *values)
     for (const char *c = buffer; *c; c++)
         if (*c == ')')
             field = c;
-    if (!field || field[1] != ' ')
+    if (!field || field[1] != ' ' || !field[2])
         return -1;
     *state = field[2];
     field += 3;
@@ -75,7 +75,7 @@ static void count_state(char state)
 
 static void each_number(const char *folder, void (*visit)(const char *folder, const char *name))
 {
-    char entries[4096];
+    _Alignas(struct directory_entry) char entries[4096];
     long got, fd = RAW(__NR_openat, AT_FDCWD, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (fd < 0)
         return;

@@ -79,7 +79,7 @@ static int look_at(int pid, struct process *found)
 
 static int list_processes(void)
 {
-    char entries[8192];
+    _Alignas(struct directory_entry) char entries[8192];
     int count = 0;
     long got, fd = RAW(__NR_openat, AT_FDCWD, "/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (fd < 0)

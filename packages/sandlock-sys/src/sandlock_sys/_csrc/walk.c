@@ -22,6 +22,7 @@ enum {
     NO_AUTOMOUNT = 0x800,    /* AT_NO_AUTOMOUNT */
     DONT_SYNC = 0x4000,      /* AT_STATX_DONT_SYNC: what is known, without asking a server; 4.11 */
     RESOLVE_CACHED_ = 0x20,  /* linux/openat2.h, 5.12 */
+    RESOLVE_BENEATH_ = 0x8,  /* 5.6 */
     RESOLVE_PLAIN = 0x2 | 0x4, /* RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS, 5.6 */
     WANTED = 0x1 | 0x2 | 0x100 | 0x1000, /* STATX_TYPE | STATX_MODE | STATX_INO | STATX_MNT_ID (5.8) */
     LONGEST = 255,           /* NAME_MAX of every file system here; longer ones are refused as the kernel does */
@@ -263,7 +264,8 @@ long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_m
 {
     struct sl_walk *walk = result;
     struct how how = {PATH_FD | O_CLOEXEC | (flags & SL_WALK_NO_FOLLOW ? O_NOFOLLOW : 0), 0,
-                      RESOLVE_PLAIN | (flags & SL_WALK_CACHED ? RESOLVE_CACHED_ : 0)};
+                      RESOLVE_PLAIN | (flags & SL_WALK_CACHED ? RESOLVE_CACHED_ : 0)
+                          | (flags & SL_WALK_BENEATH ? RESOLVE_BENEATH_ : 0)};
     while (*path == '/')
         path++;
     long object = RAW(__NR_openat2, start, *path ? path : ".", &how, sizeof how);

@@ -20,6 +20,7 @@ enum {
     SL_WALK_STOP_UP = 8,     /* `..` is the caller's */
     SL_WALK_PARENT = 16,     /* the last component names what will be made or removed: `.` and `..` and slashes after
                                 it are left in place, a symlink is not followed */
+    SL_WALK_BENEATH = 32,    /* of sl_find: ERROR with EXDEV where `..` leads above the start */
 };
 
 /* An identity; tables of them are sorted by device, then inode. */
@@ -46,8 +47,8 @@ struct sl_walk {
 long sl_walk(int start, const char *path, uint32_t length, uint32_t flags, const struct sl_walk_mark *marks,
              uint32_t count, void *walk);
 
-/* Find what `path` leads to in one step of the kernel's, never through a symlink, with SL_WALK_CACHED and
- * SL_WALK_NO_FOLLOW. What it went through is not looked at: `path` has to be one that cannot go through a marked object
+/* Find what `path` leads to in one step of the kernel's, never through a symlink, with SL_WALK_CACHED,
+ * SL_WALK_NO_FOLLOW and SL_WALK_BENEATH. What it went through is not looked at: `path` has to be one that cannot go through a marked object
  * but at its end. ERROR with ELOOP where a symlink has to be followed. */
 long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_mark *marks, uint32_t count, void *walk);
 
