@@ -136,6 +136,14 @@ def fuzz(session: nox.Session, package: str) -> None:
 
 
 @nox.session(default=False, requires=["wheels"])
+@nox.parametrize("sanitizer", ["address", "thread"])
+def sanitize(session: nox.Session, sanitizer: str) -> None:
+    """The tests of what has C under it, with a sanitizer in that C; `-- FOLDER PYTEST OPTIONS` for one of them."""
+    install(session, "sandlock", *links(TESTKIT), *group("integration"), *group("wheels"))
+    session.run("python", "tools/sanitize.py", sanitizer, *session.posargs)
+
+
+@nox.session(default=False, requires=["wheels"])
 @nox.parametrize("kernel", ["6.1", "6.12"])
 def kernels(session: nox.Session, kernel: str) -> None:
     """The integration tests, or what follows `--`, under an older Debian kernel in a virtual machine; needs root."""

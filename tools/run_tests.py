@@ -8,6 +8,7 @@ ordinary user, only that user's half runs. One JUnit file per half is left in bu
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -146,6 +147,8 @@ def _environment(account: pwd.struct_passwd, temporary: str) -> dict[str, str]:
     passed_on = {name: os.environ[name] for name in ("CI", "SANDLOCK_REQUIRE") if name in os.environ}
     if "SANDLOCK_OLDER_KERNEL" in os.environ:  # tools/kernels.py
         passed_on["PYTHONPATH"] = str(ROOT / "tools" / "older_kernel")
+    if "SANDLOCK_SANITIZED" in os.environ:  # tools/sanitize.py
+        passed_on |= json.loads(os.environ["SANDLOCK_SANITIZED"])
     if passed_on.get("CI"):
         passed_on.setdefault("SANDLOCK_REQUIRE", ",".join([PROMISED_ON_CI, *promised_commands()]))
     return environment | passed_on

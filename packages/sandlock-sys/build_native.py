@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def python_include() -> Path:
     return folder
 
 
-def build_extension(work: Path) -> None:
-    """Compile every family into one abi3 extension module."""
+def build_extension(
+    work: Path, target: Path = EXTENSION, options: Sequence[str] = HARDENING, linked: Sequence[str] = ()
+) -> None:
+    """Compile every family into one abi3 extension module; what is not the default is for tools/sanitize.py alone."""
     families = sorted(path.stem for path in SOURCES.glob("*.cdef"))
     ffi = FFI()
     for family in families:
@@ -72,7 +75,7 @@ def build_extension(work: Path) -> None:
     glue = work / "_ffi.c"
     ffi.emit_c_code(str(glue))
     command = [
-        *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *HARDENING, *LINKING,
+        *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *options, *LINKING,
         # cffi's glue asserts, and an assertion names its file: two builds must not differ in that.
         f"-ffile-prefix-map={work}=.",
         f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}", "-o", str(work / "_ffi.so"),
@@ -83,17 +86,18 @@ def build_extension(work: Path) -> None:
             continue
         # Our own C is held to -Werror; the glue that cffi generates is not ours to mend.
         objects.append(str(work / f"{source.stem}.o"))
-        run([*compiler(), "-std=gnu11", "-c", "-fPIC", "-pthread", *HARDENING, *WARNINGS,
+        run([*compiler(), "-std=gnu11", "-c", "-fPIC", "-pthread", *options, *WARNINGS,
              f"-I{SOURCES}", str(source), "-o", objects[-1]])  # fmt: skip
-    run([*command, str(glue), *objects])
-    os.replace(shutil.copy(work / "_ffi.so", EXTENSION.with_suffix(".new")), EXTENSION)
+    run([*command, str(glue), *objects, *linked])
+    os.replace(shutil.copy(work / "_ffi.so", target.with_suffix(".new")), target)
 
 
-def build_guard(work: Path) -> None:
+def build_guard(work: Path, target: Path = GUARD, options: Sequence[str] = ()) -> None:
     """Compile the guard, the small static program that is the parent of every sandboxed tree."""
     source = SOURCES / f"{GUARD_SOURCE}.c"
-    run([*compiler(), "-std=gnu11", *FREESTANDING, *WARNINGS, f"-I{SOURCES}", str(source), "-o", str(work / "guard")])
-    os.replace(shutil.copy(work / "guard", GUARD.with_suffix(".new")), GUARD)
+    run([*compiler(), "-std=gnu11", *FREESTANDING, *WARNINGS, *options, f"-I{SOURCES}", str(source),
+         "-o", str(work / "guard")])  # fmt: skip
+    os.replace(shutil.copy(work / "guard", target.with_suffix(".new")), target)
 
 
 def run(command: list[str]) -> None:
