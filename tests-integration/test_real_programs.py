@@ -31,7 +31,7 @@ ENV = {
 GIT = """
 git -c init.defaultBranch=main init -q origin
 cd origin; for i in 1 2 3; do echo $i > f$i; mkdir -p d$i; echo $i > d$i/f; git add .; git commit -qm $i; done; cd ..
-git clone -q --no-hardlinks origin clone
+git clone -q origin clone
 cd clone; echo more >> f1; git mv f2 moved; git rm -q f3; git commit -qam changed; git tag one
 git worktree add -q ../tree one; git branch topic; git gc -q; git push -q origin topic; git fsck --strict
 test "$(git rev-list --count HEAD)" = 4; git status --short
@@ -81,6 +81,14 @@ PIP = f"""
 PYTHONPATH={{pip}} {sys.executable} -m pip --isolated -q install --no-index --no-deps --no-compile --no-cache-dir \\
     --disable-pip-version-check --target env/lib ./many-1.0-py3-none-any.whl
 PYTHONPATH=env/lib {sys.executable} -B -c 'import many.m7; assert many.m7.X == 7'
+"""
+# A repository that was there before: its objects are copied up when a clone shares them.
+SHARING = """
+git clone -q repo copy; find copy -samefile repo/.git/objects/$(cat object) | grep -q .; git -C copy fsck --strict
+cp -al copy third; mv third/f1 third/f9; find . -samefile third/f2 | sort
+git -C copy worktree add -q ../wt HEAD~1; echo more >> copy/f2; git -C copy commit -qam more; git -C copy gc -q
+git -C repo gc -q; git -C repo fsck --strict; git -C copy fsck --strict
+git -C repo status --short; git -C wt status --short
 """
 SCRIPTS = {"git": GIT, "make": MAKE, "sqlite3": SQLITE, "tar": TAR, "rsync": RSYNC, "sh": EDIT}
 
@@ -152,6 +160,19 @@ def test_a_program_does_on_a_branch_what_it_does_bare(tree: Path, name: str, way
     # A name that is written to leaves its group, as in every overlay: no script writes to one that was there before.
     (tree / "sub/other name").unlink()
     compare(tree, SCRIPTS[name], way)
+
+
+@pytest.mark.needs("command:git")
+def test_a_clone_shares_the_objects_of_a_real_repository(tree: Path) -> None:
+    # Not on an overlay mount of an ordinary user: there a file has another number when it was copied up.
+    (tree / "sub/other name").unlink()
+    script = """
+    git -c init.defaultBranch=main init -q repo; cd repo
+    for i in 1 2 3; do echo $i > f$i; git add .; git commit -qm $i; done
+    cd .git/objects; echo ??/* | cut -d' ' -f1 > ../../../object
+    """
+    subprocess.run(["/bin/sh", "-ec", script], cwd=tree, env={**ENV, "HOME": str(tree)}, check=True)
+    compare(tree, SHARING, "off")
 
 
 @pytest.mark.needs("mount_namespace")

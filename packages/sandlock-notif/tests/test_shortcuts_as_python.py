@@ -125,6 +125,7 @@ def look(name, *arguments):
     result = libc.syscall(ctypes.c_long(numbers[name]), *words)
     return result if result >= 0 else errno.errorcode[ctypes.get_errno()]
 calls = ["newfstatat", "newfstatat", "statx", "faccessat", "faccessat2", "readlinkat", "openat", "openat"]
+calls += ["fstat"] if changes else []  # elsewhere it is the kernel's
 calls += [name for name in ("stat", "open", "readlink", "access") if name in numbers]
 MODES = [0o600, 0o644, 0o755, 0o700, 0o400, 0o000]
 def change():
@@ -152,9 +153,10 @@ def one():
     if changes and choose.random() < changes: return change()
     at, where = choose.choice(folders), path()
     kind = choose.choice(calls)
-    if kind in ("newfstatat", "stat"):
+    if kind in ("newfstatat", "stat", "fstat"):
         more = flags(0x100, 0x800, 0x1000, 0x2000, 0x4000)
-        result = look(kind, at, where, buf, more) if kind != "stat" else look(kind, where, buf)
+        if choose.random() < 0.1: where, more = b"", more | 0x1000
+        result = look(kind, *([at] if kind == "fstat" else [where] if kind == "stat" else [at, where]), buf, more)
         device, inode = struct.unpack_from("QQ", buf)
         new = device == PROC or (device, inode) in NEW
         mode = struct.unpack_from("I", buf, 24 if os.uname().machine == "x86_64" else 16)[0]
@@ -163,6 +165,7 @@ def one():
     elif kind == "statx":
         more = flags(0x100, 0x800, 0x1000, 0x2000, 0x4000)
         mask = choose.choice([0, 0x7ff, 0xfff, 0x1fff, 0x80000000, 2**40 + 0x7ff])
+        if choose.random() < 0.1: where, more = b"", more | 0x1000
         result = look(kind, at, where, more, mask, buf)
         device = os.makedev(*struct.unpack_from("II", buf, 136))
         new = device == PROC or (device, struct.unpack_from("Q", buf, 32)[0]) in NEW

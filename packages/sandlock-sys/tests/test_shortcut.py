@@ -219,8 +219,8 @@ def test_bad_memory_and_what_is_not_a_path_are_returned(serve: Any, root: int, t
         return [ctypes.get_errno() if call(STAT, -100, *case) else 0 for case in cases]
 
     served = serve("newfstatat", body, judging(root))
-    assert served.told == repr([0, *[RETURNED] * 4])
-    assert (served.returned, served.shortcut.served) == (4, 1)
+    assert served.told == repr([0, RETURNED, RETURNED, 0, RETURNED])
+    assert (served.returned, served.shortcut.served) == (3, 2)
 
 
 def test_relative_paths_start_outside_of_what_is_denied_and_within_the_fence(
@@ -582,3 +582,25 @@ def test_a_root_that_is_a_branch(serve: Any, root: int, layers: Layers) -> None:
     inodes = [(folder / path).stat().st_ino for folder, path in
               ((layers.upper, "both/made"), (layers.shown, "lower/file"), (layers.upper, "."))]  # fmt: skip
     assert (served.told, served.returned) == (repr(inodes), 0)
+
+
+def test_the_numbers_of_a_branch_s_inodes_are_kept_however_many_there_are(root: int) -> None:
+    shortcut = Shortcut(-1, 0, {}, wait_ns=0, blocked_ns=0)
+    count = 5000
+    for inode in range(1, count):
+        shortcut.show(inode, (7, inode + 10**6))
+    for inode in range(1, count, 3):
+        shortcut.show(inode, None)
+    shortcut.show(2, (9, 5))
+
+    def shown(inode: int) -> tuple[int, int] | None:
+        table = shortcut.memory.branch.numbers
+        mask = table[0]
+        slots = [tuple(table[1 + 3 * at + word] for word in range(3)) for at in range(mask + 1)]
+        found = [slot[1:] for slot in slots if slot[0] == inode and slot[2]]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    assert [shown(inode) for inode in (1, 2, 3, 4, count - 1, count)] == [
+        None, (9, 5), (7, 10**6 + 3), None, (7, count - 1 + 10**6) if (count - 2) % 3 else None, None
+    ]  # fmt: skip

@@ -156,6 +156,13 @@ def test_structures_are_the_kernels(tree: Tree) -> None:
     assert struct.unpack("=QQ", inode.stat(file)[:16]) == (expected.st_dev, expected.st_ino)
     assert struct.unpack_from("=Q", inode.statx(file, 0, 0x7FF), 40) == (7,)  # stx_size, linux/stat.h
     assert len(inode.statfs(file)) == 120
+    device = os.makedev(0x12345, 0xABCDE)
+    stat = inode.renumber_stat(inode.stat(file), device, 1 << 62 | 9)
+    statx = inode.renumber_statx(inode.statx(file, 0, 0x7FF), device, 1 << 62 | 9)
+    assert struct.unpack("=QQ", stat[:16]) == (device, 1 << 62 | 9)
+    assert struct.unpack_from("=Q", statx, 32) == (1 << 62 | 9,)
+    assert struct.unpack_from("=II", statx, 136) == (0x12345, 0xABCDE)
+    assert stat[16:] == inode.stat(file)[16:]
     inode.access(file, os.R_OK)
     with pytest.raises(SyscallError):
         inode.access(file, 64)

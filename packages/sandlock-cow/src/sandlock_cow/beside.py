@@ -15,7 +15,7 @@ __all__ = ["Beside", "Watcher"]
 
 
 class Watcher(Protocol):
-    """Who is told. All three are called with the branch locked, and quickly, by any thread."""
+    """Who is told. All of them are called with the branch locked, and quickly, by any thread."""
 
     def begin(self) -> None:
         """An operation begins; one can begin in another."""
@@ -25,6 +25,9 @@ class Watcher(Protocol):
 
     def forget(self) -> None:
         """`Beside.opaque` grew, or the branch was closed; the operation is not over yet."""
+
+    def show(self, inode: int, shown: tuple[int, int] | None) -> None:
+        """An inode of the upper layer is shown as another `(st_dev, st_ino)` from now on, or as itself."""
 
 
 class Beside:
@@ -36,6 +39,7 @@ class Beside:
     Attributes:
         layers: O_PATH fds of the upper and the lower directory, borrowed; None when the branch is closed.
         opaque: the names that directories have, or had, which hide what the lower layer has below them.
+        numbers: what inodes of the upper layer are shown as (`Branch.identity`), of those that differ.
 
     """
 
@@ -44,11 +48,24 @@ class Beside:
         self._watcher: Watcher | None = None
         self.layers: tuple[int, int] | None = None
         self.opaque: frozenset[bytes] = frozenset()
+        self.numbers: dict[int, tuple[int, int]] = {}
 
     def watch(self, watcher: Watcher | None) -> None:
         """Tell `watcher` from now on, and nobody else."""
         with self._lock:
             self._watcher = watcher
+            if watcher is not None:
+                for inode, shown in self.numbers.items():
+                    watcher.show(inode, shown)
+
+    def show(self, inode: int, shown: tuple[int, int] | None) -> None:
+        """Show an inode of the upper layer as another, or as itself."""
+        if shown is not None:
+            self.numbers[inode] = shown
+        elif self.numbers.pop(inode, None) is None:
+            return
+        if self._watcher is not None:
+            self._watcher.show(inode, shown)
 
     def hides(self, *names: bytes) -> None:
         """A directory of one of these names is, or becomes, opaque."""

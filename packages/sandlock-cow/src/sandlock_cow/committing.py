@@ -232,6 +232,8 @@ def _settle(tree: Tree, journal: Journal, unchanged: dict[bytes, Signature]) -> 
         return
     mine = {step.path for step in journal.steps if step.path} | unchanged.keys()
     tree.records.forget((), {path: _signature_now(tree, path) for path in mine})
+    for path in {step.path for step in journal.steps if step.path}:
+        tree.committed(tuple(path.split(b"/")))
     journals.drop(tree.store.folder)
 
 

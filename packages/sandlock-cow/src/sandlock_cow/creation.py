@@ -63,7 +63,7 @@ def _make(tree: Tree, place: Place, make: Callable[[int], int]) -> int:
     if saved:
         tree.space.removed(os.stat(saved, dir_fd=tree.work, follow_symlinks=False))
         os.unlink(saved, dir_fd=tree.work)
-    tree.space.added(os.stat(place.name, dir_fd=upper, follow_symlinks=False), upper)
+    tree.made(os.stat(place.name, dir_fd=upper, follow_symlinks=False), upper)
     return result
 
 
@@ -120,7 +120,7 @@ def mkdir(tree: Tree, parts: Parts, mode: int) -> None:
         upper = _ready(tree, place)
         os.mkdir(place.name, mode & 0o7777, dir_fd=upper)
         _exact_mode_of(upper, place.name, mode & 0o1777)
-        tree.space.added(os.stat(place.name, dir_fd=upper, follow_symlinks=False), upper)
+        tree.made(os.stat(place.name, dir_fd=upper, follow_symlinks=False), upper)
         return
     # The mark must be on it before it can be seen, or the removed files would come back with it.
     upper = _ready(tree, place)
@@ -138,7 +138,7 @@ def mkdir(tree: Tree, parts: Parts, mode: int) -> None:
     _exact_mode_of(upper, place.name, mode & 0o1777)
     tree.space.removed(os.stat(name, dir_fd=tree.work, follow_symlinks=False))
     os.unlink(name, dir_fd=tree.work)
-    tree.space.added(os.stat(place.name, dir_fd=upper, follow_symlinks=False), upper)
+    tree.made(os.stat(place.name, dir_fd=upper, follow_symlinks=False), upper)
     tree.directories.forget(parts)
 
 

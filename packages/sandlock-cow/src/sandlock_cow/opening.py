@@ -111,6 +111,7 @@ def _prepare_unnamed(tree: Tree, parts: Parts, flags: int, mode: int) -> OpenAt:
     fd = os.open(b".", flags | _ALWAYS, mode & 0o7777, dir_fd=upper)
     try:
         creation.exact_mode(fd, mode)
+        tree.identities.made(os.fstat(fd))
         tree.space.watch(fd)
     except BaseException:
         os.close(fd)

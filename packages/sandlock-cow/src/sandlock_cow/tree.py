@@ -79,24 +79,29 @@ class Tree:
         self.upper, self.work, self.lower = store.upper_fd, store.work_fd, store.lower_fd
         self.directories = Directories(self.upper, self.lower)
         devices = os.fstat(self.lower).st_dev, os.fstat(self.upper).st_dev
-        self.identities = Identities(*devices)
+        self.hard_links = HardLinks(self.lower)
+        self.identities = Identities(*devices, beside, self.hard_links)
         self.identities.note(os.fstat(self.upper), os.fstat(self.lower), "")
         self.space = Space(self.upper, quota)
         self.records = Records(store.folder)
         self.space.noted(self.records.loaded)
-        self.hard_links = HardLinks(self.lower)
         self._numbers = count()
         self._token = os.urandom(4).hex().encode()
         self._load_identities()
         beside.layers = self.upper, self.lower
 
     def _load_identities(self) -> None:
+        own: list[os.stat_result] = []
         for _, directory, listed in walk(self.upper, upper=True):
+            own += [found for _, found in listed]
             for name, found in listed:
                 if stat.S_ISDIR(found.st_mode) and overlay.may_be_opaque(directory, name):
                     self.beside.hides(name)
                 if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
                     self.identities.load(found, b"/proc/self/fd/%d/%s" % (directory, name))
+        for found in own:
+            if found.st_ino not in self.beside.numbers:
+                self.identities.made(found)
 
     def close(self) -> None:
         """Close every fd but the store's."""
@@ -209,10 +214,25 @@ class Tree:
             overlay.note_whiteouts(upper)
             self.space.changed(os.fstat(upper))  # the mark may take a block
 
+    def made(self, found: os.stat_result, upper: int) -> None:
+        """There is a new name with these attributes in an upper directory: the books follow."""
+        self.space.added(found, upper)
+        if found.st_nlink == 1 or stat.S_ISDIR(found.st_mode):
+            self.identities.made(found)
+
     def gone(self, found: os.stat_result) -> None:
         """A name with these attributes (as they were before) left the upper layer: the books follow."""
         self.space.removed(found)
         self.identities.forget(found)
+
+    def committed(self, parts: Parts) -> None:
+        """What is at `parts` was written to the real tree, where it is another file than the one that it was."""
+        try:
+            place = self.place(parts)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if place.layer is Layer.UPPER and not place.is_directory:
+            self.identities.committed(place.attributes, b"/proc/self/fd/%d/%s" % (place.directory, place.name))
 
     def trim(self) -> None:
         """Between two operations: close the directories that are not needed any more."""

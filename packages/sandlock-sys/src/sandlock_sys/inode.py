@@ -13,7 +13,7 @@ from sandlock_sys._call import check
 from sandlock_sys._ffi import lib
 from sandlock_sys.errors import SyscallError
 
-__all__ = ["access", "getdents", "readlink", "stat", "statfs", "statx"]
+__all__ = ["access", "getdents", "readlink", "renumber_stat", "renumber_statx", "stat", "statfs", "statx"]
 
 _ROOM = 256  # in _csrc/inode.h: struct stat, struct statx and struct statfs of every architecture fit
 _LINK_ROOM = 4096  # PATH_MAX: no symlink is longer
@@ -35,6 +35,20 @@ def statx(fd: int, flags: int, mask: int) -> bytes:
     """
     memory = bytearray(_ROOM)
     check("statx", lib.sl_inode_statx(fd, flags, mask, writable(memory)))
+    return bytes(memory)
+
+
+def renumber_stat(content: bytes, device: int, inode: int) -> bytes:
+    """Return struct stat with another st_dev and st_ino."""
+    memory = bytearray(content)
+    lib.sl_inode_renumber_stat(writable(memory), device, inode)
+    return bytes(memory)
+
+
+def renumber_statx(content: bytes, device: int, inode: int) -> bytes:
+    """Return struct statx with another stx_dev_major, stx_dev_minor and stx_ino."""
+    memory = bytearray(content)
+    lib.sl_inode_renumber_statx(writable(memory), device, inode)
     return bytes(memory)
 
 

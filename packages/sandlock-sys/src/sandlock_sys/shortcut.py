@@ -16,7 +16,7 @@ import os
 from enum import IntEnum
 
 from sandlock_sys._buffers import NULL, readable
-from sandlock_sys._ffi import ffi
+from sandlock_sys._ffi import ffi, lib
 from sandlock_sys.walk import NO_MARKS
 
 TYPE_CHECKING = False
@@ -32,6 +32,7 @@ __all__ = ["MAX_NAMES", "MAX_ROWS", "BranchPlace", "Kind", "Row", "Shortcut"]
 
 MAX_ROWS = 16  # SL_SHORTCUT_ROWS, _csrc/shortcut.h
 MAX_NAMES = 64  # SL_SHORTCUT_NAMES
+_FEW = 63  # inodes of a branch: the first table has room for half of them
 
 
 class Kind(IntEnum):
@@ -58,7 +59,7 @@ class Row:
 
     Attributes:
         kind: what it does.
-        path: number of the argument that points to the path.
+        path: number of the argument that points to the path; -1: the call is about the fd itself.
         at: of the argument with the directory's fd; -1: the path starts in the working directory.
         value: of the argument that `kind` needs.
         flags: of the argument with the flags; -1: the flags are `fixed`.
@@ -108,7 +109,7 @@ class BranchPlace:
 class Shortcut:
     """What may be served without the interpreter, for one listener. It serves nothing until `judge_by`.
 
-    All but `forget`, `begin` and `end` is for the thread that takes the notifications, while it takes none.
+    All but `forget`, `begin`, `end` and `show` is for the thread that takes the notifications, while it takes none.
 
     Arguments:
         listener: whose notifications are served, borrowed.
@@ -123,7 +124,7 @@ class Shortcut:
 
     """
 
-    __slots__ = ("_deputy", "_destinations", "_held", "memory")
+    __slots__ = ("_deputy", "_destinations", "_held", "_numbers", "_tables", "memory")
 
     def __init__(
         self,
@@ -143,6 +144,8 @@ class Shortcut:
         memory.listener, memory.arch, memory.privileged = listener, arch, privileged
         memory.wait_ns, memory.blocked_ns = wait_ns, blocked_ns
         memory.root = memory.branch.upper = memory.branch.lower = -1
+        self._numbers, self._tables = 0, [_table_of(_FEW)]
+        memory.branch.numbers = self._tables[0]
         memory.row_count = min(len(rows), MAX_ROWS)
         for place, (number, row) in zip(range(MAX_ROWS), rows.items(), strict=False):
             entry = memory.rows[place]
@@ -208,7 +211,7 @@ class Shortcut:
         upper = -1 if branch is None else self._write_branch(branch, held)
         self._held = list(held)
         memory.root = root if fits else -1
-        memory.relative = relative and fits
+        memory.relative = relative and fits and (branch is None or upper >= 0)  # it may lead into the branch
         memory.branch.upper = upper
 
     def _write_branch(self, place: BranchPlace, held: list[CData]) -> int:
@@ -236,6 +239,20 @@ class Shortcut:
         """Say that it is over. Whoever changed what is judged by called `forget` before."""
         self.memory.branch.ended += 1
 
+    def show(self, inode: int, shown: tuple[int, int] | None) -> None:
+        """Show an inode of the branch's storage as another (st_dev, st_ino), or as itself; between `begin` and `end`.
+
+        The tables are never freed: who reads one at this moment may be anywhere in it, and finds out by `begin`.
+        """
+        if lib.sl_numbers_put(self._tables[-1], inode, *(shown or (0, 0))):
+            self._numbers += 1
+        if 2 * self._numbers <= self._tables[-1][0]:
+            return
+        larger = _table_of(4 * self._numbers)
+        self._numbers = lib.sl_numbers_move(self._tables[-1], larger)
+        self._tables.append(larger)
+        self.memory.branch.numbers = larger
+
     def fresh(self) -> None:
         """Say that `judge_by` comes next.
 
@@ -258,6 +275,14 @@ class Shortcut:
     def opens(self) -> bool:
         """Whether there is somebody to open files."""
         return self._deputy is not None
+
+
+def _table_of(room: int) -> CData:
+    """Return a table of numbers (_csrc/numbers.h) with at least `room` slots."""
+    slots = 1 << room.bit_length()
+    table = ffi.new("uint64_t[]", 1 + 3 * slots)
+    table[0] = slots - 1
+    return table
 
 
 def _write_names(memory: CData, names: Collection[bytes], held: list[CData]) -> bool:

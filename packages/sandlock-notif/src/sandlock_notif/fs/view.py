@@ -246,15 +246,16 @@ class View:
         if self.root < 0:
             return
         closed = self.table.closed()
+        place = self._branch_place(shortcut)
         shortcut.judge_by(
             root=-1 if self.root_identity in closed.identities else self.root,
-            relative=len(self._branches) < 2,  # an fd's own place is looked up in one branch alone
+            relative=place is not None or not self._branches,  # an fd's own place is looked up in one branch alone
             marks=self.table.marks,
             names=self.table.triggers,
             closed=closed,
             denied=self.origins.denied,
             fence=self.origins.fences,
-            branch=self._branch_place(shortcut),
+            branch=place,
         )
 
     def _branch_place(self, shortcut: Shortcut) -> BranchPlace | None:

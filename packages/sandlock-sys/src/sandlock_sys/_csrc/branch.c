@@ -20,6 +20,7 @@ enum {
     FOLDER = 0040000, FILE_ = 0100000, LINK = 0120000, TYPE = 0170000, /* linux/stat.h */
     MARKED = 0400,          /* the mode of a whiteout that is no device: sandlock_cow.overlay */
 };
+#define FOREIGN (1ULL << 62)
 
 static void drop(struct sl_walk *found)
 {
@@ -96,17 +97,27 @@ static const char *below(const char *text, const char *folder, uint32_t length)
     return strncmp(text, folder, length) == 0 && (text[length] == '/' || !text[length]) ? text + length : NULL;
 }
 
+/* What the kernel calls the object of an fd, in LONGEST bytes; its length, or nothing. */
+static long path_of(int fd, char *text)
+{
+    char link[48];
+    sl_put_number(sl_put(link, "/proc/self/fd/"), (uint32_t)fd);
+    long size = RAW(__NR_readlinkat, CWD, link, text, LONGEST);
+    if (size <= 0 || size >= LONGEST)
+        return 0;
+    text[size] = 0;
+    return size;
+}
+
 int sl_branch_from(const struct sl_branch *branch, int start, const char *path, char *whole, size_t room)
 {
     static const char gone[] = " (deleted)";
     const long tail = sizeof gone - 1;
-    char text[LONGEST], link[48];
+    char text[LONGEST];
     struct sl_walk found;
-    sl_put_number(sl_put(link, "/proc/self/fd/"), (uint32_t)start);
-    long size = RAW(__NR_readlinkat, CWD, link, text, sizeof text);
-    if (size <= 0 || size >= LONGEST)
+    long size = path_of(start, text);
+    if (!size)
         return -1;
-    text[size] = 0;
     const char *rest = below(text, branch->upper_path, branch->upper_length);
     if (!rest)
         rest = below(text, branch->lower_path, branch->lower_length);
@@ -119,6 +130,31 @@ int sl_branch_from(const struct sl_branch *branch, int start, const char *path, 
         return -1;
     sl_put(sl_put(sl_put(whole, rest), "/"), path);
     return 1;
+}
+
+/* What only the branch has keeps its number, marked where it could be that of a file of the real tree; the judgement is
+ * that of sandlock_cow.identities, and has to stay the same. */
+int sl_branch_show(const struct sl_branch *branch, uint64_t *device, uint64_t *inode)
+{
+    if (*device != branch->upper_device)
+        return 0;
+    const struct sl_number *number = sl_numbers_get(__atomic_load_n(&branch->numbers, __ATOMIC_ACQUIRE), *inode);
+    if (number) {
+        *device = number->shown_device;
+        *inode = number->shown_inode;
+        return 1;
+    }
+    if (branch->upper_device == branch->lower_device)
+        return 0;
+    *device = branch->lower_device;
+    *inode |= FOREIGN;
+    return 1;
+}
+
+int sl_branch_holds(const struct sl_branch *branch, int fd)
+{
+    char text[LONGEST];
+    return path_of(fd, text) > 0 && below(text, branch->upper_path, branch->upper_length);
 }
 
 static int served(const struct sl_walk *found, uint64_t device)

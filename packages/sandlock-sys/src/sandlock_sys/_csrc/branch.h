@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "numbers.h"
 #include "walk.h"
 
 /* Names, each with a NUL behind it, and where they begin, in the order of their bytes. */
@@ -24,6 +25,7 @@ struct sl_branch {
     int32_t starts;  /* whether paths are served that start in one of its directories */
     uint64_t upper_device;
     uint64_t lower_device;
+    uint64_t *numbers;          /* of the upper layer's inodes: numbers.h */
     struct sl_walk_mark root;   /* by what a path gets into it */
     const char *upper_path;     /* what the kernel calls the two, no slash at the end */
     const char *lower_path;
@@ -51,6 +53,12 @@ const char *sl_branch_enter(const struct sl_branch *branch, int start, const cha
 /* Write the branch's path for one that starts in the directory `start`; 1: done. 0: that lies elsewhere. -1: it is
  * inside, and cannot be told here. */
 int sl_branch_from(const struct sl_branch *branch, int start, const char *path, char *whole, size_t room);
+
+/* Write what an inode is shown as over its device and number; 1: those are others. That is so if the branch settled. */
+int sl_branch_show(const struct sl_branch *branch, uint64_t *device, uint64_t *inode);
+
+/* Whether what the fd stands for is, or was, in the upper layer. */
+int sl_branch_holds(const struct sl_branch *branch, int fd);
 
 /* Find what `path` leads to in the branch, as sl_find does; 1: that is so. 0: it has to be asked for elsewhere. */
 int sl_branch_find(const struct sl_branch *branch, const char *path, uint32_t flags, const struct sl_walk_mark *marks,

@@ -17,7 +17,7 @@
 #include "capabilities.h"
 #include "deputy.h"
 #include "destinations.h"
-#include "inode.h"
+#include "looking.h"
 #include "notif.h"
 #include "procmem.h"
 #include "raw.h"
@@ -27,7 +27,6 @@
 enum {
     LONGEST = 4096,             /* PATH_MAX */
     DEEPEST = 64,               /* the way up is gone at each call: who works further down must not hold others up */
-    ROOM = 256,                 /* for what inode.h tells */
     CWD = -100,                 /* AT_FDCWD, linux/fcntl.h */
     SYMLINK_NOFOLLOW = 0x100,   /* AT_*, linux/fcntl.h */
     NO_AUTOMOUNT = 0x800,
@@ -36,8 +35,6 @@ enum {
     EACCESS = 0x200,
     STATX_RESERVED_ = (int)0x80000000,
     TMPFILE = 020000000,        /* __O_TMPFILE, asm-generic/fcntl.h, 3.11 */
-    PROC_MAGIC = 0x9fa0,        /* PROC_SUPER_MAGIC, linux/magic.h */
-    TYPE = 0170000, FOLDER = 0040000, FILE_ = 0100000, LINK = 0120000, /* linux/stat.h */
 };
 
 /* What open does not refuse and knows, as in sandlock_notif.handlers.files.opening. The other flags need more thought. */
@@ -45,25 +42,13 @@ enum {
                     | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | 0100000 | O_LARGEFILE)
 #define OPEN_THOUGHT (O_CREAT | O_EXCL | O_PATH | TMPFILE)
 
-/* One request and what is known of it. */
-struct call {
-    struct sl_shortcut *shortcut;
-    const struct sl_notif_request *request;
-    const struct sl_shortcut_row *row;
-    uint32_t flags;
-    uint32_t find; /* SL_WALK_* */
-    int object;    /* O_PATH fd; -1 when somebody else closes it */
-    uint32_t mode;
-    int in_branch;
-};
-
-static uint64_t argument(const struct call *call, int index)
+static uint64_t argument(const struct sl_call *call, int index)
 {
     return call->request->args[index];
 }
 
 /* Reads the flags, and tells whether they are plain ones. */
-static int understood(struct call *call)
+static int understood(struct sl_call *call)
 {
     const struct sl_shortcut_row *row = call->row;
     uint64_t wide = row->flags < 0 ? (uint64_t)row->fixed : argument(call, row->flags);
@@ -92,17 +77,12 @@ static int understood(struct call *call)
     }
 }
 
-static int waits(const struct call *call)
-{
-    return sl_notif_id_valid(call->shortcut->listener, call->request->id) == 0;
-}
-
 /* Whether paths that start in this directory are served: it is not closed, nothing denied above it, within the fence. */
 static int good_start(const struct sl_shortcut *shortcut, int start)
 {
     struct sl_walk found;
     sl_look(start, shortcut->closed, shortcut->closed_count, &found);
-    if (found.outcome != SL_WALK_END || (found.mode & TYPE) != FOLDER)
+    if (found.outcome != SL_WALK_END || (found.mode & SL_TYPE) != SL_FOLDER)
         return 0;
     if (shortcut->denied_count && sl_climb_at_most(start, shortcut->denied, shortcut->denied_count, DEEPEST) != -ENOENT)
         return 0;
@@ -110,12 +90,12 @@ static int good_start(const struct sl_shortcut *shortcut, int start)
 }
 
 /* The fd that a relative path starts from, to be closed; -1: not served. It is not judged yet. */
-static int start_of(const struct call *call)
+static int start_of(const struct sl_call *call)
 {
     const struct sl_shortcut *shortcut = call->shortcut;
     char link[48];
     int at = call->row->at < 0 ? CWD : (int)(uint32_t)argument(call, call->row->at);
-    if (!shortcut->relative || (at < 0 && at != CWD))
+    if (!shortcut->relative || (at < 0 && (at != CWD || call->row->path < 0)))
         return -1;
     char *end = sl_put_number(sl_put(link, "/proc/"), call->request->pid);
     if (at == CWD)
@@ -126,76 +106,10 @@ static int start_of(const struct call *call)
     if (start < 0)
         return -1;
     /* It was the caller's if the caller waits still. */
-    if (waits(call))
+    if (sl_call_waits(call))
         return start;
     RAW(__NR_close, start);
     return -1;
-}
-
-static int answer(struct call *call, int64_t value, long error)
-{
-    long result;
-    do
-        result = sl_notif_send(call->shortcut->listener, call->request->id, value, (int32_t)error, 0);
-    while (result == -EINTR);
-    return result == 0 || result == -ENOENT; /* nobody waits for it any more */
-}
-
-/* Writes to the caller's memory and answers. The fd of the memory stays with the process that it was opened for; that
- * this is the caller's is known when the caller waits afterwards, so nothing is written to one that got its number. */
-static int give(struct call *call, const void *data, size_t size, int64_t value)
-{
-    char link[32];
-    sl_put(sl_put_number(sl_put(link, "/proc/"), call->request->pid), "/mem");
-    int memory = (int)RAW(__NR_openat, CWD, link, O_RDWR | O_CLOEXEC, 0);
-    if (memory < 0)
-        return 0;
-    long written = -1;
-    if (waits(call))
-        written = RAW(__NR_pwrite64, memory, data, size, argument(call, call->row->value));
-    RAW(__NR_close, memory);
-    return written == (long)size && answer(call, value, 0);
-}
-
-static int look(struct call *call)
-{
-    _Alignas(16) char data[ROOM];
-    long size = sl_inode_stat(call->object, data);
-    return size > 0 && give(call, data, (size_t)size, 0);
-}
-
-static int look_extended(struct call *call)
-{
-    _Alignas(16) char data[ROOM];
-    uint32_t mask = (uint32_t)argument(call, call->row->value - 1);
-    return sl_inode_statx(call->object, call->flags & SYNC_TYPE, mask, data) == 0 && give(call, data, ROOM, 0);
-}
-
-static int check_access(struct call *call)
-{
-    if (call->in_branch) { /* where it is refused, the branch says why */
-        long refused = sl_inode_access(call->object, (int)argument(call, call->row->value), EACCESS);
-        return !refused && answer(call, 0, 0);
-    }
-    return answer(call, 0, sl_inode_access(call->object, (int)argument(call, call->row->value),
-                                           (int)(call->flags & EACCESS)));
-}
-
-static int read_link(struct call *call)
-{
-    char text[LONGEST];
-    _Alignas(16) char system[ROOM];
-    if ((call->mode & TYPE) != LINK)
-        return answer(call, 0, -EINVAL);
-    uint64_t magic = 0; /* links of /proc say what is true for who asks */
-    if (sl_inode_statfs(call->object, system) < 0 || (memcpy(&magic, system, sizeof magic), magic == PROC_MAGIC))
-        return 0;
-    long size = sl_inode_readlink(call->object, text, sizeof text), room = (int32_t)argument(call, call->row->value + 1);
-    if (size <= 0 || size >= LONGEST)
-        return 0;
-    if (size > room)
-        size = room;
-    return give(call, text, (size_t)size, size);
 }
 
 static long free_slot(struct sl_deputy *deputy)
@@ -207,14 +121,14 @@ static long free_slot(struct sl_deputy *deputy)
 }
 
 /* Lets the deputy open exactly the object, give it to the caller, and close what this thread found it by. */
-static int open_object(struct call *call)
+static int open_object(struct sl_call *call)
 {
     struct sl_deputy *deputy = call->shortcut->deputy;
-    uint32_t type = call->mode & TYPE;
+    uint32_t type = call->mode & SL_TYPE;
     long index = free_slot(deputy);
     if (call->in_branch && call->flags & (O_ACCMODE | O_TRUNC)) /* it would have to be copied up */
         return 0;
-    if (index < 0 || (type != FILE_ && type != FOLDER) || sl_deputy_busy(deputy) > call->shortcut->blocked_ns)
+    if (index < 0 || (type != SL_FILE && type != SL_FOLDER) || sl_deputy_busy(deputy) > call->shortcut->blocked_ns)
         return 0;
     struct sl_deputy_slot *slot = &deputy->slots[index];
     memset(slot, 0, offsetof(struct sl_deputy_slot, buffer));
@@ -232,26 +146,26 @@ static int open_object(struct call *call)
     return 1;
 }
 
-static int act(struct call *call)
+static int act(struct sl_call *call)
 {
     switch (call->row->kind) {
     case SL_SHORTCUT_STAT:
-        return look(call);
+        return sl_call_stat(call);
     case SL_SHORTCUT_STATX:
-        return look_extended(call);
+        return sl_call_statx(call);
     case SL_SHORTCUT_ACCESS:
-        return check_access(call);
+        return sl_call_access(call);
     case SL_SHORTCUT_READLINK:
-        return read_link(call);
+        return sl_call_readlink(call);
     default:
         return open_object(call);
     }
 }
 
-static int act_on(struct call *call, const struct sl_walk *found)
+static int act_on(struct sl_call *call, const struct sl_walk *found)
 {
     if (found->outcome == SL_WALK_ERROR) /* a symlink, or what the kernel would have to ask a file system for */
-        return found->error != ELOOP && found->error != EAGAIN && answer(call, 0, -found->error);
+        return found->error != ELOOP && found->error != EAGAIN && sl_call_answer(call, 0, -found->error);
     call->object = found->object;
     call->mode = found->mode;
     int served = found->outcome == SL_WALK_END && act(call);
@@ -260,16 +174,23 @@ static int act_on(struct call *call, const struct sl_walk *found)
     return served;
 }
 
-static int find_and_act(struct call *call, int start, const char *path)
+static int find_and_act(struct sl_call *call, int start, const char *path)
 {
     struct sl_walk found;
     sl_find(start, path, call->find, call->shortcut->marks, call->shortcut->mark_count, &found);
     return act_on(call, &found);
 }
 
+static void show(struct sl_call *call, const struct sl_walk *found)
+{
+    call->device = found->device;
+    call->inode = found->inode;
+    call->shown = sl_branch_show(&call->shortcut->branch, &call->device, &call->inode);
+}
+
 /* As find_and_act, for a path of the branch. What was found counts if nobody changed the branch meanwhile, or what it
  * is judged by: whoever does says that a change begins, forgets the shortcut if need be, and says that it is over. */
-static int find_in_branch(struct call *call, const char *path)
+static int find_in_branch(struct sl_call *call, const char *path)
 {
     const struct sl_shortcut *shortcut = call->shortcut;
     const struct sl_branch *branch = &shortcut->branch;
@@ -277,6 +198,7 @@ static int find_in_branch(struct call *call, const char *path)
     int64_t state = sl_branch_begin(branch);
     if (state < 0 || !sl_branch_find(branch, path, call->find, shortcut->marks, shortcut->mark_count, &found))
         return 0;
+    show(call, &found);
     if (!sl_branch_settled(branch, state) || __atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE)) {
         if (found.object >= 0)
             RAW(__NR_close, found.object);
@@ -287,7 +209,7 @@ static int find_in_branch(struct call *call, const char *path)
 }
 
 /* A path that starts outside of the branch, which may lead into it. */
-static int serve_from(struct call *call, int start, const char *path)
+static int serve_from(struct sl_call *call, int start, const char *path)
 {
     const struct sl_shortcut *shortcut = call->shortcut;
     struct sl_names names = {shortcut->names, shortcut->name_at, shortcut->name_count};
@@ -301,7 +223,7 @@ static int serve_from(struct call *call, int start, const char *path)
 }
 
 /* A path that starts in a directory that the caller has. */
-static int serve_relative(struct call *call, int start, const char *path)
+static int serve_relative(struct sl_call *call, int start, const char *path)
 {
     const struct sl_branch *branch = &call->shortcut->branch;
     char whole[LONGEST];
@@ -323,16 +245,64 @@ static const struct sl_shortcut_row *row_of(const struct sl_shortcut *shortcut, 
     return NULL;
 }
 
+/* What the caller's fd itself stands for. Its number is another one if it is of the upper layer. */
+static int serve_object(struct sl_call *call, int object, int by_number)
+{
+    struct sl_shortcut *shortcut = call->shortcut;
+    const struct sl_branch *branch = &shortcut->branch;
+    struct sl_walk found;
+    int64_t state = branch->upper < 0 ? 0 : sl_branch_begin(branch);
+    sl_look(object, by_number ? NULL : shortcut->marks, by_number ? 0 : shortcut->mark_count, &found);
+    if (state < 0 || found.outcome != SL_WALK_END)
+        return 0;
+    if (branch->upper >= 0) {
+        show(call, &found);
+        call->shown = call->shown && sl_branch_holds(branch, object);
+        if (!sl_branch_settled(branch, state))
+            return 0;
+    }
+    if (__atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE))
+        return 0;
+    if (by_number && !call->shown) /* all of it is in registers, and what the kernel says is true */
+        return sl_call_goes_on(call);
+    if (!by_number && (found.mode & SL_TYPE) == SL_FOLDER && (shortcut->denied_count || shortcut->fence_count))
+        return 0;
+    call->object = object;
+    int served = act(call);
+    call->object = -1;
+    return served;
+}
+
+static int serve_fd(struct sl_call *call)
+{
+    int object = start_of(call);
+    if (object < 0)
+        return 0;
+    int served = serve_object(call, object, call->row->path < 0);
+    RAW(__NR_close, object);
+    return served;
+}
+
+/* Whether a call without a path is about the fd that it starts from. */
+static int may_lack_path(const struct sl_call *call)
+{
+    return call->flags & EMPTY_PATH && (call->row->kind == SL_SHORTCUT_STAT || call->row->kind == SL_SHORTCUT_STATX);
+}
+
 /* 1: answered, or somebody will answer. 0: nothing was done. */
-static int serve(struct call *call)
+static int serve(struct sl_call *call)
 {
     struct sl_shortcut *shortcut = call->shortcut;
     char path[LONGEST];
     if (!understood(call))
         return 0;
+    if (call->row->path < 0 || (may_lack_path(call) && !argument(call, call->row->path)))
+        return serve_fd(call);
     long length = sl_procmem_string((int)call->request->pid, argument(call, call->row->path), path, sizeof path);
-    if (length <= 0 || !waits(call))
+    if (length < 0 || !sl_call_waits(call))
         return 0;
+    if (!length)
+        return may_lack_path(call) && serve_fd(call);
     if (path[0] == '/' && shortcut->branch.upper >= 0 && shortcut->branch.whole)
         return find_in_branch(call, path);
     if (path[0] == '/')
@@ -345,7 +315,7 @@ static int serve(struct call *call)
     return served;
 }
 
-static int serve_socket(struct call *call)
+static int serve_socket(struct sl_call *call)
 {
     struct sl_destinations *known = call->shortcut->destinations;
     int connects = call->row->kind == SL_SHORTCUT_CONNECT, listener = call->shortcut->listener;
@@ -361,7 +331,7 @@ long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_
         result = sl_notif_next(shortcut->listener, request, wait_ns);
         if (result != 1)
             break;
-        struct call call = {.shortcut = shortcut, .request = request, .row = row_of(shortcut, request), .object = -1};
+        struct sl_call call = {.shortcut = shortcut, .request = request, .row = row_of(shortcut, request), .object = -1};
         if (!call.row || __atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE))
             break;
         int on_socket = call.row->kind >= SL_SHORTCUT_CONNECT, give_up = shortcut->privileged && !on_socket;

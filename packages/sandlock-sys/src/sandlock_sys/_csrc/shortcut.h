@@ -23,7 +23,7 @@ struct sl_shortcut_row {
     int32_t number; /* of the system call */
     int32_t kind;   /* enum sl_shortcut_kind */
     int32_t at;     /* directory fd; -1: the path starts in the working directory */
-    int32_t path;
+    int32_t path;   /* -1: it is about the fd itself */
     int32_t value;  /* see the kind */
     int32_t flags;  /* -1: it has none, and means `fixed` */
     int32_t fixed;

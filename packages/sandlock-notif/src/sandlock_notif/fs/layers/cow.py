@@ -16,6 +16,7 @@ from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISLNK, S_ISREG
 from struct import unpack
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from sandlock_cow import overlay
 from sandlock_cow.model import Layer as Where
 from sandlock_notif.action import Errno, InjectFd, Value
 from sandlock_notif.errors import Refusal
@@ -146,7 +147,7 @@ class CowLayer(Layer):
         """Return the branch's path of what `fd` pins; None outside. ENOENT (Refusal) for a directory that is gone."""
         shown = os.readlink(b"/proc/self/fd/%d" % fd)
         path = self.branch.inside(shown)
-        if path is None or not self._moved or shown.startswith(os.fsencode(self.branch.upper)):
+        if path is None or not self._moved or self.stores(fd):
             return path
         names = path.split(b"/")
         for count in range(len(names), 0, -1):
@@ -184,11 +185,31 @@ class CowLayer(Layer):
         found = _asked(self.branch.lookup, place.path)
         return _asked(os.open, found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
 
+    def stores(self, fd: int) -> bool:
+        """Whether what `fd` pins is, or was, in the upper layer."""
+        shown, upper = os.readlink(b"/proc/self/fd/%d" % fd), os.fsencode(self.branch.upper)
+        return shown == upper or shown.startswith(upper + b"/")
+
+    def stored(self, name: bytes) -> bytes:
+        """Return what a program's attribute is called in the upper layer."""
+        return overlay.escape(name)
+
+    def _shown_as(self, fd: int) -> Identity | None:
+        """Return the (st_dev, st_ino) that programs see for what `fd` pins, where the kernel tells another."""
+        found = os.fstat(fd)
+        shown = self.branch.identity(found)
+        return None if shown == (found.st_dev, found.st_ino) or not self.stores(fd) else shown
+
+    def stat_of(self, fd: int) -> bytes:
+        """Return the attributes of the file that holds the content now, with the numbers that it always had."""
+        shown, content = self._shown_as(fd), inode.stat(fd)
+        return content if shown is None else inode.renumber_stat(content, *shown)
+
     def stat(self, request: Request, place: Location) -> bytes:
-        """Return the attributes of the file that holds the content now, as fstat tells them."""
+        """Return what `stat_of` does, of what is there."""
         fd = self.pinned(place)
         try:
-            return inode.stat(fd)
+            return self.stat_of(fd)
         finally:
             os.close(fd)
 
@@ -196,7 +217,8 @@ class CowLayer(Layer):
         """As `stat`."""
         fd = self.pinned(place)
         try:
-            return inode.statx(fd, flags, mask)
+            shown, content = self._shown_as(fd), inode.statx(fd, flags, mask)
+            return content if shown is None else inode.renumber_statx(content, *shown)
         finally:
             os.close(fd)
 
@@ -364,4 +386,9 @@ class CowLayer(Layer):
 
     def list(self, path: bytes) -> list[tuple[bytes, int, int]]:
         """Return name, type and inode number of everything in a directory, with `.` and `..`."""
-        return [(b".", 4, 1), (b"..", 4, 1), *((e.name, e.type, e.inode) for e in self.branch.listdir(path))]
+        above = path.rpartition(b"/")[0]
+        dots = [(name, 4, self._number(of)) for name, of in ((b".", path), (b"..", above))]
+        return [*dots, *((e.name, e.type, e.inode) for e in self.branch.listdir(path))]
+
+    def _number(self, path: bytes) -> int:
+        return self.branch.identity(_asked(self.branch.stat, path))[1]

@@ -31,6 +31,7 @@ __all__ = ["ByFd"]
 
 # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_SETVERSION, linux/fs.h: they need no writable fd
 _SET_FLAGS = (0x40086602, 0x401C5820, 0x40087602)
+_NAMED = ("fsetxattr", "fremovexattr")  # whose first argument, after the fd, is the name of an attribute
 _NAME_MAX, _SIZE_MAX = 255, 65536  # XATTR_*, linux/limits.h
 _WHY = "through an fd opened for reading the real file would be changed"
 
@@ -70,9 +71,10 @@ class ByFd:
                 self._check(held)
                 kept, held = held, -1
                 return self._files.post(request, call, kept, *arguments, fds=(kept,))
-            shown = os.readlink(b"/proc/self/fd/%d" % held)
-            if shown.startswith(os.fsencode(cow.branch.upper)):
+            if cow.stores(held):
                 kept, held = held, -1
+                if call in _NAMED and isinstance(arguments[0], bytes):  # no program forges a mark
+                    arguments = (cow.stored(arguments[0]), *arguments[1:])
                 return self._files.post_free(request, call, kept, *arguments)
             place = self._files.view.of_fd(request, request.int_arg(0), looks=False)
         finally:

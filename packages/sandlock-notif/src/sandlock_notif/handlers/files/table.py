@@ -64,6 +64,10 @@ class FilesTable(HandlerTable):
             calls += own_domain_traps()
         if self.view.has_cow or self.view.moves:
             calls += ByFd(self.files).traps()
+        if self.view.has_cow:
+            from sandlock_notif.handlers.files.held import Held  # lazy: with a package that only branches need
+
+            calls += Held(self.files).traps()
         return [*calls, *self._listing.traps()] if self._listed else calls
 
     def attach(self, services: Services) -> None:

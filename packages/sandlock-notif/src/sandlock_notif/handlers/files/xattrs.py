@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sandlock_notif.handlers.files.serving import Files
     from sandlock_notif.request import Request
 
-__all__ = ["Xattrs"]
+__all__ = ["Xattrs", "give", "name_of"]
 
 _SYMLINK_NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000  # AT_*, linux/fcntl.h
 _NAME_MAX, _SIZE_MAX, _LIST_MAX = 255, 65536, 65536  # XATTR_*, linux/limits.h
@@ -75,26 +75,17 @@ class Xattrs:
 
         return self._files.at_path(request, at, path, how, guarded)
 
-    def _name(self, request: Request, argument: int) -> bytes:
-        try:
-            name = read_string(request, request.args[argument], _NAME_MAX + 1)
-        except Refusal as refusal:
-            raise Refusal(ERANGE if refusal.errno == ENAMETOOLONG else refusal.errno) from refusal
-        if not name:
-            raise Refusal(ERANGE)
-        return name
-
     def _get(self, request: Request, where: tuple[int, int, int], name_at: int, buffer: int, size: int) -> Outcome:
-        name = self._name(request, name_at)
+        name = name_of(request, name_at)
 
         def act(place: Location) -> Outcome:
-            return _give(request, self._files.layer(place).getxattr(request, place, name), buffer, size)
+            return give(request, self._files.layer(place).getxattr(request, place, name), buffer, size)
 
         return self._at(request, where, act)
 
     def _list(self, request: Request, where: tuple[int, int, int], buffer: int, size: int) -> Outcome:
         def act(place: Location) -> Outcome:
-            return _give(request, self._files.layer(place).listxattr(request, place), buffer, size)
+            return give(request, self._files.layer(place).listxattr(request, place), buffer, size)
 
         return self._at(request, where, act)
 
@@ -104,7 +95,7 @@ class Xattrs:
         address, size, flags = value_at
         if flags & ~3:  # XATTR_CREATE | XATTR_REPLACE
             return Errno(EINVAL)
-        name = self._name(request, name_at)
+        name = name_of(request, name_at)
         if size > _SIZE_MAX:
             return Errno(E2BIG)
         value = read(request, address, size) if size else b""
@@ -115,7 +106,7 @@ class Xattrs:
         return self._at(request, where, act)
 
     def _remove(self, request: Request, where: tuple[int, int, int], name_at: int) -> Outcome:
-        name = self._name(request, name_at)
+        name = name_of(request, name_at)
 
         def act(place: Location) -> Outcome:
             return self._files.layer(place).removexattr(request, place, name)
@@ -147,7 +138,18 @@ class Xattrs:
         return self._set(request, (request.int_arg(0), 1, request.args[2]), 3, self._arguments(request))
 
 
-def _give(request: Request, content: bytes, buffer: int, size: int) -> Outcome:
+def name_of(request: Request, argument: int) -> bytes:
+    """Return the name of an attribute that an argument points to; ERANGE (Refusal) for none, or too long a one."""
+    try:
+        name = read_string(request, request.args[argument], _NAME_MAX + 1)
+    except Refusal as refusal:
+        raise Refusal(ERANGE if refusal.errno == ENAMETOOLONG else refusal.errno) from refusal
+    if not name:
+        raise Refusal(ERANGE)
+    return name
+
+
+def give(request: Request, content: bytes, buffer: int, size: int) -> Outcome:
     """Answer as getxattr and listxattr do: the length alone for no room, ERANGE for too little."""
     if size:
         if size < len(content):
