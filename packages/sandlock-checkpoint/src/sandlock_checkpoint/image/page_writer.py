@@ -1,9 +1,9 @@
 """Page contents from a checkpoint's source to the data files of a new image, in a fixed amount of memory.
 
 One thread (a tracer has only one) reads blocks into a ring of buffers; others write or compress them. A process stays
-stopped while its memory is read, and a checksum costs as much time as a copy: only as many are made meanwhile as idle
-CPUs can make, and all others when the source has been closed, from the page cache. Data that would not stay there has
-all of them made at once.
+stopped while its memory is read, and a checksum costs more time than a copy: only such are made meanwhile as CPUs have
+time for that neither read nor write, at the lowest priority, and all others when the source has been closed, from the
+page cache. Data that would not stay there has all of them made at once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Self
 from sandlock_checkpoint.image.compress import Compressor
 from sandlock_checkpoint.image.data_file import read_exactly
 from sandlock_checkpoint.image.format import BLOCK, RAW, SPARSE, Contents, FileEntry, Inherited
+from sandlock_checkpoint.image.huge import HugePages
 from sandlock_checkpoint.image.layout import Stream, choose_layout, data_size, merge, total
 from sandlock_checkpoint.image.parent import ParentPages
 from sandlock_checkpoint.image.publish import NewImage
@@ -31,6 +32,7 @@ Progress = Callable[[int, int], object]
 
 _SLOTS = 16  # buffers of one block each
 _ZEROS = bytes(BLOCK)
+_LAST = 19  # nice(2): of the thread alone
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class _File:
     waiting: int = 0
     complete: bool = False
     inherited: tuple[Inherited, ...] = ()
+    planned: Sequence[Run] = ()  # what is sure to be written, each byte where it stands in its area
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,9 @@ class PageWriter:
         self._free = [bytearray(BLOCK) for _ in range(_SLOTS)]
         self._pending: deque[_Block] = deque()
         self._files: list[_File] = []
-        self._idle = threads > 1
+        self._at_leisure = threads - 1  # checksums at a time
+        self._leisure = ThreadPoolExecutor(max(1, threads - 1), "sandlock-sum", initializer=os.nice, initargs=(_LAST,))
+        self._huge = HugePages()
         self._pool = ThreadPoolExecutor(threads, "sandlock-save")
         # One thread: the kernel lets only one write to a file anyway.
         self._writing = ThreadPoolExecutor(1, "sandlock-write")
@@ -122,7 +127,8 @@ class PageWriter:
         planned = [run for batch, _ in plan for run in batch]
         layout = choose_layout(planned or runs, compressed=self._compressors is not None)
         self._done += total(runs) - total(planned)
-        file = _File(area, name, layout, [], [], [])
+        sure = layout == SPARSE and not self._parent
+        file = _File(area, name, layout, [], [], [], planned=runs if sure else ())
         self._files.append(file)
         slot, fill = self._slot(), 0
         for batch, compare in plan:
@@ -185,6 +191,7 @@ class PageWriter:
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._leisure.shutdown(cancel_futures=True)
         self._writing.shutdown(cancel_futures=True)
         self._syncer.shutdown(cancel_futures=True)
         for file in self._files:
@@ -221,9 +228,13 @@ class PageWriter:
             self._pending.append(_Block(file, block, slot, self._pool.submit(_digest, slot, count), None, frame))
             return
         pieces = _last(file.runs, count) if file.layout == SPARSE else [Run(block * BLOCK, count)]
-        written = self._writing.submit(_write, file.fd, pieces, slot, count)
+        written = self._writing.submit(_write, file, pieces, slot, count, self._huge)
         busy = sum(1 for one in self._pending if one.digest is not None and not one.digest.done())
-        digest = self._pool.submit(_digest, slot, count) if self._now or (self._idle and busy < 2) else None
+        digest: Future[bytes] | None = None
+        if self._now:
+            digest = self._pool.submit(_digest, slot, count)
+        elif busy < self._at_leisure:
+            digest = self._leisure.submit(_digest, slot, count)
         self._pending.append(_Block(file, block, slot, digest, written, None))
 
     def _settle(self) -> None:
@@ -247,6 +258,7 @@ class PageWriter:
         """Give a file its size, and close it, when all of it is written: there may be more files than fds."""
         if file.complete and not file.waiting and file.fd >= 0:
             os.ftruncate(file.fd, data_size(file.runs, file.layout, file.stored))
+            self._huge.forget(file.fd)
             os.close(file.fd)
             file.fd = -1
 
@@ -272,15 +284,16 @@ class PageWriter:
         self._free.append(slot)
 
 
-def _write(fd: int, pieces: list[Run], slot: bytearray, count: int) -> None:
+def _write(file: _File, pieces: list[Run], slot: bytearray, count: int, huge: HugePages) -> None:
     """Write the first bytes of `slot` to `pieces` of the file."""
     data = memoryview(slot)[:count]
     if slot.startswith(memoryview(_ZEROS)[:count]):  # a hole reads the same, and is checked the same
         return
     done = 0
-    for offset, length in merge(pieces):
-        _write_exactly(fd, data[done : done + length], offset)
-        done += length
+    for place in merge(pieces):
+        huge.prepare(file.fd, file.planned, place)
+        _write_exactly(file.fd, data[done : done + place.length], place.offset)
+        done += place.length
 
 
 def _digest(slot: bytearray, count: int) -> bytes:

@@ -22,6 +22,7 @@ from sandlock_checkpoint.restore.channel import Channel
 from sandlock_checkpoint.restore.filling import Filler
 from sandlock_checkpoint.restore.groups import join_groups
 from sandlock_checkpoint.restore.lazy import DISCARD, LazyMapper
+from sandlock_checkpoint.restore.libc_locks import rename_holders
 from sandlock_checkpoint.restore.mappings import MappingBuilder
 from sandlock_checkpoint.restore.open_files import FileMaker, give_numbers, open_pidfds
 from sandlock_checkpoint.restore.plan import check_host, list_skipped
@@ -339,6 +340,7 @@ class _Job:
                 raise RestoreError(f"thread {thread.tid}", f"the kernel gave it the id {now}")
             self._note(prepare_thread(target, injector, thread))
             patch_tid(target.pid, thread, now)
+        rename_holders(target.pid, process, target.numbers)
         if powers:
             drop_powers(target)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.memory import Area, Mapping, MemorySource, Run
+from sandlock_checkpoint.restore.huge import HugeMemory
 from sandlock_checkpoint.restore.mappings import words_of
 from sandlock_checkpoint.restore.plan import first_prot
 from sandlock_checkpoint.restore.target import Target
@@ -16,7 +18,9 @@ from sandlock_sys.errors import SyscallError
 
 __all__ = ["Filler", "chunks"]
 
-_PIECE = 4 << 20  # of two: one is read while the other is written
+_PIECE = 4 << 20
+_PIECES = 4  # one is read while others wait to be written: neither side waits for the other's last block
+_AHEAD = 64 << 20  # made huge at once: a call makes the kernel wait for all CPUs
 _WRITE = 2  # PROT_WRITE
 
 
@@ -31,8 +35,9 @@ class Filler:
 
     def __init__(self, source: MemorySource, piece: int = _PIECE) -> None:
         self._source = source
-        self._pieces = memoryview(bytearray(piece)), memoryview(bytearray(piece))
+        self._pieces = [memoryview(bytearray(piece)) for _ in range(_PIECES)]
         self._writer = ThreadPoolExecutor(1, "sandlock-fill")
+        self._huge = HugeMemory()
 
     def close(self) -> None:
         """Let the writing thread end."""
@@ -55,18 +60,23 @@ class Filler:
             raise RestoreError(words_of(mapping), str(error)) from error
 
     def _write(self, target: Target, area: Area, mapping: Mapping, runs: Sequence[Run]) -> None:
-        under_way: Future[procmem.Transfer] | None = None
+        under_way: deque[Future[procmem.Transfer]] = deque()
         try:
-            for number, batch in enumerate(chunks(runs, len(self._pieces[0]))):
-                piece = self._read(area, batch, self._pieces[number % 2])
-                if under_way is not None:
-                    _check(under_way, mapping)
-                under_way = self._writer.submit(procmem.write_ranges, target.pid, _places(mapping, batch), piece)
-            if under_way is not None:
-                _check(under_way, mapping)
+            for number, batch in enumerate(self._batches(target, mapping, runs)):
+                if len(under_way) == len(self._pieces):
+                    _check(under_way.popleft(), mapping)
+                piece = self._read(area, batch, self._pieces[number % len(self._pieces)])
+                under_way.append(self._writer.submit(procmem.write_ranges, target.pid, _places(mapping, batch), piece))
+            while under_way:
+                _check(under_way.popleft(), mapping)
         finally:
-            if under_way is not None:
-                wait([under_way])
+            wait(under_way)
+
+    def _batches(self, target: Target, mapping: Mapping, runs: Sequence[Run]) -> Iterator[list[Run]]:
+        """Yield the runs in lists that fit into a piece, their pages made huge where that can be done."""
+        for several in chunks(runs, _AHEAD):
+            self._huge.prepare(target, mapping, several)
+            yield from chunks(several, len(self._pieces[0]))
 
     def _poke(self, target: Target, area: Area, mapping: Mapping, runs: Sequence[Run]) -> None:
         """Write to pages that the process itself may not write, such as relocated ones: only its tracer may."""
