@@ -76,3 +76,15 @@ def test_an_agent_is_not_let_loose_on_a_home(sandlock: Command) -> None:
     done = sandlock("run", "--preset", "agent", "--", "true")
     assert done.returncode == 125
     assert "no place of one project's work" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("preset", "variable"), [("node", "npm_config_cache"), ("build", "GOCACHE"), ("python", "PIP_CACHE_DIR")]
+)
+def test_caches_that_a_tool_insists_on_are_below_the_private_temporary_directory(
+    sandlock: Command, preset: str, variable: str
+) -> None:
+    done = sandlock("run", "--preset", preset, "-e", f'mkdir -p "${variable}/x" && echo "${variable}" "$TMPDIR"')
+    place, private = done.stdout.split()
+    assert done.returncode == 0
+    assert place.startswith(f"{private}/")

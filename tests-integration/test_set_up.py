@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from sandlock import PolicyError, Sandbox
+from sandlock import Policy, PolicyError, Sandbox, preset
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("seccomp", level=2)]
 
@@ -88,3 +89,21 @@ def test_without_a_supervisor_what_needs_one_is_refused_by_name(field: str, valu
     with pytest.raises(PolicyError, match="needs the supervisor") as caught:
         said(["/bin/true"], supervisor=False, **{field: value})
     assert field in str(caught.value) or "network.allow" in str(caught.value)
+
+
+def test_a_supervisor_without_a_proc_of_its_own_is_refused_in_words() -> None:
+    """Inside another sandbox, which grants no /proc; with it the inner one runs."""
+    code = (
+        "from sandlock_policy import preset\n"
+        "from sandlock_runtime import ConfinementError, Sandbox\n"
+        "try: print(Sandbox(preset('default'), max_memory='1G').run(['echo', 'inner']).stdout)\n"
+        "except ConfinementError as error: print(error.step, error)\n"
+    )
+    folders = [path for path in sys.path if os.path.isdir(path)]
+    readable = [*preset("python").fs_readable, *folders, sys.prefix]
+    outer = preset("python").replace(fs_readable=readable, env={"PYTHONPATH": os.pathsep.join(folders)})
+    refused = Sandbox(outer).run([sys.executable, "-c", code], timeout=60)
+    assert refused.stdout.startswith(b"proc the sandbox could not be set up: proc: /proc is needed"), refused
+    assert b"(-r /proc)" in refused.stdout
+    granted = Sandbox(outer.merge(Policy(fs_readable=["/proc"]))).run([sys.executable, "-c", code], timeout=60)
+    assert granted.stdout == b"b'inner\\n'\n", granted

@@ -12,6 +12,7 @@ import pytest
 from sandlock_cli.failure import warn
 from sandlock_cli.hints import hints_after
 from sandlock_cli.mentions import PathMention, read_command
+from sandlock_cli.program_hints import listening_ports
 from sandlock_policy import preset
 from sandlock_runtime import Result, host_features
 from sandlock_runtime.prepare import make_context, plan_for
@@ -77,10 +78,59 @@ def test_programs_and_code_of_the_network_and_of_signals_are_known() -> None:
     assert not read_command(["sh", "-c", "echo skill"], "/").kills
 
 
+@pytest.mark.parametrize(
+    ("command", "ports"),
+    [
+        (["python3", "-m", "http.server"], [8000]),
+        (["python3", "-m", "http.server", "-b", "127.0.0.1", "18555"], [18555]),
+        (["/usr/bin/python3.11", "-m", "http.server", "9000", "-d", "x"], [9000]),
+        (["uvicorn", "app:app", "--host", "0.0.0.0", "--port", "80"], [80]),
+        (["uvicorn", "app:app", "--workers", "4"], []),
+        (["gunicorn", "-w", "4", "-b", "0.0.0.0:8001", "app:app"], [8001]),
+        (["flask", "run", "--port=5000"], [5000]),
+        (["node", "-e", 'require("http").createServer().listen(8181)'], [8181]),
+        (["python3", "-c", "s.bind(('', 7000)); s.listen()"], [7000]),
+        (["python3", "-c", "s.listen(99999)"], []),
+        (["python3", "-m", "json.tool", "80"], None),
+        (["cat", "listen(80)"], None),
+        (["uvicorn", "--port", "²", "--port", "1" * 5000], []),
+    ],
+)
+def test_a_program_that_listens_is_known(command: list[str], ports: list[int] | None) -> None:
+    assert listening_ports(command) == ports
+
+
+def test_a_word_and_a_number_in_code_are_no_address() -> None:
+    assert read_command(["node", "-e", 'pad("a",4)'], "/").endpoints == []
+    assert read_command(["python3", "-c", 'import socket; c(("db",5432))'], "/").endpoints == [("db", 5432)]
+
+
+@needs_sandbox
+@pytest.mark.needs("command:ps")
+def test_programs_that_need_more_than_files_are_told_which_option(sandlock: Typed, tmp_path: Path) -> None:
+    """Each option is right: with it the program does what it could not."""
+    done = sandlock("run", "--", "ps")
+    assert done.stderr.splitlines()[-1].endswith("--fs-read /proc would allow that")
+    assert sandlock("run", "-r", "/proc", "--", "ps").returncode == 0
+    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[1])"
+    done = sandlock("run", "--", "python3", "-c", code)
+    assert done.stderr.splitlines()[-1].endswith("--net-allow-bind PORT would allow it")
+    assert sandlock("run", "--net-allow-bind", "0", "--", "python3", "-c", code).returncode == 0
+    done = sandlock("run", "--", "cat", "/proc/self/status")
+    assert "--fs-read /proc would allow reading it" in done.stderr.splitlines()[-1]
+    assert sandlock("run", "-r", "/proc", "--", "cat", "/proc/self/status").returncode == 0
+    tracer = tmp_path / "strace"  # stands for it: what is said depends on the name
+    tracer.write_text("#!/bin/sh\nexit 1\n")
+    tracer.chmod(0o755)
+    done = sandlock("run", "--", str(tracer))
+    assert done.stderr.splitlines()[-1].endswith("--extra-allow-syscalls ptrace would allow that inside")
+
+
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("unit", ["a-", "open('", "/a", "a.", "(", "[::", "> ", "a://", "('a", "~/", " "])
+@pytest.mark.parametrize("unit", ["a-", "open('", "/a", "a.", "bind(", "(", "[::", "> ", "a://", "('a", "~/", " "])
 def test_a_long_hostile_text_takes_no_time(unit: str) -> None:
     read_command(["sh", "-c", unit * 40_000 + " ;"], "/")
+    listening_ports(["sh", "-c", unit * 40_000 + " ;"])
 
 
 @needs_sandbox
@@ -287,6 +337,14 @@ def test_what_the_supervisor_denied_comes_last_with_count_and_flag() -> None:
     assert lines == [
         "connect '192.0.2.1:80' was denied 3 times: no rule allows it; --net-allow 192.0.2.1:80 would allow it",
         "clone was denied: max_processes: 2 processes live; a larger --max-processes would allow it",
+    ]
+
+
+def test_a_denial_says_each_thing_once() -> None:
+    reason = "tcp://192.0.2.1:80 is not allowed: --net-allow tcp://192.0.2.1:80"
+    denial = Denial("connect", 13, reason, "tcp://192.0.2.1:80", "--net-allow tcp://192.0.2.1:80")
+    assert hints(result_with(denial)) == [
+        "connect 'tcp://192.0.2.1:80' was denied: no rule allows it; --net-allow tcp://192.0.2.1:80 would allow it"
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sandlock_policy import Policy, PolicyError, SandlockError
+from sandlock_policy.errors import Problem
 from sandlock_policy.fields import FIELDS
 
 
@@ -201,3 +202,14 @@ def test_a_policy_is_frozen_plain_data() -> None:
 
 def test_the_repr_shows_what_was_said_and_nothing_else() -> None:
     assert repr(Policy(timeout=3)) == "Policy(timeout=3.0)"
+
+
+def test_an_error_shows_the_value_also_where_the_reason_does_not() -> None:
+    assert str(PolicyError([Problem("filesystem.chroot", "/srv/x", "is no directory", "make it")])) == (
+        "filesystem.chroot = /srv/x: is no directory; make it"
+    )
+    told = str(PolicyError([Problem("filesystem.chroot", "/" + "x" * 5000, "is no directory")]))
+    assert len(told) < 300
+    assert str(PolicyError([Problem("a", "'v'", "'v' is wrong")])) == "a: 'v' is wrong"
+    with pytest.raises(PolicyError, match="there are fs_access, fs_refer"):
+        Policy(disable=["nothing-like-it"])

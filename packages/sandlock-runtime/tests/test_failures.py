@@ -115,6 +115,9 @@ def test_a_grant_of_what_is_not_there_is_named(field: str, tree: Tree) -> None:
     with pytest.raises(PolicyError, match="does not exist") as caught:
         box(**{field: [missing]}).run(["true"])
     assert missing in str(caught.value) and f"-{missing}" in str(caught.value)
+    assert (
+        caught.value.problems[0].field == {"fs_readable": "filesystem.read", "fs_writable": "filesystem.write"}[field]
+    )
     assert box(**{field: [f"-{missing}"]}).run(["true"]).success
 
 
@@ -338,3 +341,18 @@ def test_a_listener_that_somebody_around_holds_already_is_told(tree: Tree) -> No
     assert (step, number, plain) == ("listener", errno.EBUSY, True)
     assert "supervisor" in remedy
     assert in_child(lambda: box(max_processes=5).run(["true"]).success)
+
+
+def test_no_command_is_the_callers_mistake() -> None:
+    with pytest.raises(TypeError, match="a command is a list of strings, not None"):
+        box().run(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EMFILE, "ulimit -n"), (errno.EAGAIN, "ulimit -u")])
+def test_too_few_files_or_processes_are_told_with_the_limit_to_raise(number: int, remedy: str) -> None:
+    sandbox = box()
+    context, made = make_context(sandbox.policy, ["true"])
+    assert made is not None
+    plan = plan_for(sandbox.policy, context, features.host_features())
+    assert remedy in str(explain_failure(SpawnError("start", "clone", number), made, plan))
+    assert remedy not in str(explain_failure(SpawnError("start", "clone", errno.EPERM), made, plan))

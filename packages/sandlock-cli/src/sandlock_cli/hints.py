@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandlock_cli.mentions import Mentions, read_command
+from sandlock_cli.program_hints import program_hints
 from sandlock_policy.data.landlock import FS_WRITE_FILE, NET_CONNECT_TCP, READ
 from sandlock_policy.fields import FIELD_BY_NAME
 from sandlock_policy.paths import is_below
@@ -21,7 +22,7 @@ from sandlock_runtime import host_features
 if TYPE_CHECKING:
     from sandlock_cli.mentions import PathMention
     from sandlock_policy import Plan, Policy
-    from sandlock_runtime import Result
+    from sandlock_runtime import Denial, Result
 
 __all__ = ["hints_after"]
 
@@ -30,9 +31,11 @@ _MOST_DENIALS = 5
 _LONGEST = 300  # characters of what the program chose
 _GENERIC = (
     "no policy was named, so the preset `default` held: the current directory can be read and not written, and there "
-    "is no network; --fs-write ., --fs-read PATH and --net-allow RULE grant more, and --explain shows what is granted"
+    "is no network; --fs-write ., --fs-read PATH, --net-allow RULE and --net-allow-bind PORT grant more, and --explain "
+    "shows what is granted"
 )
 _SHARED = ("/tmp", "/var/tmp")  # noqa: S108  # named, not used
+_OF_A_PROCESS = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/|$)")
 _ADDRESS = re.compile(r"[\d.]+|[0-9a-fA-F:]*:[0-9a-fA-F:.]*|localhost")
 
 
@@ -60,7 +63,9 @@ def hints_after(command: list[str], plan: Plan, result: Result, policy: Policy, 
     denials = _denial_lines(result)
     if not lines and result.signal is None and result.reason == "EXITED" and not result.error:
         mentions = read_command(command, plan.cwd)
-        lines = _path_hints(mentions, plan) + _network_hints(mentions, plan, policy)
+        known = program_hints(command, plan, policy)
+        listens = any("--net-allow-bind" in line for line in known)  # its address is no peer of its
+        lines = known + _path_hints(mentions, plan) + ([] if listens else _network_hints(mentions, plan, policy))
         if mentions.kills:
             lines.append("signals reach processes of the sandbox only; no option allows others")
         if not lines and not denials and implicit:
@@ -94,10 +99,20 @@ def _denial_lines(result: Result) -> list[str]:
     for denial in shown:
         target = f" {denial.target[:_LONGEST]!r}" if denial.target else ""
         times = f" {denial.count} times" if denial.count > 1 else ""
-        reason = f": {denial.reason[:_LONGEST]}" if denial.reason else ""
+        reason = f": {told[:_LONGEST]}" if (told := _reason(denial)) else ""
         flag = f"; {denial.flag[:_LONGEST]} would allow it" if denial.flag else _limit(denial.reason)
         lines.append(f"{denial.syscall or 'a call'}{target} was denied{times}{reason}{flag}")
     return lines
+
+
+def _reason(denial: Denial) -> str:
+    """Return why, without the target and the option that the line names anyway."""
+    reason = denial.reason
+    if denial.flag:
+        reason = reason.removesuffix(f": {denial.flag}")
+    if denial.target:
+        reason = reason.removeprefix(f"{denial.target} ")
+    return "no rule allows it" if reason == "is not allowed" else reason
 
 
 def _limit(reason: str) -> str:
@@ -147,6 +162,8 @@ def _path_hint(mention: PathMention, grants: _Grants) -> str:
     if mode and not mention.writes:
         if grants.reads(path):
             return ""
+        if _OF_A_PROCESS.match(path):  # a rule on one process's entry stays with the process that made the rule
+            return f"{path} is outside the policy; --fs-read /proc would allow reading it, of the sandbox's processes"
         told = _where(path) + _account(os.access(path, os.R_OK))
         return f"{path} is outside the policy; --fs-read {path} would allow reading it{told}"
     if not mode and not mention.writes and not mention.in_code:

@@ -34,7 +34,7 @@ _WHOLE_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"]*")
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|(?=[\w.-]*[.a-z])[\w.-]+):(?P<port>\d{1,5})")
 _PAIR = re.compile(r"""\(\s*["'](?P<host>[\w.:-]*)["']\s*,\s*(?P<port>\d{1,5})\b""")
 _NETWORK_CODE = re.compile(
-    r"\b(?:socket|urllib|urlopen|requests|httpx|aiohttp|http\.client|XMLHttpRequest)\b|\bfetch\("
+    r"\b(?:socket|create_connection|open_connection|createConnection|urllib|urlopen|requests|httpx|aiohttp|http\.client|XMLHttpRequest)\b|\bfetch\("
 )
 _KILL_CODE = re.compile(r"\b(?:kill|pkill|killall|killpg)\b")
 _DEV_TCP = re.compile(r"/dev/tcp/(?P<host>[\w.:-]+)/(?P<port>\d{1,5})")
@@ -112,8 +112,10 @@ def _read_code(text: str, cwd: str, found: Mentions) -> None:
     found.paths += [PathMention(path, writes=True, in_code=True) for word in written if (path := _absolute(word, cwd))]
     for url in _URL.finditer(text):
         _add_url(url, found)
-    for pattern in (_PAIR, _DEV_TCP):
-        for pair in pattern.finditer(text):
+    for pair in _DEV_TCP.finditer(text):
+        _add_endpoint(pair, found)
+    if _NETWORK_CODE.search(text):  # elsewhere a word and a number are any two arguments
+        for pair in _PAIR.finditer(text):
             _add_endpoint(pair, found)
     taken = {mention.path for mention in found.paths}
     for match in _PATH.finditer(_WHOLE_URL.sub(" ", text)):

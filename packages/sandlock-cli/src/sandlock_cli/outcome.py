@@ -29,7 +29,9 @@ def tell_outcome(
     for line in branch_lines(result):
         warn(line)
     if failed and not own["quiet"]:
-        for line in hints_after(command, plan, result, policy, implicit=is_implicit(own)):
+        for line in hints_after(
+            command, plan, result, policy, implicit=is_implicit(own) and not own.get("interactive")
+        ):
             warn(line)
 
 

@@ -53,7 +53,8 @@ def find_contradictions(values: Mapping[str, Any]) -> list[Problem]:
         for name, value in values.get("env", {}).items():
             if value is not None and value.startswith("${TMPDIR}"):
                 reason = f"{name} stands for the private temporary directory, and there is none"
-                problems.append(Problem(f"program.env.{name}", value, reason, "set private_tmp as well"))
+                remedy = f"set private_tmp as well, or give {name} another value"
+                problems.append(Problem(f"program.env.{name}", value, reason, remedy))
     for name, source in values.get("credentials", {}).items():
         variable = source.removeprefix("env:")
         if variable != source and variable in values.get("env", {}):

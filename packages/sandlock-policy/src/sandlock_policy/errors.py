@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["LayerMissingError", "PolicyError", "Problem", "RuleError", "SandlockError"]
 
 
+_LONGEST = 200  # characters of a value that a message repeats
+
+
 class RuleError(ValueError):
     """One value does not follow its grammar; `PolicyError` collects these with the names of their fields.
 
@@ -43,7 +46,10 @@ class Problem:
 
     def __str__(self) -> str:
         """Render as one line, with a second line that points at the character where we know it."""
-        text = f"{self.field}: {self.reason}" if self.field else self.reason
+        name = self.field
+        if name and self.position is None and self.value.strip("'\"") not in self.reason:
+            name += f" = {self.value[:_LONGEST]}"
+        text = f"{name}: {self.reason}" if name else self.reason
         if self.remedy:
             text += f"; {self.remedy}"
         if self.position is not None:

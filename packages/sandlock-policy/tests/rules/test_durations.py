@@ -24,6 +24,13 @@ def test_what_is_no_duration_is_refused(text: object) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["-1", "s", "x10", " 5"])
+def test_text_that_does_not_begin_with_a_number_is_no_question_of_units(text: str) -> None:
+    with pytest.raises(RuleError, match="is not a duration") as caught:
+        parse_duration(text)
+    assert repr(text) in caught.value.reason
+
+
 def test_zero_is_a_grace_but_not_a_limit() -> None:
     assert parse_duration_or_zero("0") == 0.0
     with pytest.raises(RuleError, match="zero is not a duration") as caught:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, EBUSY, ENAMETOOLONG, ENOENT, ENOEXEC, ENOTDIR, EPERM
+from errno import EACCES, EAGAIN, EBUSY, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOEXEC, ENOTDIR, EPERM
 
+from sandlock_policy.data.landlock import FS_WRITE_FILE
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.paths import is_below
 from sandlock_runtime.errors import (
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sandlock_sys.errors import SyscallError
     from sandlock_sys.spawn import SpawnError
 
-__all__ = ["explain_failure", "missing_path"]
+__all__ = ["explain_failure", "granted_by", "missing_path"]
 
 _REMEDIES = {
     "guard-exec": "the guard program is part of sandlock-sys and must be executable: reinstall it; no `noexec` mount",
@@ -43,11 +44,24 @@ _REMEDIES = {
 }
 
 
-def missing_path(error: SyscallError) -> PolicyError:
-    """Return the error for a granted path that is not there."""
+_SCARCE = {
+    EMFILE: "let this process open more files: `ulimit -n`",
+    ENFILE: "this host has too many open files: sysctl fs.file-max",
+    EAGAIN: "let your user have more processes: `ulimit -u`, or TasksMax of its systemd slice",
+}
+
+
+def granted_by(plan: Plan, path: str) -> str:
+    """Return the field that grants `path`."""
+    writes = any(access & FS_WRITE_FILE for granted, access, _ in plan.fs_rules if granted == path)
+    return "filesystem.write" if writes else "filesystem.read"
+
+
+def missing_path(error: SyscallError, field: str) -> PolicyError:
+    """Return the error for a path that `field` names and that is not there."""
     reason = {ENOENT: "does not exist", EACCES: "cannot be reached by you"}.get(error.errno or 0, error.strerror)
     return PolicyError(
-        [Problem("filesystem", error.detail, f"{error.detail!r} {reason}",
+        [Problem(field, error.detail, f"{error.detail!r} {reason}",
                  f"create it, take the grant out, or write -{error.detail} to grant it only where it exists")]
     )  # fmt: skip
 
@@ -63,7 +77,8 @@ def explain_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxE
         "guard-landlock": LandlockUnavailableError,
         "seccomp": SeccompError,
     }.get(error.step, ConfinementError)
-    return kind(error.step, str(error), error.errno, _REMEDIES.get(error.step, ""))
+    remedy = _SCARCE.get(error.errno or 0) or _REMEDIES.get(error.step, "")
+    return kind(error.step, str(error), error.errno, remedy)
 
 
 def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxError:

@@ -173,8 +173,10 @@ class _Start:
             plan = self.instead.adapt(plan)
         if not plan.needs_supervisor and (self.hooks is None or not self.hooks.served):
             return self.once(plan, features, None)
+        from sandlock_runtime.own_proc import require_own_proc  # lazy, as the next
         from sandlock_runtime.service import Service  # lazy: asyncio costs many launches to import
 
+        require_own_proc()
         for _ in range(2):
             if plan.served_view is not None:
                 from sandlock_runtime.served_view import ServedView  # lazy: most runs see the machine as it is
@@ -359,9 +361,9 @@ def child_ruleset(plan: Plan, rules: PathRules) -> int:
         ruleset = landlock.make_ruleset(plan.handled_fs, plan.handled_net, plan.scoped, rules)
     except SyscallError as error:
         if error.call == "open" and error.errno in (ENOENT, EACCES, ENOTDIR, ELOOP, ENAMETOOLONG):
-            from sandlock_runtime.failure import missing_path  # lazy: good launches never need it
+            from sandlock_runtime.failure import granted_by, missing_path  # lazy: good launches never need it
 
-            raise missing_path(error) from error
+            raise missing_path(error, granted_by(plan, error.detail)) from error
         raise
     ruleset = _above_streams(ruleset)
     try:

@@ -154,7 +154,8 @@ def prepare(
 
     """
     context, program = make_context(policy, command, hooked=hooked)
-    assert program is not None  # noqa: S101  # a command was given
+    if program is None:
+        raise TypeError("a command is a list of strings, not None")
     known = _known.get(id(policy))
     # The bytes that os.environ holds: comparing them costs a hundredth of decoding them.
     environment = getattr(os.environ, "_data", None)

@@ -102,16 +102,17 @@ class ServedView:
             self.writable.append(os.fsencode(_INNER_TMP))
             inside.append((_INNER_TMP, plan.handled_fs & ~NEVER, True))
         for path, access, required in inside:
-            found = self._find(path, required=required)
+            field = "filesystem.write" if access & FS_WRITE_FILE else "filesystem.read"
+            found = self._find(path, field, required=required)
             if found is not None:
                 rules = rules.with_rule(found, access)
         for branch in self.branches:
             # Programs of the branch are executed by an fd, and that asks for the right where they lie.
             rules = rules.with_rule(os.fsencode(branch.upper), READ & plan.handled_fs | OPTIONAL)
-        request.cwd = self._find(plan.cwd, required=True)
+        request.cwd = self._find(plan.cwd, "program.cwd", required=True)
         return rules
 
-    def _find(self, path: str, *, required: bool) -> bytes | None:
+    def _find(self, path: str, field: str, *, required: bool) -> bytes | None:
         """Return a path, good as long as this is open, of what `path` leads to inside."""
         hosts = {bind.at: bind.host for bind in self.binds}
         opened: list[int] = []
@@ -127,7 +128,7 @@ class ServedView:
             found = look_up(start, mounted, os.fsencode(path))
         except OSError as error:
             if required or error.errno not in (ENOENT, ENOTDIR):
-                raise missing_path(SyscallError("open", error.errno or ENOENT, path)) from error
+                raise missing_path(SyscallError("open", error.errno or ENOENT, path), field) from error
             return None
         finally:
             for fd in (start, *opened):

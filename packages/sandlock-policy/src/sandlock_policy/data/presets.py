@@ -87,7 +87,8 @@ PRESETS: dict[str, dict[str, object]] = {
         "fs_writable": _DEVICES_WRITTEN,
         "private_tmp": True,
         # The current directory is read-only: trying to leave compiled modules there would only cost time.
-        "env": {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, "PYTHONDONTWRITEBYTECODE": "1"},
+        "env": {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, "PYTHONDONTWRITEBYTECODE": "1",
+                "PIP_CACHE_DIR": "${TMPDIR}/pip"},
     },
     "node": {
         # os.cpus() throws without /proc/stat, and many tools call it; it tells when the machine was started.
@@ -95,7 +96,8 @@ PRESETS: dict[str, dict[str, object]] = {
                         "-~/.fnm/node-versions", "-/etc/npmrc"),
         "fs_writable": _DEVICES_WRITTEN,
         "private_tmp": True,
-        "env": {"NODE_ENV": None},
+        # npm writes to its cache whatever it does, and the home is not to be written.
+        "env": {"NODE_ENV": None, "npm_config_cache": "${TMPDIR}/npm"},
     },
     "build": {
         # Compilers and make, working in the current directory, which is theirs to change.
@@ -107,7 +109,9 @@ PRESETS: dict[str, dict[str, object]] = {
         ),
         "fs_writable": (*_DEVICES_WRITTEN, "-${CWD}"),
         "private_tmp": True,
-        "env": {"CC": None, "CXX": None, "CFLAGS": None, "CXXFLAGS": None, "LDFLAGS": None, "MAKEFLAGS": None},
+        # go refuses to build without a cache that it can write, and the home is not to be written.
+        "env": {"CC": None, "CXX": None, "CFLAGS": None, "CXXFLAGS": None, "LDFLAGS": None, "MAKEFLAGS": None,
+                "GOCACHE": "${TMPDIR}/go-build", "GOFLAGS": None},
     },
     "rust": {
         # cargo without a network: what was fetched is read, the target folder is the project's. No credentials.toml.

@@ -36,6 +36,8 @@ def _parse_text(text: str) -> float:
     end = 0
     while end < len(text) and text[end] in "0123456789.":
         end += 1
+    if not end:
+        raise RuleError(f"{text!r} is not a duration", _REMEDY, position=0)
     if text[end:] not in _UNITS:
         raise RuleError(f"{text[end:]!r} is not a unit of time", _REMEDY, position=end)
     try:

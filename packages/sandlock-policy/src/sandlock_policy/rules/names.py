@@ -15,7 +15,8 @@ def parse_protection(value: object) -> str:
         name = ALIASES.get(value, value)
         if name in PROTECTIONS:
             return name
-        raise RuleError(f"{value!r} is not a protection", closest(value, [*PROTECTIONS, *ALIASES]))
+        remedy = closest(value, [*PROTECTIONS, *ALIASES]) or f"there are {', '.join(PROTECTIONS)}"
+        raise RuleError(f"{value!r} is not a protection", remedy)
     raise RuleError(f"{value!r} is not the name of a protection")
 
 
