@@ -84,7 +84,7 @@ def test_programs_and_code_of_the_network_and_of_signals_are_known() -> None:
         (["python3", "-m", "http.server"], [8000]),
         (["python3", "-m", "http.server", "-b", "127.0.0.1", "18555"], [18555]),
         (["/usr/bin/python3.11", "-m", "http.server", "9000", "-d", "x"], [9000]),
-        (["uvicorn", "app:app", "--host", "0.0.0.0", "--port", "80"], [80]),
+        (["uvicorn", "app:app", "--host", "127.0.0.1", "--port", "80"], [80]),
         (["uvicorn", "app:app", "--workers", "4"], []),
         (["gunicorn", "-w", "4", "-b", "0.0.0.0:8001", "app:app"], [8001]),
         (["flask", "run", "--port=5000"], [5000]),

@@ -29,9 +29,8 @@ def tell_outcome(
     for line in branch_lines(result):
         warn(line)
     if failed and not own["quiet"]:
-        for line in hints_after(
-            command, plan, result, policy, implicit=is_implicit(own) and not own.get("interactive")
-        ):
+        implicit = is_implicit(own) and not own.get("interactive")  # who left a shell knows what it said
+        for line in hints_after(command, plan, result, policy, implicit=implicit):
             warn(line)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import NET_BIND_TCP, READ
@@ -54,13 +55,11 @@ def _reads_proc(plan: Plan) -> bool:
 def listening_ports(command: list[str]) -> list[int] | None:
     """Return the ports on which `command` seems to want to listen; None where it does not seem to."""
     program, words = os.path.basename(command[0]), command[1:]
-    modules = {after for word, after in zip(words, words[1:], strict=False) if word == "-m"}
+    modules = {after for word, after in pairwise(words) if word == "-m"}
     if program in _SERVERS or (modules & _SERVER_MODULES and program.startswith(("python", "pypy"))):
-        found = [
-            port for number, word in enumerate(words) if (port := _port(word, words[number - 1] if number else ""))
-        ]
+        found = [port for before, word in pairwise(["", *words]) if (port := _port(word, before))]
         return found[:1] or ([8000] if "http.server" in modules else [])
-    for option, text in zip(words, words[1:], strict=False):
+    for option, text in pairwise(words):
         if option in _CODE_OPTIONS and (told := list(_LISTENING_CODE.finditer(text[: 1 << 16]))):
             numbers = {int(match["a"] or match["b"] or 0) for match in told}
             return sorted(number for number in numbers if 0 < number < 1 << 16)
