@@ -22,7 +22,8 @@ from sandlock_runtime import host_features
 if TYPE_CHECKING:
     from sandlock_cli.mentions import PathMention
     from sandlock_policy import Plan, Policy
-    from sandlock_runtime import Denial, Result
+    from sandlock_runtime import Result
+    from sandlock_runtime.result import Denial
 
 __all__ = ["hints_after"]
 
