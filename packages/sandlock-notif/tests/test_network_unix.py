@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +105,22 @@ os.chdir({outside!r}); tell(stream("a")); tell(stream("../out/./a")); tell(strea
         assert outcome.output.decode().split() == expected
         assert (len(first), len(second)) == (3, 0)
     assert denied(outcome)[0] == ("connect", f"--unix-allow {other}")
+
+
+def test_a_rename_elsewhere_does_not_disturb_the_way_to_a_socket(folders: tuple[str, str]) -> None:
+    """The kernel answers EAGAIN to a walk of `..` within a root during any rename; a connect knows no such error."""
+    inside, outside = folders
+    Path(outside, "moving").touch()
+    renames = "import os, sys\nwhile True: os.rename(sys.argv[1], sys.argv[1] + '-'); os.rename(sys.argv[1] + '-', sys.argv[1])"
+    disturber = subprocess.Popen([sys.executable, "-c", renames, f"{outside}/moving"])
+    try:
+        with listening(f"{outside}/a"):
+            code = CLIENT + f"os.chdir({outside!r})\nfor _ in range(500): tell(stream('../out/' * 12 + 'a'))"
+            outcome = run(code, writable=inside, unix_allow=[f"{outside}/a"])
+    finally:
+        disturber.kill()
+        disturber.wait()
+    assert set(outcome.output.decode().split()) == {"HOST"}
 
 
 @pytest.mark.parametrize("how", ["sendto", "sendmsg", "connect"])

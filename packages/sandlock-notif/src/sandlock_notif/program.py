@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from contextlib import suppress
-from errno import EAGAIN, EXDEV
+from errno import EXDEV
 from typing import TYPE_CHECKING
 
 from sandlock_sys.constants.openat2 import Resolve
@@ -25,7 +25,6 @@ __all__ = ["HEAD", "Program", "parse_first_line", "pin"]
 _LEVELS = 6  # fs/exec.c, exec_binprm: five scripts, and then it must be a program
 HEAD = 255
 """Bytes of a file that tell how it is run: BINPRM_BUF_SIZE of linux/binfmts.h, 5.1, without the NUL behind."""
-_TRIES = 4
 _PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 # The links of procfs that mean whoever follows them; by any other name they are not followed.
 _OWN = re.compile(rb"/proc/(?:self|thread-self)/(exe|fd/\d+)|/dev/(fd/\d+)(?:/+(.+))?", re.DOTALL)
@@ -113,7 +112,7 @@ def _open_as(tid: int, path: bytes) -> int:
     try:
         return openat2(found, path, _PATH_ONLY, Resolve.BENEATH | Resolve.NO_MAGICLINKS)
     except SyscallError as error:
-        if error.errno not in (EXDEV, EAGAIN):
+        if error.errno != EXDEV:
             raise
         # It leaves the folder, by `..` or an absolute link, which mean something in the thread's root alone.
         return _open_in_root(tid, os.readlink(b"/proc/self/fd/%d" % found) + b"/" + path)
@@ -124,21 +123,9 @@ def _open_as(tid: int, path: bytes) -> int:
 def _open_in_root(tid: int, path: bytes) -> int:
     root = os.open(b"/proc/%d/root" % tid, _PATH_ONLY)
     try:
-        for _ in range(_TRIES):  # a rename anywhere disturbs the walk of a `..`
-            with suppress(BlockingIOError):
-                return _open_once(root, path)
-        return _open_once(root, path)
+        return openat2(root, path, _PATH_ONLY, Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
     finally:
         os.close(root)
-
-
-def _open_once(root: int, path: bytes) -> int:
-    try:
-        return openat2(root, path, _PATH_ONLY, Resolve.IN_ROOT | Resolve.NO_MAGICLINKS)
-    except SyscallError as error:
-        if error.errno == EAGAIN:
-            raise BlockingIOError from error
-        raise
 
 
 def _head(file: int) -> bytes:

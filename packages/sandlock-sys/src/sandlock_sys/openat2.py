@@ -24,7 +24,8 @@ def openat2(directory: int, path: bytes, flags: int, resolve: int = 0, mode: int
 
     Raises:
         SyscallError: EXDEV when the path left `directory` with RESOLVE_BENEATH, ELOOP for a link that is not allowed,
-            EAGAIN when a rename raced with `..` (try again), and everything open(2) answers.
+            EAGAIN when 256 tries in a row met renames that raced with a `..`, or RESOLVE_CACHED would have to wait, and
+            everything open(2) answers.
         ValueError: NUL in the path.
 
     """

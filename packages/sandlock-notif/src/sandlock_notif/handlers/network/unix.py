@@ -38,6 +38,7 @@ _DGRAM: Final = 2  # SOCK_DGRAM, linux/net.h
 _PATH_MAX: Final = 108  # UNIX_PATH_MAX, linux/un.h
 _SOL_SOCKET: Final = 1  # asm-generic/socket.h
 _SO_SNDTIMEO: Final = 21  # asm-generic/socket.h
+_WALKS = 64  # in a root, before a `..` that a rename disturbed each time is given up
 _TURN = pack("=qq", 0, 50_000)  # how long a worker waits for a full backlog at a time
 _OWN_MAX: Final = 1024  # sockets bound inside that are remembered
 _PATH_ONLY: Final = os.O_PATH | os.O_CLOEXEC
@@ -184,7 +185,11 @@ class UnixPeers:
             if not request.waits():
                 raise VanishedError
             how = pack("=QQQ", _PATH_ONLY, 0, _AS_CHILD)  # struct open_how, linux/openat2.h, 5.6
-            fd = await self._work("openat2", root, whole, how, len(how))
+            fd = -EAGAIN
+            for _ in range(_WALKS):
+                fd = await self._work("openat2", root, whole, how, len(how))
+                if fd != -EAGAIN:
+                    break
         finally:
             os.close(root)
         if fd < 0:
