@@ -20,7 +20,7 @@ pytestmark = [
 ]
 _ = base  # the fixture
 
-TRIES = 20_000
+TRIES = 10_000  # by root, and as many by an ordinary user: 20,000 of each
 
 # Each mode flips one thing in a child process, or thread, while the main one opens and reads: prints tries, wins and
 # how often the harmless file was read (the control: the flipping does reach it).

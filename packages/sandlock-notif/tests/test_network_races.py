@@ -19,7 +19,7 @@ from sandlock_sys import sockets
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", level=2)]
 
-TRIES = 20_000
+TRIES = 10_000  # by root, and as many by an ordinary user: 20,000 of each
 UDP = socket.SOCK_DGRAM
 
 # Another process, which shares the memory, writes the good and the bad address in turns: no lock of ours slows it.
