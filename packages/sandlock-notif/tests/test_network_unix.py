@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import pytest
 from netlab import denied, run
 
 from sandlock_notif import processes
+from sandlock_testkit.renaming import renaming
 
 pytestmark = [
     pytest.mark.needs("seccomp", level=2),
@@ -110,16 +109,9 @@ os.chdir({outside!r}); tell(stream("a")); tell(stream("../out/./a")); tell(strea
 def test_a_rename_elsewhere_does_not_disturb_the_way_to_a_socket(folders: tuple[str, str]) -> None:
     """The kernel answers EAGAIN to a walk of `..` within a root during any rename; a connect knows no such error."""
     inside, outside = folders
-    Path(outside, "moving").touch()
-    renames = "import os, sys\nwhile True: os.rename(sys.argv[1], sys.argv[1] + '-'); os.rename(sys.argv[1] + '-', sys.argv[1])"
-    disturber = subprocess.Popen([sys.executable, "-c", renames, f"{outside}/moving"])
-    try:
-        with listening(f"{outside}/a"):
-            code = CLIENT + f"os.chdir({outside!r})\nfor _ in range(500): tell(stream('../out/' * 12 + 'a'))"
-            outcome = run(code, writable=inside, unix_allow=[f"{outside}/a"])
-    finally:
-        disturber.kill()
-        disturber.wait()
+    with renaming(Path(outside, "moving")), listening(f"{outside}/a"):
+        code = CLIENT + f"os.chdir({outside!r})\nfor _ in range(500): tell(stream('../out/' * 12 + 'a'))"
+        outcome = run(code, writable=inside, unix_allow=[f"{outside}/a"])
     assert set(outcome.output.decode().split()) == {"HOST"}
 
 

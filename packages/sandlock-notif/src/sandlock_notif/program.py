@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
 from errno import EXDEV
 from typing import TYPE_CHECKING
 
