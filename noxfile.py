@@ -136,9 +136,9 @@ def fuzz(session: nox.Session, package: str) -> None:
 
 
 @nox.session(default=False, requires=["wheels"])
-@nox.parametrize("sanitizer", ["address", "thread"])
+@nox.parametrize("sanitizer", [nox.param(name, id=name) for name in ("address", "thread", "fuzz")])
 def sanitize(session: nox.Session, sanitizer: str) -> None:
-    """The tests of what has C under it, with a sanitizer in that C; `-- FOLDER PYTEST OPTIONS` for one of them."""
+    """The tests of what has C under it, with a sanitizer in that C; fuzz: see tools/sanitize.py."""
     install(session, "sandlock", *links(TESTKIT), *group("integration"), *group("wheels"))
     session.run("python", "tools/sanitize.py", sanitizer, *session.posargs)
 
