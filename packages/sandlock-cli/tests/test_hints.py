@@ -210,6 +210,12 @@ def test_a_readable_file_that_was_to_be_changed(sandlock: Typed, tmp_path: Path)
 
 @needs_sandbox
 def test_signals_reach_nobody_outside_and_no_option_is_named(sandlock: Typed, outsider: Outsider) -> None:
+    if host_features().landlock_abi < 6:  # they are in a PID namespace, where nobody outside has a number
+        done = sandlock("run", "--", "sh", "-c", f"echo $PPID; kill -9 {outsider.pid}")
+        assert (done.returncode, done.stdout) == (1, "0\n")
+        assert "No such process" in done.stderr
+        assert outsider.alive()
+        return
     for script in ("kill -9 $PPID", f"kill -9 {outsider.pid}"):
         done = sandlock("run", "--", "sh", "-c", script)
         assert done.returncode == 1
@@ -230,7 +236,9 @@ def test_a_connection_names_the_rule_that_allows_it(sandlock: Typed) -> None:
         assert "UDP" not in done.stderr, "an address needs no lookup"
         assert sandlock("run", "--net-allow", f"tcp://:{port}", "--", "python3", "-c", script).returncode == 0
         other = sandlock("run", "--net-allow", "tcp://:1", "--", "python3", "-c", script)
-        assert f"TCP port {port} is outside the policy" in other.stderr
+        assert f"TCP port {port} is outside the policy" in other.stderr or (
+            f"--net-allow tcp://127.0.0.1:{port} would allow it" in other.stderr  # before Landlock ABI 4
+        )
 
 
 @needs_sandbox
@@ -273,7 +281,9 @@ def test_nothing_is_said_about_paths_that_something_else_is_shown_at(
 ) -> None:
     for name in ("tree", "shown", "place"):
         (tmp_path / "work" / name).mkdir()
-    run = ("run", "--preset", "default", "--namespaces", namespaces)
+    run = ["run", "--preset", "default", "--namespaces", namespaces]
+    if namespaces == "off":
+        run += ["--allow-degraded", "scope_signal,fs_ioctl_dev"]  # what Linux 6.1 gives up then
     place, shown, tree = (str(tmp_path / "work" / name) for name in ("place", "shown", "tree"))
     script = "echo x > {0}/made; rm {0}/made; cat {0}/no-such; false"
     for fields, path in ((("--workdir", tree), tree), (("--fs-mount", f"{place}:{shown}"), place)):

@@ -43,8 +43,15 @@ def loaded_by_command(*words: str) -> set[str]:
     return loaded_by("from sandlock_cli.start import start; start()", *words) - loaded_by("pass")
 
 
-@pytest.mark.needs("landlock", level=6)
-def test_a_run_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    "abi",
+    [
+        pytest.param("", marks=pytest.mark.needs("landlock", level=6)),
+        pytest.param("2", marks=[pytest.mark.needs("landlock", level=2), pytest.mark.needs("pid_namespace")]),
+    ],
+)
+def test_a_run_loads_nothing_heavy(abi: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDLOCK_LANDLOCK_ABI", abi)
     loaded = loaded_by_command("run", "-r", "/usr", "-t", "9", "--env", "A=1", "--", "/bin/true")
     assert "sandlock_cli.run" in loaded, "the trace is there"
     assert loaded & HEAVY == set()

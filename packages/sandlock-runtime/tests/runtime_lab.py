@@ -12,11 +12,26 @@ from typing import Any
 
 from sandlock_runtime import Sandbox
 
-__all__ = ["PYTHON", "SYSTEM", "box", "in_child", "is_alive", "line_of", "state_of", "threads_named", "wait_until"]
+__all__ = [
+    "OLD_LANDLOCK",
+    "PYTHON",
+    "SYSTEM",
+    "box",
+    "in_child",
+    "is_alive",
+    "line_of",
+    "number_here",
+    "state_of",
+    "threads_named",
+    "wait_until",
+]
 
 # The interpreter itself, not the virtual environment's link to it: without `site` it reads the standard library only.
 PYTHON = [os.path.realpath(sys.executable), "-I", "-S", "-c"]
 SYSTEM = ["/usr", "-/bin", "-/lib", "-/lib64", "-/etc/ld.so.cache", "-/etc/passwd", "/dev/null", sys.base_prefix]
+
+# What a test without namespaces gives up by name where the kernel's Landlock is older than ABI 6, 5 and 3 (Linux 6.1).
+OLD_LANDLOCK = ["scope_signal", "fs_ioctl_dev", "fs_truncate"]
 
 
 def box(**fields: Any) -> Sandbox:
@@ -68,6 +83,25 @@ def state_of(pid: int) -> str:
 def is_alive(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
     return state_of(pid) not in {"", "Z", "X"}
+
+
+def number_here(inside: int, first: int) -> int:
+    """The pid of the process that calls itself `inside`, in the sandbox whose first process has the pid `first`.
+
+    They differ in a PID namespace, which sandboxes have where Landlock does not know signals (before ABI 6).
+    """
+    own = os.readlink(f"/proc/{first}/ns/pid")
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{name}/ns/pid") != own:
+                continue
+            with open(f"/proc/{name}/status") as file:
+                numbers = next(line for line in file if line.startswith("NSpid:")).split()
+        except (OSError, StopIteration):  # ended, or another user's
+            continue
+        if int(numbers[-1]) == inside:
+            return int(name)
+    raise ProcessLookupError(f"nobody is {inside} in the sandbox of {first}")
 
 
 def line_of(stream: Any) -> str:

@@ -135,9 +135,16 @@ def test_the_timeout_of_the_policy_is_taken_and_the_argument_wins() -> None:
 
 
 def test_the_end_of_the_program_is_the_end_of_its_daemons() -> None:
-    result = box().run(["sh", "-c", "setsid sleep 60 & echo $!"])
+    reader, writer = os.pipe()
+    code = "import os, time\nif os.fork() == 0:\n  os.setsid()\n"
+    code += f"  os.write({writer}, b'there')\n  time.sleep(60)\nos.write(1, os.read({reader}, 5))"
+    result = box().run([*PYTHON, code], pass_fds=[reader, writer])
+    os.close(writer)
+    os.set_blocking(reader, False)
+    assert os.read(reader, 1) == b"", "whoever could write has ended"  # else BlockingIOError
+    os.close(reader)
     assert ending(result) == (Reason.EXITED, 0, None, True)
-    assert not is_alive(int(result.stdout)) and result.usage.wall_s < 10
+    assert result.stdout == b"there" and result.usage.wall_s < 10
 
 
 def test_a_killed_guard_is_told() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from runtime_lab import SYSTEM, box, in_child
+from runtime_lab import OLD_LANDLOCK, SYSTEM, box, in_child
 
 from sandlock_policy import PolicyError
 from sandlock_policy.errors import LayerMissingError
@@ -270,15 +270,16 @@ def test_without_namespaces_the_launch_falls_back_to_a_stricter_layer(tree: Tree
     target = tree.work / "file"
     target.touch()
     command = ["sh", "-c", f"echo wrote > {target}; chmod 600 {target}; stat -c %a {target}"]
+    sandbox = box(fs_writable=[str(tree.work)], allow_degraded=OLD_LANDLOCK)
 
     def refused() -> list[tuple[str, int, bytes]]:
         refuse_namespaces()
-        return [metadata_layer(box(fs_writable=[str(tree.work)]), command) for _ in range(2)]
+        return [metadata_layer(sandbox, command) for _ in range(2)]
 
     target.chmod(0o644)
     assert in_child(refused) == [("seccomp", 0, b"644\n")] * 2
     assert target.read_text() == "wrote\n"
-    assert metadata_layer(box(fs_writable=[str(tree.work)]), command) == ("namespace", 0, b"600\n")
+    assert metadata_layer(sandbox, command) == ("namespace", 0, b"600\n")
 
 
 @pytest.mark.needs("mount_namespace")
@@ -311,7 +312,8 @@ def test_required_namespaces_that_are_known_to_be_refused_are_a_missing_layer(tr
 
 
 def test_namespaces_off_uses_none(tree: Tree) -> None:
-    assert metadata_layer(box(fs_writable=[str(tree.work)], namespaces="off"), ["true"])[0] == "seccomp"
+    sandbox = box(fs_writable=[str(tree.work)], namespaces="off", allow_degraded=OLD_LANDLOCK)
+    assert metadata_layer(sandbox, ["true"])[0] == "seccomp"
 
 
 def test_a_failed_launch_with_a_private_folder_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from runtime_lab import PYTHON, box, is_alive, line_of, wait_until
+from runtime_lab import PYTHON, box, is_alive, line_of, number_here, wait_until
 
 from sandlock_runtime import DEVNULL, PIPE, STDOUT
 
@@ -136,8 +136,9 @@ def test_a_signal_is_for_the_program_and_not_for_its_children() -> None:
 
 def test_leaving_the_block_kills_the_tree_and_closes_the_pipes() -> None:
     with box().popen(["sh", "-c", "setsid sleep 60 & echo $!; wait"], stdin=PIPE, stdout=PIPE) as process:
-        daemon = int(line_of(process.stdout))
+        daemon = number_here(int(line_of(process.stdout)), process.pid)
         stdout = process.stdout
+        assert is_alive(daemon)
     assert stdout is not None and stdout.closed
     assert not is_alive(process.pid) and not is_alive(daemon)
     process.close()

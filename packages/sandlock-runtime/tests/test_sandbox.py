@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from runtime_lab import PYTHON, box, is_alive, line_of, state_of, wait_until
+from runtime_lab import PYTHON, box, is_alive, line_of, number_here, state_of, wait_until
 
 from sandlock_policy import Policy
 from sandlock_policy.errors import PolicyError
@@ -250,7 +250,7 @@ def test_send_signal_reaches_the_program_only() -> None:
 def test_pause_stops_daemons_too_and_resume_continues_them() -> None:
     sandbox = box()
     with sandbox.popen(["sh", "-c", "setsid sleep 60 & echo $!; wait"], stdout=PIPE) as process:
-        daemon = int(line_of(process.stdout))
+        daemon = number_here(int(line_of(process.stdout)), process.pid)
         both = (process.pid, daemon)
         wait_until(lambda: [state_of(pid) for pid in both] == ["S", "S"])
         sandbox.pause()
@@ -283,7 +283,7 @@ def test_leaving_the_block_kills_the_tree_whatever_happened(error: type[BaseExce
     def body() -> None:
         with box() as sandbox:
             process = sandbox.popen(["sh", "-c", "setsid sleep 60 & echo $!; wait"], stdout=PIPE)
-            pids.extend([process.pid, int(line_of(process.stdout))])
+            pids.extend([process.pid, number_here(int(line_of(process.stdout)), process.pid)])
             raise error
 
     with pytest.raises(error):

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from runtime_lab import PYTHON, box, line_of
+from runtime_lab import OLD_LANDLOCK, PYTHON, box, line_of
 
 from sandlock_runtime import PIPE, ConfinementError
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch
@@ -101,7 +101,8 @@ NAMES = (
 @pytest.mark.parametrize("namespaces", ["auto", "off"])
 def test_hostile_contents_are_removed(command: list[str], namespaces: str, base: Path) -> None:
     started = time.monotonic()
-    result = box(private_tmp=True, namespaces=namespaces).run(["sh", "-c", 'cd "$TMPDIR" && exec "$@"', "sh", *command])
+    sandbox = box(private_tmp=True, namespaces=namespaces, allow_degraded=OLD_LANDLOCK)
+    result = sandbox.run(["sh", "-c", 'cd "$TMPDIR" && exec "$@"', "sh", *command])
     if namespaces == "auto":  # without them chmod is refused, and the rest is as harmless
         assert result.success, result.stderr
     assert list(base.iterdir()) == []
@@ -148,7 +149,8 @@ def test_what_was_put_in_its_place_is_removed_and_not_followed(
 
 def test_a_program_that_may_write_around_it_gets_its_result_all_the_same(base: Path, tree: Tree) -> None:
     code = f'cd {base}; rmdir "$TMPDIR"; ln -s {tree.secret} "$TMPDIR"; echo done'
-    result = box(private_tmp=True, fs_writable=[str(base)], namespaces="off").run(["sh", "-c", code])
+    sandbox = box(private_tmp=True, fs_writable=[str(base)], namespaces="off", allow_degraded=OLD_LANDLOCK)
+    result = sandbox.run(["sh", "-c", code])
     assert result.stdout == b"done\n", result.stderr
     assert list(base.iterdir()) == []
 

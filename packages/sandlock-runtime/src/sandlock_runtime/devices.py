@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 from stat import S_ISBLK, S_ISCHR, S_ISDIR
-from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import FS_WRITE_FILE, READ
-from sandlock_sys.constants.openat2 import Resolve
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.openat2 import AT_FDCWD, openat2
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandlock_policy import Plan
 
 __all__ = ["openable"]
 
+_IN_ROOT = 0x10  # RESOLVE_IN_ROOT, 5.6; `constants` imports enum, which takes longer than all that is done here
 # null, zero, full, random, urandom, tty (Documentation/admin-guide/devices.txt): no ioctl of theirs does harm.
 _HARMLESS = [os.makedev(1, minor) for minor in (3, 5, 7, 8, 9)] + [os.makedev(5, 0)]
 _FILES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages")  # noqa: S108  # compared with
@@ -72,7 +72,7 @@ def _reaches(root: str, path: str, folder: str, homes: list[int], above: list[os
 def _open_in(root: str, path: str) -> int:
     start = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return openat2(start, os.fsencode(path), os.O_PATH, Resolve.IN_ROOT)
+        return openat2(start, os.fsencode(path), os.O_PATH, _IN_ROOT)
     finally:
         os.close(start)
 

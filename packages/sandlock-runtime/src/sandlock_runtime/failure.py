@@ -38,6 +38,8 @@ _REMEDIES = {
     "seccomp": "an outer filter may forbid it: `sandlock check` tells",
     "namespace": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
     "id-map": "allow unprivileged user namespaces on this host, or use namespaces='auto' (--namespaces auto)",
+    "branch": "no overlay can be mounted over this folder with the changes where they would lie: keep these on another "
+    "file system with fs_storage (--fs-storage), such as ext4; before Linux 6.6 a tmpfs cannot hold them",
     "cwd": "name an existing directory with cwd (--cwd)",
     "affinity": "name cores that this host has, and that you may use, with cpu_cores (--cpu-cores)",
     "limit": "a hard limit can only be lowered: see `ulimit -H -a`",

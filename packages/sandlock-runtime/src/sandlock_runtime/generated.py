@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from sandlock_policy.view import HOSTNAME, HOSTS, LOADAVG, MASKED, MEMINFO, PROCESSOR_FILES, RESOLVER
 from sandlock_runtime.processors import boot_s, processor_file, shown_processors
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -8,6 +8,7 @@ from errno import EACCES, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSPC, ENOSYS, E
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from sandlock_policy.data.landlock import FS_REFER, NEVER
+from sandlock_policy.errors import LayerMissingError
 from sandlock_runtime.features import host_features, namespace_refused, without_namespaces
 from sandlock_runtime.life import Life
 from sandlock_runtime.passed import as_passed
@@ -90,7 +91,7 @@ def launch(
         try:
             life = start.served(plan, features)
         except SpawnError as error:
-            found = _second_look(error, policy)
+            found = _second_look(error, policy, context)
             if found is None:
                 raise
             features = found
@@ -108,12 +109,17 @@ def launch(
     return life, plan
 
 
-def _second_look(error: SpawnError, policy: Policy) -> HostFeatures | None:
+def _second_look(error: SpawnError, policy: Policy, context: Context) -> HostFeatures | None:
     """Return what the host has, as a launch that failed found it; None where it said nothing about that."""
     if policy.namespaces == "require":
         return None
     if error.step == "branch":  # no overlay over this folder; of others, and of the host, that says nothing
-        return without_namespaces()
+        features = without_namespaces()
+        try:
+            plan_for(policy, context, features)
+        except LayerMissingError:  # an old Landlock: namespaces hold other things too, and the folder is what is wrong
+            return None
+        return features
     # A single path that cannot be mounted says nothing about the host: it is the caller's to hear of.
     one_path = error.step == "mount" and error.detail
     if one_path or error.step not in _NAMESPACE_STEPS or error.errno not in _NOT_HERE:

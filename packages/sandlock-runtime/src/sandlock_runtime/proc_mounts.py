@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
 from sandlock_policy.paths import is_below
 
 __all__ = ["ProcMounts"]
-
-_ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 class ProcMounts:
@@ -46,4 +43,6 @@ def _shows_processes(path: str) -> bool:
 
 
 def _plain(escaped: bytes) -> str:
-    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), escaped))
+    """Return the name that mountinfo writes with each of blank, tab, newline and backslash as three octal digits."""
+    first, *rest = escaped.split(b"\\")
+    return os.fsdecode(first + b"".join([bytes([int(part[:3], 8)]) + part[3:] for part in rest]))

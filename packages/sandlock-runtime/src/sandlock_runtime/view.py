@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from stat import S_IFREG, S_ISFIFO, S_ISREG
-from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import FS_IOCTL_DEV, NEVER
 from sandlock_policy.errors import PolicyError, Problem
@@ -13,6 +12,7 @@ from sandlock_runtime.proc_mounts import ProcMounts
 from sandlock_sys import landlock
 from sandlock_sys.spawn import HOST_CLOCK, LIVE_HOST, LIVE_LOAD, LIVE_STAT, NO_DEVICES, NULL_DEVICE
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
