@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -39,6 +40,14 @@ def deferred(sandlock: Command, script: str = EDITS, action: str = "defer") -> s
     assert f"sandlock diff {branch['name']}" in done.stderr
     name: str = branch["name"]
     return name
+
+
+def deferred_again(sandlock: Command) -> str:
+    """Leave one more branch, and return its name."""
+    known = {branch["name"] for branch in sandlock.told("branches")["branches"]}
+    sandlock("run", "--preset", "default", "--workdir", ".", "--on-exit", "keep", "-e", "echo again > again")
+    names: list[str] = [branch["name"] for branch in sandlock.told("branches")["branches"]]
+    return next(name for name in names if name not in known)
 
 
 @pytest.mark.parametrize("grants", [[], ["-w", "."], ["-w", "sub"], ["--preset", "build"], ["--workdir", "."]])
@@ -115,6 +124,60 @@ def test_a_branch_that_waits_is_listed_shown_and_committed(sandlock: Command, ac
     assert after["same"] == "100644 same\n"
     assert after["mode"].startswith("100600")
     assert sandlock("branches").stdout == ""
+
+
+def test_a_patch_shows_the_lines_and_git_takes_it(sandlock: Command) -> None:
+    name = deferred(sandlock)
+    told = sandlock("diff", "-p", name)
+    assert told.returncode == 0
+    assert "diff --git a/grown b/grown\n--- a/grown\n+++ b/grown\n@@ -1 +1,2 @@\n grown\n+more\n" in told.stdout
+    before, _, _ = told.stdout.partition("diff --git")
+    assert "# A 100644 .git/hooks/post-commit (runs later: git hook)\n" in before, "what runs later is told first"
+    assert "# A 040755 d\n" in before
+    assert sandlock("diff", "--patch", name, "mode", "sub").stdout.count("diff --git") == 2
+    assert sandlock("diff", name, "grown").stdout == "M 100644 grown\n"
+    refused = sandlock("diff", name, "no-such")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "nothing was changed at no-such" in refused.stderr
+    assert sandlock("diff", "-p", "--json", name).returncode == 2
+
+
+def on_a_terminal(sandlock: Command, *words: str) -> str:
+    """Return what is shown where stdout is a terminal."""
+    main, side = pty.openpty()
+    try:
+        subprocess.run(sandlock.line(*words), cwd=sandlock.work, env=sandlock.env, stdout=side, check=True, timeout=60)
+        return os.read(main, 65536).decode()
+    finally:
+        os.close(side)
+        os.close(main)
+
+
+def test_on_a_terminal_a_patch_cannot_speak(sandlock: Command) -> None:
+    name = deferred(sandlock, r"printf 'a\tb\033[31mred\r\n' > new")
+    told = on_a_terminal(sandlock, "diff", "-p", name)
+    assert "\x1b[31m" not in told and r"+a\tb\x1b[31mred\r".replace(r"\t", "\t") in told
+    assert "\x1b[31m" in sandlock("diff", "-p", name).stdout, "into a pipe it is as it is"
+
+
+def test_a_branch_is_named_by_how_it_begins_or_as_the_last_one_here(sandlock: Command, tmp_path: Path) -> None:
+    first = deferred(sandlock)
+    assert sandlock("diff", "last").stdout == sandlock("diff", first).stdout == sandlock("diff", first[:12]).stdout
+    done = sandlock("run", "--preset", "default", "--workdir", "sub", "--on-exit", "keep", "-e", "echo > sub/second")
+    assert done.returncode == 0
+    assert sandlock("diff", "last").stdout == "A 100644 second\n"
+    assert sandlock("discard", "last").returncode == 0
+    assert sandlock("commit", "last", "grown").stdout == "M 100644 grown\n"
+    second = deferred_again(sandlock)
+    common = first[: next((n for n, (a, b) in enumerate(zip(first, second, strict=True)) if a != b))]
+    refused = sandlock("diff", common)
+    assert refused.returncode == 1
+    if common:
+        assert "2 branches begin with" in refused.stderr
+    sandlock.work = tmp_path / "home"
+    refused = sandlock("discard", "last")
+    assert refused.returncode == 1
+    assert "no branch over" in refused.stderr
 
 
 def test_some_paths_are_committed_and_the_rest_waits(sandlock: Command) -> None:
@@ -224,7 +287,7 @@ def test_a_branch_in_use_is_left_alone(sandlock: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["diff"], 2, "needs one branch"),
+        (["diff"], 2, "diff needs a branch"),
         (["commit"], 2, "needs a branch"),
         (["discard"], 2, "needs a branch"),
         (["branches", "x"], 2, "takes no x"),

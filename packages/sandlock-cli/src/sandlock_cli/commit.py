@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 
-from sandlock_cli.branches import open_branch
+from sandlock_cli.branches import check_named, inside, open_branch
 from sandlock_cli.changes import change_lines, change_records
 from sandlock_cli.failure import warn
 from sandlock_cli.help import print_verb
@@ -30,10 +29,10 @@ def main(words: list[str]) -> int:
         return 1
     try:
         _refuse_image(branch)
-        named = [_inside(path, branch) for path in rest[1:]]
+        named = [inside(path, branch) for path in rest[1:]]
         paths = None if not named or "." in named else named
-        late = [_inside(path, branch) for path in values.get("late", ())]
-        _check_named(branch, [*(paths or ()), *late])
+        late = [inside(path, branch) for path in values.get("late", ())]
+        check_named(branch, [*(paths or ()), *late])
         with Bar("of the changes", quiet=bool(values.get("quiet"))) as progress:
             applied = branch.commit(paths, allow_late=late, progress=progress)
     except BranchConflictError as error:
@@ -59,26 +58,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _inside(path: str, branch: Branch) -> str:
-    """Return `path` as the branch names it: as `diff` prints it; an absolute one has to be below its folder."""
-    if not os.path.isabs(path):
-        return os.path.normpath(path)
-    folder, name = os.path.split(os.path.normpath(path))
-    inside = branch.inside(os.fsencode(os.path.join(os.path.realpath(folder), name)))
-    if inside is None:
-        raise BranchError(f"{path} is not below {branch.lower}")
-    return os.fsdecode(inside) or "."
-
-
 def _refuse_image(branch: Branch) -> None:
     """Refuse what a killed run left over an image: that is there for all later runs, as its digest says."""
     if is_image_root(branch.lower):
         raise BranchError("it covers an unpacked image, which stays as it is: discard it")
-
-
-def _check_named(branch: Branch, paths: list[str]) -> None:
-    """Refuse a name that no change is at or below: it is a slip, and half of what was meant would be applied."""
-    changed = [change.path for change in branch.changes(digests=False)] if paths else []
-    for path in paths:
-        if not any(name == path or name.startswith(f"{path}/") for name in changed):
-            raise BranchError(f"nothing was changed at {path}")

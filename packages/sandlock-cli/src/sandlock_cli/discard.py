@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from sandlock_cli.branches import find_branch
 from sandlock_cli.failure import warn
 from sandlock_cli.help import print_verb
 from sandlock_cli.options import UsageError, parse, table
 from sandlock_cli.verbs import options_of
-from sandlock_cow import BranchBusyError, BranchError, Preserved, list_preserved
+from sandlock_cow import BranchBusyError, BranchError, list_preserved
 
 __all__ = ["main"]
 
@@ -25,7 +26,8 @@ def main(words: list[str]) -> int:
 
 def _discard(word: str, storage: str | None) -> int:
     try:
-        branch = _find(word, storage)
+        path = find_branch(word, storage)
+        branch = next((one for one in list_preserved(os.path.dirname(path)) if one.path == path), None)
         if branch is None:
             warn(f"there is no branch {word}, or it is open; `sandlock branches` lists them")
             return 1
@@ -37,12 +39,3 @@ def _discard(word: str, storage: str | None) -> int:
         warn(str(error))
         return 1
     return 0
-
-
-def _find(word: str, storage: str | None) -> Preserved | None:
-    """Return the branch that `word` means: a name in the storage, or a path. Its tree may be gone."""
-    path = os.path.realpath(word) if "/" in word else ""
-    for branch in list_preserved(os.path.dirname(path) if path else storage):
-        if branch.path == path or (not path and os.path.basename(branch.path) == word):
-            return branch
-    return None

@@ -69,7 +69,13 @@ NOTES = {
     "branches": (
         "A branch is what a run with --workdir left to decide about (--on-exit or --on-error keep or defer).",
     ),
-    "diff": ("BRANCH is a name that `sandlock branches` prints, or the path of a branch.",),
+    "diff": (
+        (
+            "BRANCH is a name that `sandlock branches` prints, or how only one begins; the path of a branch; or "
+            "`last`, the newest over the current directory or a folder in it. With PATHs only these and what is below "
+            "them are shown. The lines of a patch are the program's: on a terminal what is not printable is escaped."
+        ),
+    ),
     "commit": (
         (
             "With PATHs only these and what is below them are applied, as `sandlock diff` prints them; the rest waits. "

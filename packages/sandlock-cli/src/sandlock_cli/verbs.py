@@ -35,7 +35,7 @@ USAGES = {
     "check": "sandlock check [--json]",
     "profile": "sandlock profile list | show NAME... | check [NAME...] [--file FILE] | delete NAME...",
     "branches": "sandlock branches [--storage DIR] [--json]",
-    "diff": "sandlock diff [--storage DIR] [--json] BRANCH",
+    "diff": "sandlock diff [--patch | --json] [--storage DIR] BRANCH [PATH...]",
     "commit": "sandlock commit [--storage DIR] [--late PATH]... [--json] BRANCH [PATH...]",
     "discard": "sandlock discard [--storage DIR] BRANCH...",
     "ps": "sandlock ps [--json]",
@@ -58,6 +58,7 @@ _FILE.many = True
 
 _STORAGE = Option("storage", ("--storage",), "DIR", "where the branch is kept: --fs-storage of its run",
                   "~/.local/state/sandlock/branches")  # fmt: skip
+_PATCH = Option("patch", ("-p", "--patch"), "", "show the lines that differ, as a patch in git's format", "off")
 _LATE = Option("late", ("--late",), "PATH", "apply PATH though it runs later outside the sandbox", "none")
 _LATE.many = True
 _TOML = Option("toml", ("--toml",), "", "print the policy alone, as a profile", "off")
@@ -105,7 +106,7 @@ _OPTIONS = {
     "check": (_JSON, HELP),
     "profile": (_FILE, HELP),
     "branches": (_STORAGE, _JSON, HELP),
-    "diff": (_STORAGE, _JSON, HELP),
+    "diff": (_PATCH, _STORAGE, _JSON, HELP),
     "commit": (_STORAGE, _LATE, _QUIET, _JSON, HELP),
     "discard": (_STORAGE, HELP),
     "ps": (_JSON, HELP),

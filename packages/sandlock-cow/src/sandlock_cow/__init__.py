@@ -13,6 +13,7 @@ from sandlock_cow.errors import (
     Conflict,
 )
 from sandlock_cow.model import Change, Entry, Found, Kind, Layer, Name, OpenAt, State, Usage
+from sandlock_cow.patches import patch
 from sandlock_cow.preserved import Preserved, list_preserved
 from sandlock_cow.renames import renames
 
@@ -36,5 +37,6 @@ __all__ = [
     "State",
     "Usage",
     "list_preserved",
+    "patch",
     "renames",
 ]

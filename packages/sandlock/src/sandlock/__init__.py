@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Change,
         Entry,
         list_preserved,
+        patch,
         renames,
     )
     from sandlock_notif.context import PolicyContext
@@ -181,6 +182,7 @@ __all__ = [
     "log_calls",
     "min_landlock_abi",
     "parse_ports",
+    "patch",
     "preset",
     "probe",
     "remove_image",
@@ -201,7 +203,7 @@ _SOURCES = {
     ),
     "sandlock_cow": (
         "Branch BranchBusyError BranchConflictError BranchError BranchLateExecutionError BranchQuotaError "
-        "BranchStorageError Change Entry list_preserved renames"
+        "BranchStorageError Change Entry list_preserved patch renames"
     ),
     "sandlock_notif.context": "PolicyContext",
     "sandlock_notif.events": "Event",
