@@ -5,6 +5,7 @@
  * outside of a buffer is touched, which is the sanitizer's to see, and
  *   - each fd is closed once, and none is left open but the ones that are kept;
  *   - a notification is answered once, by whoever says that it was served, and not at all where it is returned;
+ *   - the kernel is let make a call only where all that was judged is in registers;
  *   - memory is written only where the caller was seen to wait after the memory was opened.
  */
 #include <errno.h>
@@ -29,6 +30,7 @@ static const unsigned char *input;
 static size_t left;
 static int fds[LAST], rounds, answered, waiting, memory_fd, seen_waiting;
 static uint64_t current;
+static int by_number; /* the call is one of an fd, without a path */
 static struct sl_deputy deputy;
 static struct sl_shortcut *shortcut;
 
@@ -63,7 +65,7 @@ static void fill(void *to, size_t size)
     memset(to, next() > 240 ? 'x' : 0, size);
     for (size_t index = 0; index < given; index++) {
         unsigned value = left ? next() : 'x';
-        ((char *)to)[index] = (char)(value < sizeof text ? text[value] : value);
+        ((char *)to)[index] = value < sizeof text ? text[value] : (char)value;
     }
 }
 
@@ -108,7 +110,8 @@ static long receive(struct sl_notif_request *request)
         return error;
     request->id = ++current;
     request->pid = next() % 20;
-    request->nr = (int)(next() % 9);
+    request->nr = (int)(next() % 10);
+    by_number = request->nr == 8;
     request->arch = next() < 250 ? AUDIT_ARCH : 7;
     for (int index = 0; index < 6; index++)
         request->args[index] = any();
@@ -130,6 +133,9 @@ static long listener(unsigned long request, void *data)
         return error;
     }
     MUST((request & 0xff) == 1 && waiting && !answered);
+    uint32_t flags;
+    memcpy(&flags, (char *)data + 20, sizeof flags);
+    MUST(!flags || by_number);
     answered = error == 0 || error == -ENOENT;
     return error;
 }
@@ -302,16 +308,18 @@ static const void *write_marks(struct sl_walk_mark *marks, uint32_t *count)
 
 static void set_up(struct sl_destinations *known, struct sl_walk_mark (*marks)[8], char (*texts)[64])
 {
+    static uint64_t numbers[1 + 3 * 4];
     static const uint8_t sizes[] = {4, 28, 16, 0, 29, 40};
     static const struct sl_shortcut_row rows[] = {
         {0, SL_SHORTCUT_STAT, 0, 1, 2, 3, 0, 0}, {1, SL_SHORTCUT_STATX, 0, 1, 4, 2, 0, 0},
         {2, SL_SHORTCUT_ACCESS, 0, 1, 2, -1, 0, 0}, {3, SL_SHORTCUT_READLINK, 0, 1, 2, -1, 0, 0},
         {4, SL_SHORTCUT_OPEN, 0, 1, 2, 2, 0, 0}, {5, SL_SHORTCUT_CONNECT, -1, 0, 0, -1, 0, 0},
         {6, SL_SHORTCUT_SENDTO, -1, 0, 0, -1, 0, 0}, {7, SL_SHORTCUT_STAT, -1, 0, 1, -1, 0x100, 0},
+        {8, SL_SHORTCUT_STAT, 0, -1, 1, -1, 0, 0},
     };
     unsigned how = next();
     *shortcut = (struct sl_shortcut){.listener = LISTENER, .arch = AUDIT_ARCH, .root = ROOT, .relative = how & 1,
-                                     .privileged = how >> 1 & 1, .left = next(), .row_count = 8, .deputy = &deputy,
+                                     .privileged = how >> 1 & 1, .left = next(), .row_count = 9, .deputy = &deputy,
                                      .destinations = known};
     memcpy(shortcut->rows, rows, sizeof rows);
     shortcut->marks = write_marks(marks[0], &shortcut->mark_count);
@@ -323,7 +331,11 @@ static void set_up(struct sl_destinations *known, struct sl_walk_mark (*marks)[8
     shortcut->branch = (struct sl_branch){.upper = how & 4 ? UPPER : -1, .lower = how & 8 ? LOWER : -1, .whole = how >> 4 & 1,
                                           .starts = how >> 5 & 1, .lower_device = how >> 6 & 1, .begun = how >> 7,
                                           .root = {next() % 2, next() % 4}, .upper_path = "/upper", .lower_path = "/lower",
-                                          .upper_length = 6, .lower_length = 6, .names = texts[1]};
+                                          .upper_length = 6, .lower_length = 6, .names = texts[1], .numbers = numbers};
+    memset(numbers, 0, sizeof numbers);
+    numbers[0] = 3;
+    for (unsigned count = next() % 8; count; count--)
+        sl_numbers_put(numbers, next() % 6, next() % 3, next() % 3);
     shortcut->branch.name_count = write_names(shortcut->branch.name_at, texts[1], 8);
     for (unsigned count = next() % 64; count; count--) {
         char name[40], packed[40];

@@ -548,6 +548,22 @@ def test_an_object_of_another_file_system_in_a_branch_is_returned(serve: Any, ro
     assert served.returned == 2
 
 
+def test_inodes_that_come_and_go_do_not_fill_the_memory() -> None:
+    shortcut = Shortcut(-1, 0, {}, wait_ns=0, blocked_ns=0)
+    lasting = [(inode, (7, 1000 + inode)) for inode in range(1, 40)]
+    for inode, shown in lasting:
+        shortcut.show(inode, shown)
+    for inode in range(10_000, 40_000):
+        shortcut.show(inode, (7, inode))
+        shortcut.show(inode, None)
+        if not inode % 500:
+            shortcut.allow(1)
+    assert sum(len(table) for table in shortcut._tables) < 20_000
+    words = list(shortcut.memory.branch.numbers[0 : len(shortcut._tables[-1])])
+    told = {words[at]: (words[at + 1], words[at + 2]) for at in range(1, len(words), 3) if words[at + 2]}
+    assert told == dict(lasting)
+
+
 def test_what_it_was_not_told_to_the_end_is_not_used(serve: Any, root: int, layers: Layers, tmp_path: Path) -> None:
     """The tables are memory of the interpreter's, which is another's again where nobody holds it."""
 

@@ -173,6 +173,9 @@ class Shortcut:
     def allow(self, count: int) -> None:
         """Serve at most `count` requests, until this is called again."""
         self.memory.left = count
+        # Safety: nobody reads a table now, and the one to be read next is one of the last two: `show` is called by one
+        # thread at a time, which may be anywhere in it.
+        del self._tables[:-2]
 
     def judge_by(
         self,
@@ -242,14 +245,17 @@ class Shortcut:
     def show(self, inode: int, shown: tuple[int, int] | None) -> None:
         """Show an inode of the branch's storage as another (st_dev, st_ino), or as itself; between `begin` and `end`.
 
-        The tables are never freed: who reads one at this moment may be anywhere in it, and finds out by `begin`.
+        Safety: who reads a table at this moment may be anywhere in it, and finds out by `begin`; so none is freed here.
         """
         if lib.sl_numbers_put(self._tables[-1], inode, *(shown or (0, 0))):
             self._numbers += 1
         if 2 * self._numbers <= self._tables[-1][0]:
             return
-        larger = _table_of(4 * self._numbers)
-        self._numbers = lib.sl_numbers_move(self._tables[-1], larger)
+        before, larger = self._tables[-1], _table_of(4 * self._numbers)
+        self._numbers = lib.sl_numbers_move(before, larger)
+        if 16 * self._numbers < larger[0]:  # most had gone, and a program that goes on so would fill this process
+            larger = _table_of(max(4 * self._numbers, _FEW))
+            lib.sl_numbers_move(before, larger)
         self._tables.append(larger)
         self.memory.branch.numbers = larger
 
