@@ -17,6 +17,7 @@ from sandlock import (
     DEVNULL,
     PIPE,
     CaptureError,
+    Ids,
     ImageError,
     NotRunningError,
     RestoreError,
@@ -189,6 +190,63 @@ def test_a_pipeline_goes_on_with_its_own_process_ids(folder: Path, image: Path) 
         assert second.restore_skipped == ()
         assert process.communicate(b"two\nthree\n", timeout=30)[0] == b"has two 2\nhas three 3\n"
         assert process.wait(30).exit_code == 0
+
+
+THREADS = "sorted(map(int, os.listdir('/proc/self/task')))"
+FAMILY = """
+read x; (read x; echo mine $x); /bin/true; /bin/true
+sleep 1000 & one=$!; /bin/true; sleep 1000 & two=$!
+echo up $one $two; read x; kill $one $two; wait $one; wait $two; echo $one $two $?
+"""
+
+
+@pytest.mark.needs("pid_namespace")
+def test_ids_with_gaps_between_them_are_kept(folder: Path, image: Path) -> None:
+    first, second = box(folder, more=["/proc"]), box(folder, more=["/proc"])
+    with start(first) as process:
+        for question in ("workers(1)", "forked()", "forked()", "workers(1)", "forked()", "workers(2)"):
+            answer(process, question)
+        before = answer(process, THREADS)
+        assert before == "[2, 3, 6, 8, 9]"
+        saved(first, image)
+    with restored(second, image, ids=Ids.KEEP) as process:
+        assert second.restore_skipped == ()
+        assert answer(process, THREADS) == before
+        assert answer(process, "doubled()") == "9900"
+    with restored(second, image, ids=Ids.NEW) as process:  # what the kernel gives by itself
+        assert answer(process, THREADS) == "[2, 3, 4, 5, 6]"
+
+
+@pytest.mark.needs("pid_namespace")
+def test_children_keep_ids_with_gaps_between_them(folder: Path, image: Path) -> None:
+    first, second = box(folder, more=["/proc"]), box(folder, more=["/proc"])
+    with first.popen(["/bin/sh", "-c", FAMILY], stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"a\nb\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"mine b\n"
+        words = process.stdout.readline().split()
+        assert words[0] == b"up"
+        one, two = words[1:]
+        assert int(two) - int(one) == 2
+        saved(first, image)
+    with restored(second, image) as process:
+        assert second.restore_skipped == ()
+        told = process.communicate(b"c\n", timeout=30)[0]
+        assert told == b"%b %b 143\n" % (one, two)
+
+
+def test_threads_that_have_other_ids_are_told(folder: Path, image: Path) -> None:
+    first, second = box(folder, namespaces="off"), box(folder, namespaces="off")
+    with start(first) as process:
+        answer(process, "workers(2)")
+        saved(first, image)
+    with restored(second, image) as process:
+        assert answer(process, "doubled()") == "9900"
+        assert [one.kind for one in second.restore_skipped] == ["id"] * 3
+    with pytest.raises(RestoreError):
+        restored(second, image, ids=Ids.KEEP)
 
 
 def test_several_processes_without_their_ids_are_refused(folder: Path, image: Path) -> None:

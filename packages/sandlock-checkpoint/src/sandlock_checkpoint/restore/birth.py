@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sandlock_checkpoint.errors import InjectionError, RestoreError
+from sandlock_checkpoint.restore.next_ids import NextIds
 from sandlock_checkpoint.restore.stub import waiting_place
 from sandlock_checkpoint.restore.target import Target
 from sandlock_checkpoint.tracing import TraceeGoneError, wait_change, wait_event_stop
@@ -180,7 +181,7 @@ def _end(launcher: Target) -> None:
             wait_change(launcher.pid, _TIMEOUT_S)
 
 
-def fork_child(parent: Target, pid: int, exit_signal: int, ids: Ids) -> Target:
+def fork_child(parent: Target, pid: int, exit_signal: int, ids: Ids, next_ids: NextIds) -> Target:
     """Make a child of `parent`, whose scratch memory is there, with this id if `ids` wants it."""
     before = len(parent.main.born)
     if ids is not Ids.NEW:
@@ -188,6 +189,7 @@ def fork_child(parent: Target, pid: int, exit_signal: int, ids: Ids) -> Target:
         arguments = struct.pack("<11Q", 0, 0, 0, 0, exit_signal, 0, 0, 0, wanted, 1, 0)
         if not parent.errno("clone3", parent.put(arguments), len(arguments)):
             return _adopt(parent, before)
+        next_ids.ask_for(pid)
     parent.call("clone", exit_signal, 0, 0, 0, 0)
     child = _adopt(parent, before)
     # In a fresh namespace the kernel counts from where the captured one may have counted.

@@ -24,6 +24,7 @@ from sandlock_checkpoint.restore.groups import join_groups
 from sandlock_checkpoint.restore.lazy import DISCARD, LazyMapper
 from sandlock_checkpoint.restore.libc_locks import rename_holders
 from sandlock_checkpoint.restore.mappings import MappingBuilder
+from sandlock_checkpoint.restore.next_ids import NextIds
 from sandlock_checkpoint.restore.open_files import FileMaker, give_numbers, open_pidfds
 from sandlock_checkpoint.restore.plan import check_host, list_skipped
 from sandlock_checkpoint.restore.program import execute_program
@@ -214,7 +215,8 @@ class _Job:
             birth = give_birth(launcher, _all_ids(processes), self.ids, may_unshare=spawn is None)
             self.child = birth.target.pid
             self.targets.append(birth.target)
-            channel = self._populate(birth, channel, own, replacements)
+            with contextlib.closing(NextIds(birth.target.pid, birth.target.call("getpid"))) as next_ids:
+                self._populate(birth, channel, own, replacements, next_ids)
         pids = tuple(target.pid for target in self.targets)
         starts = tuple(read_stat(pid).starttime for pid in pids)  # none of them can end before it is let go
         if ready is not None:
@@ -238,7 +240,14 @@ class _Job:
                 )
             ])  # fmt: skip
 
-    def _populate(self, birth: Birth, channel: int, own: socket.socket, replacements: Mapping[int, int]) -> int:
+    def _populate(
+        self,
+        birth: Birth,
+        channel: int,
+        own: socket.socket,
+        replacements: Mapping[int, int],
+        next_ids: NextIds,
+    ) -> None:
         """Make all processes and open files, then everything in them."""
         checkpoint, processes = self.checkpoint, self.checkpoint.processes
         first = birth.target
@@ -254,7 +263,7 @@ class _Job:
         self.step = "processes"
         for process in processes[1:]:
             parent = self.targets[process.parent]
-            child = fork_child(parent, process.pid, process.exit_signal, self.ids)
+            child = fork_child(parent, process.pid, process.exit_signal, self.ids, next_ids)
             self.targets.append(child)
             self._prepare(child, process)
         join_groups(self.targets, processes)
@@ -279,19 +288,17 @@ class _Job:
             if processes[number].wait_status >= 0:
                 become_zombie(target, processes[number].wait_status)
         for _, target, process in living:
-            self._settle(target, process, powers=birth.powers)
+            self._settle(target, process, next_ids, powers=birth.powers)
         for _, target, process in living:
             self._animate(target, process)
         self.targets[:] = [target for _, target, _ in living]
-        return channel
 
     def _prepare(self, target: Target, process: ProcessInfo) -> None:
         """Make a fresh process ready: its program, its empty memory, its session."""
         self.step = "program"
         target.own_pid = target.call("getpid")
         if target.own_pid != process.pid and self.ids is Ids.PREFER:
-            # Told, not refused: most programs do not mind, and whoever does asks for Ids.KEEP.
-            self.skipped.append(Unsupported(f"id:{process.pid}", "id", f"its process id is {target.own_pid} now"))
+            self._note_id(process.pid, target.own_pid, "process")
         if process.wait_status >= 0:
             return
         execute_program(target, process)
@@ -322,7 +329,7 @@ class _Job:
         for words in builder.finish(process):
             self._note([Unsupported("mlock", "mlock", words)])
 
-    def _settle(self, target: Target, process: ProcessInfo, *, powers: bool) -> None:
+    def _settle(self, target: Target, process: ProcessInfo, next_ids: NextIds, *, powers: bool) -> None:
         """Settings and threads."""
         self.step = "settings"
         self._note(restore_settings(target, process))
@@ -332,12 +339,14 @@ class _Job:
         if refused:
             self._note([Unsupported("layout", "layout", refused)])
         self.step = "threads"
-        make_threads(target, process, keep=self.ids is not Ids.NEW)
+        make_threads(target, process, next_ids if self.ids is not Ids.NEW else None)
         for injector, thread in zip(target.injectors, process.threads, strict=True):
             now = injector.call("gettid")
             target.numbers[thread.tid] = now
             if now != thread.tid and self.ids is Ids.KEEP:
                 raise RestoreError(f"thread {thread.tid}", f"the kernel gave it the id {now}")
+            if now not in {thread.tid, target.own_pid} and self.ids is Ids.PREFER:
+                self._note_id(thread.tid, now, "thread")
             self._note(prepare_thread(target, injector, thread))
             patch_tid(target.pid, thread, now)
         rename_holders(target.pid, process, target.numbers)
@@ -361,6 +370,10 @@ class _Job:
         register_rseq(target, target.main, process.threads[0])
         for injector, thread, result in zip(target.injectors, process.threads, results, strict=True):
             finish_thread(target, injector, thread, result)
+
+    def _note_id(self, old: int, new: int, kind: str) -> None:
+        """Tell, and do not refuse: most programs do not mind, and whoever does asks for Ids.KEEP."""
+        self.skipped.append(Unsupported(f"id:{old}", "id", f"its {kind} id is {new} now"))
 
     def _note(self, refused: list[Unsupported]) -> None:
         """Take on what the host refused, or give up for it."""

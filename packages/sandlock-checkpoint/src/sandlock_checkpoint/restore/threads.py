@@ -10,6 +10,7 @@ from sandlock_arch.call_abi import ERESTART_RESTARTBLOCK, RESTING_CALLS, error_o
 from sandlock_checkpoint.errors import RestoreError
 from sandlock_checkpoint.inject import Entry, Injector
 from sandlock_checkpoint.model import ProcessInfo, ThreadState
+from sandlock_checkpoint.restore.next_ids import NextIds
 from sandlock_checkpoint.restore.target import Target
 from sandlock_checkpoint.terms import Unsupported
 from sandlock_checkpoint.tracing import wait_event_stop
@@ -32,18 +33,20 @@ _LONGEST_LIST = 2048  # ROBUST_LIST_LIMIT, linux/futex.h
 _OWNER = 8  # offset of the owner's tid behind a mutex's futex word in glibc (struct __pthread_mutex_s)
 
 
-def make_threads(target: Target, process: ProcessInfo, *, keep: bool) -> None:
+def make_threads(target: Target, process: ProcessInfo, next_ids: NextIds | None) -> None:
     """Make all threads but the main one; they stand stopped at the end of the call that made them.
 
     Arguments:
         target: the process.
         process: what it is to be.
-        keep: give them the ids that they had, where the kernel lets us.
+        next_ids: to give them the ids that they had, where the kernel lets us; None where they do not matter.
 
     """
     for thread in process.threads[1:]:
         before = len(target.main.born)
-        if not (keep and _clone_as(target, thread.tid)):
+        if next_ids is None or not _clone_as(target, thread.tid):
+            if next_ids is not None:
+                next_ids.ask_for(thread.tid)
             target.call("clone", _THREAD_FLAGS, 0, 0, 0, 0)
         if len(target.main.born) != before + 1:
             raise RestoreError(f"thread {thread.tid}", "the kernel did not tell of the thread that was made")
