@@ -40,13 +40,14 @@ def namespaces(pid: int) -> Iterator[tuple[int, int]]:
 def test_ids_are_given_from_where_they_are_wanted() -> None:
     process = subprocess.Popen(INSIDE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
+        asking, told = process.stdin, process.stdout
+        assert asking is not None
+        assert told is not None
+        assert told.readline() == b"up\n"
 
         def made() -> int:
-            process.stdin.write(b"\n")
-            return int(process.stdout.readline())
+            asking.write(b"\n")
+            return int(told.readline())
 
         assert made() == 2
         with namespaces(process.pid) as (user, pids):
@@ -57,7 +58,7 @@ def test_ids_are_given_from_where_they_are_wanted() -> None:
                 set_last_id(user, pids, 1 << 40)
             assert caught.value.errno == errno.EINVAL
         assert made() == 30002  # whoever asked in vain had one as well
-        process.stdin.close()
+        asking.close()
         assert process.wait(60) == 0
 
 
