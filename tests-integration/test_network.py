@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 from attack_lab import Box, World, reason_of
 
+from sandlock import LayerMissingError
+from sandlock_testkit.features import level
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
+    from typing import Any, Self
 
 ipv4 = pytest.mark.needs("ipv4")
 ipv6 = pytest.mark.needs("ipv6")
@@ -170,6 +173,7 @@ def test_ll_14_only_pairs_that_stay_connected(box: Box) -> None:
 
 
 @ipv4
+@pytest.mark.every_abi
 @pytest.mark.parametrize("kind", ["udp", "tcp", "unix"])
 def test_net_06_a_socket_given_as_stdin_reaches_nobody_new(box: Box, kind: str) -> None:
     """A socket that the caller leaves on stdin was given; a peer that it was not connected to was not.
@@ -195,6 +199,29 @@ def test_net_06_a_socket_given_as_stdin_reaches_nobody_new(box: Box, kind: str) 
             assert kind == "udp", output
             model = Path(__file__).parent.parent / "docs" / "threat-model.md"
             assert "inherited datagram socket" in model.read_text()
+
+
+@ipv4
+@pytest.mark.every_abi
+def test_net_06_where_nothing_would_hold_a_given_tcp_socket_it_is_refused_by_name(box: Box) -> None:
+    """Before Landlock knew ports connect(2) is refused to programs without sockets of their own; these have some."""
+    old = (box.world.landlock_abi or level("landlock")) < 4
+    command = [box.program("sockets"), "fd", "0", "127.0.0.1"]
+    others = [name for name in box.world.missing() if name != "net_tcp"]
+    fields: dict[str, Any] = {"disable": ["unix_sockets"], "allow_degraded": others}
+    with Listener() as server, socket.socket() as given, box.sandbox(**fields) as sandbox:
+        if old:
+            with pytest.raises(LayerMissingError, match="allow_degraded") as caught:
+                sandbox.popen([*command, str(server.port)], stdin=given)
+            assert caught.value.protections == ("net_tcp",)
+        else:
+            sandbox.popen([*command, str(server.port)], stdin=given, stdout=subprocess.DEVNULL).wait(20)
+        assert not server.received()
+    fields["allow_degraded"] = [*others, "net_tcp"]
+    with Listener() as server, socket.socket() as given, box.sandbox(**fields) as sandbox:
+        result = sandbox.popen([*command, str(server.port)], stdin=given, stdout=subprocess.DEVNULL).wait(20)
+        state = next(row.state for row in result.protections if row.name == "net_tcp")
+        assert (state, bool(server.received())) == (("degraded", True) if old else ("active", False))
 
 
 @ipv4

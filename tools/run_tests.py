@@ -144,7 +144,9 @@ def _environment(account: pwd.struct_passwd, temporary: str) -> dict[str, str]:
         "TMPDIR": temporary,
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{temporary}/hypothesis",
     }
-    passed_on = {name: os.environ[name] for name in ("CI", "SANDLOCK_REQUIRE") if name in os.environ}
+    passed_on = {
+        name: os.environ[name] for name in ("CI", "SANDLOCK_REQUIRE", "SANDLOCK_LANDLOCK_ABI") if name in os.environ
+    }
     if "SANDLOCK_OLDER_KERNEL" in os.environ:  # tools/kernels.py
         passed_on["PYTHONPATH"] = str(ROOT / "tools" / "older_kernel")
     if "SANDLOCK_SANITIZED" in os.environ:  # tools/sanitize.py

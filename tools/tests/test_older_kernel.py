@@ -40,8 +40,12 @@ Protections().lack("fs_access", "landlock", "")
 
 
 @pytest.mark.parametrize("before", ["", QUICK])
-@pytest.mark.parametrize(("abi", "said"), [(2, "degraded"), (3, "refused")])
-def test_what_the_kernel_lacks_is_given_up_and_nothing_else(tmp_path: Path, before: str, abi: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("abi", "pretended", "said"), [(2, "", "degraded"), (3, "", "refused"), (7, "2", "degraded"), (2, "7", "degraded")]
+)
+def test_what_the_kernel_lacks_is_given_up_and_nothing_else(
+    tmp_path: Path, before: str, abi: int, pretended: str, said: str
+) -> None:
     for name, text in {
         "sandlock_policy/__init__.py": "",
         "sandlock_policy/protect.py": PROTECT,
@@ -53,7 +57,7 @@ def test_what_the_kernel_lacks_is_given_up_and_nothing_else(tmp_path: Path, befo
     path = os.pathsep.join([str(ROOT / "tools" / "older_kernel"), str(tmp_path)])
     done = subprocess.run(
         [sys.executable, "-c", before + ASK],
-        env={"PYTHONPATH": path},
+        env={"PYTHONPATH": path, "SANDLOCK_LANDLOCK_ABI": pretended},
         capture_output=True,
         text=True,
         timeout=60,

@@ -158,6 +158,7 @@ def test_what_cannot_be_enforced_changes_nothing(tree: Tree) -> None:
     assert in_child(confined) == 0
 
 
+@pytest.mark.needs("landlock", level=6)
 def test_an_old_landlock_is_refused_by_name_and_changes_nothing(tree: Tree) -> None:
     def confined() -> tuple[tuple[str, ...], int]:
         with override(features_of_abi(2)), pytest.raises(LayerMissingError) as caught:
@@ -165,6 +166,22 @@ def test_an_old_landlock_is_refused_by_name_and_changes_nothing(tree: Tree) -> N
         return caught.value.protections, errno_of(tree.canary.path.read_text)
 
     assert in_child(confined) == (("fs_ioctl_dev", "scope_signal"), 0)
+
+
+def test_a_socket_that_is_open_already_reaches_nobody_new_under_an_old_landlock() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def connect() -> int:
+            with socket.socket() as given:
+                return errno_of(lambda: given.connect(server.getsockname()))
+
+        def confined() -> int:
+            with socket.socket() as given, override(features_of_abi(2)):
+                confine(agreed())
+                return errno_of(lambda: given.connect(server.getsockname()))
+
+        assert in_child(connect) == 0
+        assert in_child(confined) == 13
 
 
 def test_without_landlock_the_filter_holds_all_the_same() -> None:

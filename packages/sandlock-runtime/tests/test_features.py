@@ -14,6 +14,7 @@ from sandlock_policy.features import HostFeatures, features_of_abi
 from sandlock_runtime import features, host_features, override
 from sandlock_sys import landlock
 from sandlock_sys.errors import SyscallError
+from sandlock_testkit.features import level
 
 pytestmark = pytest.mark.usefixtures("leaks")
 
@@ -26,8 +27,8 @@ def masks(found: HostFeatures) -> tuple[int, int, int, int]:
 
 def test_what_is_found_is_what_the_kernel_says() -> None:
     found = host_features()
-    assert found.landlock_abi == landlock.abi_version()
-    assert masks(found)[1:] == masks(features_of_abi(landlock.abi_version()))[1:]
+    assert found.landlock_abi == level("landlock")
+    assert masks(found)[1:] == masks(features_of_abi(level("landlock")))[1:]
     assert found is host_features()
     assert "num_cpus" in found.served
     if os.geteuid() != 0:
@@ -39,7 +40,7 @@ def test_override_narrows() -> None:
     with override(narrow):
         assert masks(host_features()) == (1, 1, 0, 0)
         assert host_features().mount_namespace is False
-    assert host_features().landlock_abi == landlock.abi_version()
+    assert host_features().landlock_abi == level("landlock")
 
 
 def test_override_never_widens() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.needs("pid_namespace")
-@pytest.mark.needs("landlock", level=2)
+@pytest.mark.needs("landlock", level=6)
 @pytest.mark.needs("seccomp", level=2)
 def test_where_an_old_landlock_needs_namespaces_the_folder_is_named_and_not_the_host(
     tree: Tree, monkeypatch: pytest.MonkeyPatch

@@ -32,6 +32,7 @@ class Protections:
         self.scoped = 0
         self.namespaces = False
         self.by_mounts = self.no_devices = self.no_truncate = self.own_pids = self.own_network = False
+        self.no_connects = False
 
     def disabled(self, name: str) -> bool:
         """Tell whether the policy switches `name` off."""
@@ -145,7 +146,13 @@ class Protections:
         self.handled_net = 0 if self.disabled("net_tcp") else self._features.landlock_net & both
         if not tcp:
             self.row("net_sockets", "active", "seccomp", "no IP socket can be made")
-            self.row("net_tcp", "active", "landlock" if self.handled_net else "seccomp", "no IP socket can be made")
+            if self.disabled("net_tcp"):
+                self.row("net_tcp", "disabled", "landlock", "no IP socket can be made; one that is passed in is open")
+            else:
+                # With Unix sockets of its own the program needs both calls: the launch looks at what it passes.
+                self.no_connects = not self.handled_net and not self.disabled("unix_sockets")
+                layer = "landlock" if self.handled_net else "seccomp"
+                self.row("net_tcp", "active", layer, "no IP socket can be made")
         else:
             self.row("net_sockets", "active", "seccomp", "only TCP sockets can be made")
             if self.disabled("net_tcp"):

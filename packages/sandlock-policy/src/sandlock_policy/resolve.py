@@ -114,6 +114,7 @@ def _filter_options(
         served_metadata=shown and not layers.disabled("fs_metadata"),
         deny_truncate=layers.no_truncate,
         deny_input_signals=layers.own_pids,
+        deny_given_sockets=layers.no_connects,
         extra_deny=policy.extra_deny_syscalls,
         extra_allow=policy.extra_allow_syscalls,
     )

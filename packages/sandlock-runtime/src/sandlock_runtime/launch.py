@@ -11,7 +11,7 @@ from sandlock_policy.data.landlock import FS_REFER, NEVER
 from sandlock_policy.errors import LayerMissingError
 from sandlock_runtime.features import host_features, namespace_refused, without_namespaces
 from sandlock_runtime.life import Life
-from sandlock_runtime.passed import as_passed
+from sandlock_runtime.passed import as_passed, unheld
 from sandlock_runtime.prepare import Program, encode_env, make_context, parts_of, plan_for, prepare
 from sandlock_runtime.scratch import make_scratch, name_scratch, remove_scratch, scratch_env
 from sandlock_runtime.starting import start
@@ -227,7 +227,7 @@ class _Start:
 
     def once(self, plan: Plan, features: HostFeatures, service: Service | None) -> Life:
         """Start the child, or leave nothing behind."""
-        if plan.writable_mounts is not None or plan.view is not None:
+        if plan.writable_mounts is not None or plan.view is not None or unheld(plan):
             plan = as_passed(plan, self.policy, [*self.streams.child, *self.keep])
         request = _request(self.program, plan, parts_of(plan))
         request.stdio = self.streams.child

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISSOCK
 
 from sandlock_policy.plan import Protection
 from sandlock_runtime.streams import exposes
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
     from sandlock_policy import Plan, Policy
 
-__all__ = ["as_passed"]
+__all__ = ["as_passed", "unheld"]
 
 _METADATA = (
     "a stream or passed fd is a file of yours, open for reading: chmod, chown, utime and xattr calls are refused"
 )
 _TRUNCATE = "a stream or passed fd is a file of yours: truncate(2) by path, and O_TRUNC without writing, are refused"
 _DEVICES = "a passed fd is a folder, and leads past the mounts that keep the program from devices"
+_CONNECTS = "a stream or passed fd is a socket that may be connected anew, and this Landlock does not know TCP ports"
+_SOCKET_DOMAIN = (1, 39)  # SOL_SOCKET, SO_DOMAIN
+_INET = (2, 10)  # AF_INET, AF_INET6
 _NO_PROC = "the root has no folder /proc, which the pid namespace that stands for Landlock's signal scope needs"
 
 
@@ -40,8 +43,11 @@ def as_passed(plan: Plan, policy: Policy, fds: Sequence[int]) -> Plan:
             options["deny_truncate"] = True
         if "fs_ioctl_dev" in held and any(fd >= 0 and S_ISDIR(os.fstat(fd).st_mode) for fd in fds):
             rows["fs_ioctl_dev"] = _lost(policy, "fs_ioctl_dev", _DEVICES, "pass no folder")
+    if "net_tcp" in unheld(plan) and any(fd >= 0 and _is_inet(fd) for fd in fds):
+        rows["net_tcp"] = _lost(policy, "net_tcp", _CONNECTS, "pass none, or grant no Unix sockets", "landlock")
     root = plan.view.root if plan.view is not None else None
-    if root is not None and "scope_signal" in held and not os.path.isdir(f"{root}/proc"):
+    # A root that is not there at all is told by who shows it (view.py).
+    if root is not None and "scope_signal" in held and os.path.isdir(root) and not os.path.isdir(f"{root}/proc"):
         for name in held & {"scope_signal", "scope_abstract", "tree_kill"}:
             rows[name] = _lost(policy, name, _NO_PROC, f"make an empty folder {root}/proc")
     if not rows:
@@ -53,11 +59,26 @@ def as_passed(plan: Plan, policy: Policy, fds: Sequence[int]) -> Plan:
     return changed
 
 
-def _lost(policy: Policy, name: str, reason: str, remedy: str) -> Protection:
+def unheld(plan: Plan) -> tuple[str, ...]:
+    """Return what no layer would hold if the program got an fd that takes it away; see `as_passed`."""
+    given = plan.filter.unix_sockets and not plan.handled_net and not plan.filter.tcp and not plan.filter.served_network
+    held = given and any(row.name == "net_tcp" and row.state == "active" for row in plan.protections)
+    return ("net_tcp",) if held else ()
+
+
+def _is_inet(fd: int) -> bool:
+    if not S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    from sandlock_sys.sockets import get_option  # lazy: sockets are seldom passed
+
+    return int.from_bytes(get_option(fd, *_SOCKET_DOMAIN), "little") in _INET
+
+
+def _lost(policy: Policy, name: str, reason: str, remedy: str, layer: str = "namespace") -> Protection:
     agreed = "scope_signal" if name == "tree_kill" else name  # which nobody has to agree to by itself
     if agreed not in policy.allow_degraded:
         from sandlock_policy.errors import LayerMissingError  # lazy: most runs lose nothing
 
         flag = f"name {agreed} in allow_degraded (--allow-degraded {agreed})"
-        raise LayerMissingError("namespace", [agreed], reason, f"{remedy}; to run without, {flag}")
-    return Protection(name, "degraded", "namespace", reason)
+        raise LayerMissingError(layer, [agreed], reason, f"{remedy}; to run without, {flag}")
+    return Protection(name, "degraded", layer, reason)

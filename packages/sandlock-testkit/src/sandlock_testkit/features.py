@@ -57,8 +57,13 @@ def _succeeds(*command: str) -> bool:
 
 
 def _landlock() -> int:
-    """The Landlock ABI version; 0 where it is not built in or not enabled at boot."""
-    return max(0, _syscall(_NR_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION))
+    """The Landlock ABI version; 0 where it is not built in or not enabled at boot.
+
+    It is the older one where the runtime is told to use no newer (`SANDLOCK_LANDLOCK_ABI`).
+    """
+    found = max(0, _syscall(_NR_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION))
+    pretended = os.environ.get("SANDLOCK_LANDLOCK_ABI", "")
+    return min(found, int(pretended)) if pretended.isdecimal() else found
 
 
 def _seccomp() -> int:

@@ -29,4 +29,13 @@ OLDER_GROUPS: dict[str, Group] = {
             Rule("ioctl", (one_of(1, 0x5452),), DENY, "FIOASYNC"),
         ),
     ),
+    "given_sockets": Group(
+        "Landlock before ABI 4 does not cover TCP ports: a socket that was passed in would reach anyone (NET-06)",
+        {},
+        (
+            # None can be made but Unix pairs, which need neither.
+            Rule("connect", (), _NO_ACCESS, "also of a connected one: AF_UNSPEC dissolves that"),
+            Rule("bind", (), _NO_ACCESS, "to a port that no rule names"),
+        ),
+    ),
 }

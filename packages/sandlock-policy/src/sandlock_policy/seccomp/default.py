@@ -55,6 +55,7 @@ def _rules(options: FilterOptions) -> Iterator[Rule]:
         "metadata": options.deny_metadata,
         "truncate": options.deny_truncate,
         "input_signals": options.deny_input_signals,
+        "given_sockets": options.deny_given_sockets,
     }
     for group_name in [*[name for name, denied in asked.items() if denied], *ALWAYS]:
         if group_name not in lifted:

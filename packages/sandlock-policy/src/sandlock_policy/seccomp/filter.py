@@ -55,7 +55,7 @@ def _precompiled(arch: str, options: FilterOptions) -> bytes | None:
         return None
     if options.served_network or options.served_metadata:
         return None
-    if options.own_layout or options.deny_truncate or options.deny_input_signals:
+    if options.own_layout or options.deny_truncate or options.deny_input_signals or options.deny_given_sockets:
         return None
     text = FILTERS.get((arch, options.tcp, options.deny_metadata))
     return None if text is None else a2b_base64(text)

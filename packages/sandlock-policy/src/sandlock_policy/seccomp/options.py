@@ -20,6 +20,8 @@ class FilterOptions:
         served_metadata: a supervisor decides about mode, owner, times and attributes; flags stay as they are.
         deny_truncate: files are truncated by who may write them alone; for a Landlock that has no right for it.
         deny_input_signals: nobody is signalled about input; for a Landlock without the signal scope.
+        deny_given_sockets: a socket that the program was given is neither connected nor bound; for a Landlock without
+            ports, where it can make none but Unix pairs.
         extra_deny: names of system calls and groups; they are denied whatever else is said.
         extra_allow: names of system calls and groups that are denied otherwise, and may be lifted.
         own_layout: a process may say where its heap, stack and arguments are, as one that is restored must.
@@ -36,6 +38,7 @@ class FilterOptions:
     served_metadata: bool = False
     deny_truncate: bool = False
     deny_input_signals: bool = False
+    deny_given_sockets: bool = False
     extra_deny: tuple[str, ...] = ()
     extra_allow: tuple[str, ...] = ()
     own_layout: bool = False
