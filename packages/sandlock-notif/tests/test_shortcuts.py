@@ -209,4 +209,4 @@ def test_a_branch_that_another_thread_changes_never_shows_the_real_file(
     assert there, "it is there at times"
     assert absent, "and at times it is not"
     assert bool(real) is not told
-    assert shortly(outcome.supervisor) > 1000
+    assert shortly(outcome.supervisor) > 100
