@@ -52,6 +52,60 @@ def test_a_process_is_saved_and_runs_on(sandlock: Typed, counter: tuple[int, Pat
     assert "needs image" in sandlock("image", "show", str(tmp_path / "next")).stdout
 
 
+WRITES = """
+import mmap, os, sys, time
+memory = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory[:] = os.urandom(8 << 20)
+number = 0
+while True:
+    number += 1
+    memory[:8] = number.to_bytes(8, "little")
+    print(number, flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_is_watched_between_images_as_long_as_it_is_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "count"
+    with (
+        out.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-c", WRITES], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL
+        ) as target,
+    ):
+        command = [sys.executable, "-m", "sandlock_cli", "checkpoint", "--pid", str(target.pid), "--track", "one"]
+        try:
+            while not out.stat().st_size:
+                time.sleep(0.01)
+            with subprocess.Popen(
+                command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as watcher:
+                assert watcher.stdin is not None
+                assert watcher.stdout is not None
+                assert watcher.stdout.readline() == "one\n"
+                for name in ("two", "three"):
+                    before = out.stat().st_size
+                    while out.stat().st_size == before:
+                        time.sleep(0.01)
+                    watcher.stdin.write(f"{name}\n")
+                    watcher.stdin.flush()
+                    assert watcher.stdout.readline() == f"{name}\n"
+                watcher.stdin.write("missing/four\n\n")
+                _, said = watcher.communicate(timeout=60)
+            assert watcher.returncode == 125
+            assert "missing" in said
+        finally:
+            target.kill()
+    metas = [json.loads((tmp_path / name / "meta.json").read_text()) for name in ("one", "two", "three")]
+    assert [bool(meta["ancestors"]) for meta in metas] == [False, True, True]
+    # Where the kernel cannot (before 6.7), it says so, and the images are the same.
+    watched = "will be compared" not in said
+    assert all((meta["unread_bytes"] > 7 << 20) == watched for meta in metas[1:])
+    sizes = [sum(one.stat().st_blocks for one in (tmp_path / name).rglob("*.bin")) for name in ("one", "two", "three")]
+    assert sizes[1] < sizes[0] // 2
+    assert sizes[2] < sizes[0] // 2
+
+
 def test_a_damaged_image_is_told_by_file(sandlock: Typed, counter: tuple[int, Path], tmp_path: Path) -> None:
     assert sandlock("checkpoint", "--pid", str(counter[0]), str(tmp_path / "image")).returncode == 0
     data = next((tmp_path / "image/process/memory").iterdir())
@@ -72,7 +126,8 @@ def test_a_damaged_image_is_told_by_file(sandlock: Typed, counter: tuple[int, Pa
         (["checkpoint", "dir"], 2, "--pid"),
         (["checkpoint", "--pid", "x", "dir"], 2, "--pid"),
         (["checkpoint", "--pid", "1"], 2, "one directory"),
-        (["checkpoint", "--pid", "1", "--track", "dir"], 2, "--track"),
+        (["checkpoint", "--pid", "1", "--track", "--leave", "killed", "dir"], 2, "--track"),
+        (["checkpoint", "--pid", "4194300", "--track", "/tmp/never"], 125, "4194300"),
         (["checkpoint", "--pid", "1", "--leave", "asleep", "dir"], 2, "running, stopped, killed"),
         (["checkpoint", "--pid", "4194300", "/tmp/never"], 125, "4194300"),
     ],

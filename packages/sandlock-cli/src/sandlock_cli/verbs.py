@@ -80,7 +80,9 @@ _PARENT = Option(
     "parent", ("--parent",), "DIR", "an image beside DIR: only pages that differ from it are written", "none"
 )
 _TRACK = Option("track", ("--track",), "", "watch the run from now on: the next image on this one reads what it wrote "
-                "since; where that cannot be, which is told, pages are compared", "off")  # fmt: skip
+                "since; where that cannot be, which is told, pages are compared. With --pid the command stays until "
+                "its input ends, and each line of that is the directory of another image on the one before", "off",
+                )  # fmt: skip
 _ZSTD = Option("zstd", ("--zstd",), "", "compress (with the package zstandard)", "off")
 
 _NAME = Option("name", ("--name",), "NAME", "the profile to write", "the program's name")
