@@ -317,10 +317,11 @@ static void set_up(struct sl_destinations *known, struct sl_walk_mark (*marks)[8
         {6, SL_SHORTCUT_SENDTO, -1, 0, 0, -1, 0, 0}, {7, SL_SHORTCUT_STAT, -1, 0, 1, -1, 0x100, 0},
         {8, SL_SHORTCUT_STAT, 0, -1, 1, -1, 0, 0},
     };
+    static const struct sl_walk_mark prompt[] = {{0, 0}, {1, 0}}; /* all there are: the rest of the judgement is to be met */
     unsigned how = next();
     *shortcut = (struct sl_shortcut){.listener = LISTENER, .arch = AUDIT_ARCH, .root = ROOT, .relative = how & 1,
                                      .privileged = how >> 1 & 1, .left = next(), .row_count = 9, .deputy = &deputy,
-                                     .destinations = known};
+                                     .destinations = known, .prompt = prompt, .prompt_count = 2};
     memcpy(shortcut->rows, rows, sizeof rows);
     shortcut->marks = write_marks(marks[0], &shortcut->mark_count);
     shortcut->closed = write_marks(marks[1], &shortcut->closed_count);

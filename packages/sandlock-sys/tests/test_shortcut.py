@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,12 +108,15 @@ def identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+EVERYWHERE = Marks((os.stat(path).st_dev, 0) for path in ("/", "/proc", "/dev", "/dev/shm", tempfile.gettempdir()))
+
+
 def judging(root: int, **others: Any) -> Callable[[Shortcut], None]:
     """Everything is served, but for what `others` say."""
 
     def judge(shortcut: Shortcut) -> None:
         shortcut.fresh()
-        said: dict[str, Any] = {"root": root, "relative": True, "marks": NO_MARKS, "names": ()}
+        said: dict[str, Any] = {"root": root, "relative": True, "marks": NO_MARKS, "names": (), "prompt": EVERYWHERE}
         shortcut.judge_by(**said | others)
 
     return judge
@@ -166,6 +170,22 @@ def test_a_marked_object_is_returned_whatever_its_name(serve: Any, root: int, tm
     marks = Marks([identity(marked), (1, 1), (1 << 40, 7)])
     served = serve("newfstatat", look(marked, tmp_path / "alias", other), judging(root, marks=marks))
     assert served.told == repr(["EXFULL", "EXFULL", other.stat().st_ino])
+
+
+def test_on_a_file_system_that_is_not_known_to_be_prompt_nothing_is_asked(
+    serve: Any, root: int, tmp_path: Path
+) -> None:
+    """Its server may never answer, and this thread would wait for it."""
+    (tmp_path / "file").touch()
+    found = (tmp_path / "file").stat()
+    body = look(tmp_path / "file", tmp_path / "absent")
+    body()  # now the kernel knows that a name is absent, and says so without any file system
+    assert serve("newfstatat", body, judging(root)).told == repr([found.st_ino, "ENOENT"])
+    beside = Marks([(found.st_dev + 1, 0), (found.st_dev, 1)])
+    for prompt in (NO_MARKS, beside):
+        served = serve("newfstatat", body, judging(root, prompt=prompt))
+        assert served.told == repr(["EXFULL", "ENOENT"])
+        assert (served.returned, served.shortcut.served) == (1, 1)
 
 
 def test_a_start_far_down_is_returned_where_the_way_up_has_to_be_gone(serve: Any, root: int, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
-from sandlock_sys.walk import NO_MARKS, Flag, Marks, Outcome, Walked, Walker, climb
+from sandlock_sys.walk import NO_MARKS, Flag, Marks, Outcome, Walked, Walker, climb, device_of
 
 
 class Tree:
@@ -170,3 +170,15 @@ def test_structures_are_the_kernels(tree: Tree) -> None:
     tree.opened.append(listed)
     assert b"link\0" in inode.getdents(listed, 4096)
     assert inode.getdents(listed, 4096) == b""
+
+
+def test_the_device_of_an_fd_is_that_of_stat(tree: Tree) -> None:
+    fds = [tree.fd, *(os.open(path, os.O_PATH) for path in ("/proc/self", "/dev/null", tree.root / "a"))]
+    try:
+        assert [device_of(fd) for fd in fds] == [os.fstat(fd).st_dev for fd in fds]
+        assert len({device_of(fd) for fd in fds}) > 1
+    finally:
+        for fd in fds[1:]:
+            os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        device_of(-1)

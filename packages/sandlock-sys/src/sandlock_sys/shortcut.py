@@ -187,6 +187,7 @@ class Shortcut:
         closed: Marks = NO_MARKS,
         denied: Marks = NO_MARKS,
         fence: Marks = NO_MARKS,
+        prompt: Marks = NO_MARKS,
         branch: BranchPlace | None = None,
     ) -> None:
         """Serve, from now on, what is not touched by these. They are to be read after `fresh` was called.
@@ -199,6 +200,8 @@ class Shortcut:
             closed: directories at which no path may start.
             denied: directories below which no path may start.
             fence: where there are any, a path may start only below one of these.
+            prompt: (st_dev, 0) of the file systems that ask nobody for an answer. What lies on others is only opened,
+                by the deputy.
             branch: a copy-on-write folder, whose operations call `begin` and `end`.
 
         """
@@ -207,9 +210,10 @@ class Shortcut:
         memory.root = memory.branch.upper = -1
         memory.relative = 0
         held: list[CData] = [readable(data) for data in (marks.packed, closed.packed, denied.packed, fence.packed)]
-        memory.marks, memory.closed, memory.denied, memory.fence = held
+        held.append(readable(prompt.packed))
+        memory.marks, memory.closed, memory.denied, memory.fence, memory.prompt = held
         memory.mark_count, memory.closed_count = marks.count, closed.count
-        memory.denied_count, memory.fence_count = denied.count, fence.count
+        memory.denied_count, memory.fence_count, memory.prompt_count = denied.count, fence.count, prompt.count
         fits = _write_names(memory, names, held)
         upper = -1 if branch is None else self._write_branch(branch, held)
         self._held = list(held)

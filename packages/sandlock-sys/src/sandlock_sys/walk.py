@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeAlias
 
-__all__ = ["NO_MARKS", "Flag", "Marks", "Outcome", "Walked", "Walker", "climb"]
+__all__ = ["NO_MARKS", "Flag", "Marks", "Outcome", "Walked", "Walker", "climb", "device_of"]
 
 _RESULT = Struct("=iiIiIIQQII")  # struct sl_walk, _csrc/walk.h
 
@@ -123,3 +123,12 @@ def climb(start: int, marks: Marks) -> tuple[int, int] | None:
     if found == -ENOENT:
         return None
     return marks.identities[check("openat2", found, "..")]
+
+
+def device_of(fd: int) -> int:
+    """Return st_dev of what `fd` leads to, as the kernel knows it, without asking a file system that has a server."""
+    memory = bytearray(_RESULT.size)
+    lib.sl_look(fd, NO_MARKS.packed, 0, writable(memory))
+    _, _, outcome, error, *_, device, _, _, _ = _RESULT.unpack(memory)
+    check("statx", -error if outcome == Outcome.ERROR else 0)
+    return int(device)

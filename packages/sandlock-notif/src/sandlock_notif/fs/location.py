@@ -27,10 +27,11 @@ class Location:
         path: within a copy-on-write mount: components joined by slashes.
         file: the generated file that the name stands for, or None.
         awaited: the rule of a name that may only become a directory, or None.
+        may_change: whether it lies below what may be written, once that was looked at.
 
     """
 
-    __slots__ = ("awaited", "directory", "file", "identity", "mode", "mount", "name", "object", "path")
+    __slots__ = ("awaited", "directory", "file", "identity", "may_change", "mode", "mount", "name", "object", "path")
 
     def __init__(
         self, directory: int, name: bytes, found: int = -1, identity: Identity | None = None, mode: int = 0
@@ -44,6 +45,7 @@ class Location:
         self.path = b""
         self.file: VirtualFile | None = None
         self.awaited: Awaited | None = None
+        self.may_change: bool | None = None
 
     @property
     def exists(self) -> bool:
@@ -59,6 +61,12 @@ class Location:
     def is_directory(self) -> bool:
         """Whether it is a directory."""
         return stat.S_ISDIR(self.mode)
+
+    def given_away(self) -> Location:
+        """Return a place that owns the fds from now on."""
+        heir = Location(self.directory, self.name, self.object)
+        self.directory = self.object = -1
+        return heir
 
     def close(self) -> None:
         """Close both fds; twice is fine."""

@@ -17,6 +17,7 @@ from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
 
 if TYPE_CHECKING:
+    from sandlock_notif.fs.file_systems import FileSystems
     from sandlock_notif.processes import Processes
     from sandlock_notif.request import Request
 
@@ -24,6 +25,7 @@ __all__ = ["Magic", "link_text", "mount_id"]
 
 _PROC_MAGIC = 0x9FA0  # PROC_SUPER_MAGIC, linux/magic.h
 _ROOT_INODE = 1  # PROC_ROOT_INO, fs/proc/internal.h
+_DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC, linux/fcntl.h, 4.11
 _MNT_ID, _MNT_ID_AT = 0x1000, 144  # STATX_MNT_ID, stx_mnt_id in struct statx, linux/stat.h, 5.8
 _OWNER = re.compile(rb"/(\d+)(?:/task/\d+)?(?:/(fd|ns|map_files))?\Z")
 
@@ -31,7 +33,8 @@ _OWNER = re.compile(rb"/(\d+)(?:/task/\d+)?(?:/(fd|ns|map_files))?\Z")
 class Magic:
     """Tells the links of /proc apart and who they belong to."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, systems: FileSystems) -> None:
+        self._systems = systems
         self.numbering = Numbering(processes)
         self._devices: dict[int, bool] = {}
 
@@ -39,7 +42,9 @@ class Magic:
         """Whether an object on `device`, pinned by `fd`, is one of a proc file system."""
         known = self._devices.get(device)
         if known is None:
-            known = self._devices[device] = int.from_bytes(inode.statfs(fd)[:8], "little") == _PROC_MAGIC
+            told = self._systems.type(device, fd)
+            magic = _PROC_MAGIC if told == b"proc" else 0 if told else int.from_bytes(inode.statfs(fd)[:8], "little")
+            known = self._devices[device] = magic == _PROC_MAGIC
         return known
 
     def text(self, request: Request, directory: int, name: bytes) -> bytes | None:
@@ -126,4 +131,4 @@ def link_text(found: int) -> bytes:
 
 def mount_id(fd: int) -> int:
     """Return the number of the mount that `fd` was opened on (5.8)."""
-    return int.from_bytes(inode.statx(fd, 0, _MNT_ID)[_MNT_ID_AT : _MNT_ID_AT + 8], "little")
+    return int.from_bytes(inode.statx(fd, _DONT_SYNC, _MNT_ID)[_MNT_ID_AT : _MNT_ID_AT + 8], "little")

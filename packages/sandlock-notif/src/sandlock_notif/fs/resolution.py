@@ -128,6 +128,7 @@ class Resolution:
         magic = self._view.magic
         name, tail = self._rest[begin:end], self._rest[end:]
         if not magic.is_proc(device, found):
+            self._await_none_for(found)
             self._splice(link_text(found), tail, self._directory)
             return None
         text = magic.text(self._request, self._directory, name)
@@ -143,11 +144,16 @@ class Resolution:
             self._splice(b"/", tail, self._directory)
             return None
         self._held.append(target)
+        self._await_none_for(target)
         original = self._view.original(os.fstat(target)) if name == b"exe" else None
         if original is not None:
             self._splice(original, tail, self._directory)
             return None
         return self._jump(target, tail)
+
+    def _await_none_for(self, fd: int) -> None:
+        """Refuse to ask the server of a file system about what `fd` leads to, in the loop."""
+        self._view.systems.check(fd, wait=not self._how & _CACHED)
 
     def _jump(self, target: int, tail: bytes) -> Location | None:
         """Go on from an fd that a magic link gave."""
@@ -292,6 +298,7 @@ class Resolution:
         fence = self._start if limits is not None and (limits.beneath or limits.in_root) else -1
         self._rest, self._judged = self._rest[end:] or b".", False
         at = self._directory
+        self._await_none_for(at)
         if fence >= 0:
             root = os.fstat(fence)
             identity = root.st_dev, root.st_ino

@@ -62,13 +62,14 @@ def resolve(
     if not path:
         if not flags & EMPTY:
             raise Refusal(ENOENT)
-        return view.of_fd(request, at, looks=bool(flags & LOOK))
+        return view.of_fd(request, at, looks=bool(flags & LOOK), wait=wait)
     if path[0] == _SLASH and (limits is None or not limits.in_root):
         if limits is not None and limits.beneath:
             raise Refusal(EXDEV)
         return _from(view, request, view.root, view.root_identity, path, flags, limits, wait)
     start = open_of(request, at)
     try:
+        view.systems.check(start, wait=wait)
         mount = view.mount_of(start)
         if mount is not None and mount.cow is not None:
             place = mount.cow.directory_of(start)

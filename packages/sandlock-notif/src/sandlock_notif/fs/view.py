@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 from errno import EBUSY, EEXIST, EINVAL, EISDIR, ENOENT, ENOTDIR, ENOTEMPTY
-from functools import partial
 from stat import S_ISDIR
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from sandlock_notif.daemon_executor import DaemonExecutor
 from sandlock_notif.errors import NotifError
+from sandlock_notif.fs.file_systems import FileSystems
 from sandlock_notif.fs.layers.denied import DeniedLayer
 from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.lookup import look_up
@@ -24,7 +23,6 @@ from sandlock_notif.fs.magic import Magic
 from sandlock_notif.fs.marks import MarkTable, Mounted
 from sandlock_notif.fs.mount import Mount
 from sandlock_notif.fs.origin import Origins, holder_of, open_of
-from sandlock_sys.capabilities import set_effective
 from sandlock_sys.walk import NO_MARKS, Marks, Walker, climb
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["View"]
 
 _REMOVEDIR = 0x200  # AT_REMOVEDIR, linux/fcntl.h
-_THREADS = 8  # that may wait for a file system; a dead server holds up no more
 
 
 class View:
@@ -62,6 +59,7 @@ class View:
         origins: where relative paths start.
         magic: the links of /proc.
         copied: gives the path of the program that a file in memory is a copy of, by its identity.
+        systems: the file systems that objects lie on.
         denials: what is denied, to be changed while the sandbox runs.
 
     """
@@ -97,7 +95,7 @@ class View:
         self._services: Services | None = None
         self._calls: dict[int, str] = {}
         self._magic: Magic | None = None
-        self._pool: DaemonExecutor | None = None
+        self.systems = FileSystems(self._forget)
 
     def show(
         self, *, root: str | None, binds: Sequence[Bind], branches: Iterable[Branch], writable: Sequence[bytes]
@@ -153,7 +151,8 @@ class View:
         """
         self._services = services
         self._calls = {number: name for name, number in services.arch.syscalls.items()}
-        self._magic = Magic(services.processes)
+        self.systems.pid = services.pid
+        self._magic = Magic(services.processes, self.systems)
         self.host_root = os.open(b"/proc/%d/root" % services.pid, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         if self._folder is None:
             self.root = os.dup(self.host_root)
@@ -237,8 +236,11 @@ class View:
         with self._changing:
             self.table.refresh()
             self.origins.forget()
-            if self._shortcut is not None:
-                self._shortcut.forget()
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._shortcut is not None:
+            self._shortcut.forget()
 
     def shorten(self, shortcut: Shortcut) -> None:
         """Say what a path must not touch for its call to be served in one step; `changed` forgets it."""
@@ -256,6 +258,7 @@ class View:
             denied=self.origins.denied,
             fence=self.origins.fences,
             branch=place,
+            prompt=self.systems.prompt(() if place is None else (place.upper, place.lower)),
         )
 
     def _branch_place(self, shortcut: Shortcut) -> BranchPlace | None:
@@ -277,10 +280,11 @@ class View:
         """Return the caller's process."""
         return self.services.processes.of(request)
 
-    def of_fd(self, request: Request, at: int, *, looks: bool) -> Location:
+    def of_fd(self, request: Request, at: int, *, looks: bool, wait: bool) -> Location:
         """Return what the caller's fd itself stands for; with `looks`, only to tell its attributes."""
         found = open_of(request, at)
         try:
+            self.systems.check(found, wait=wait)
             if self.mount_of(found) is not None:
                 status = os.fstat(found)
                 return self.placed(Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode))
@@ -373,18 +377,9 @@ class View:
             return EINVAL if name == b"." else ENOTEMPTY
         return EISDIR if call.startswith("unlink") else EBUSY
 
-    @property
-    def pool(self) -> DaemonExecutor:
-        """Threads that may wait for file systems."""
-        if self._pool is None:
-            self._pool = DaemonExecutor(_THREADS, "sandlock-files", partial(set_effective, 0))
-        return self._pool
-
     def close(self) -> None:
         """Close every fd; twice is fine."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        self.systems.close()
         for mount in self.mounts:
             if mount.cow is not None:
                 mount.cow.close()

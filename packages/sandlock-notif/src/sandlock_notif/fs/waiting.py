@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from sandlock_notif.action import Errno, InjectFd
 from sandlock_notif.errors import VanishedError
 from sandlock_notif.fs.origin import AT_FDCWD
-from sandlock_sys import inode
 from sandlock_sys.errors import SyscallError
 from sandlock_sys.proc import read_stat
 from sandlock_sys.splice import tee
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["WaitingOpens"]
 
 _FIRST_S, _LONGEST_S = 0.0005, 0.05  # between two looks for the other side
-_PIPEFS = 0x50495045  # PIPEFS_MAGIC, linux/magic.h: an anonymous pipe, which is open at both sides
 _TTY = os.makedev(5, 0)  # /dev/tty, Documentation/admin-guide/devices.txt
 
 
@@ -47,8 +45,7 @@ class WaitingOpens:
 
         With `direct` this process opens it, not a deputy: it lies in a branch's storage.
         """
-        found = os.fstat(place.object)
-        if S_ISCHR(place.mode) and found.st_rdev == _TTY:
+        if S_ISCHR(place.mode) and os.fstat(place.object).st_rdev == _TTY:
             return self._open_terminal(request, place.object, flags)
         return self._open(request, place.object, flags, fifo=not S_ISCHR(place.mode), direct=direct)
 
@@ -114,8 +111,8 @@ def _met(opened: int, flags: int) -> bool:
     """Whether the other side of a FIFO is there, or has been."""
     if flags & os.O_ACCMODE != os.O_RDONLY:
         return True  # a writer is not let in alone, and who does both is its own other side
-    if int.from_bytes(inode.statfs(opened)[:8], "little") == _PIPEFS:
-        return True
+    if os.readlink(b"/proc/self/fd/%d" % opened).startswith(b"pipe:"):
+        return True  # an anonymous pipe, which is open at both sides
     watch = select.poll()
     watch.register(opened, select.POLLIN)
     if watch.poll(0):  # bytes to read, or a writer that came and went

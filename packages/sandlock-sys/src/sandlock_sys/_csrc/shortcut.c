@@ -168,7 +168,7 @@ static int act_on(struct sl_call *call, const struct sl_walk *found)
         return found->error != ELOOP && found->error != EAGAIN && sl_call_answer(call, 0, -found->error);
     call->object = found->object;
     call->mode = found->mode;
-    int served = found->outcome == SL_WALK_END && act(call);
+    int served = found->outcome == SL_WALK_END && sl_prompt(call->shortcut, call->row->kind, found->device) && act(call);
     if (call->object >= 0)
         RAW(__NR_close, call->object);
     return served;
@@ -268,7 +268,7 @@ static int serve_object(struct sl_call *call, int object, int by_number)
     if (!by_number && (found.mode & SL_TYPE) == SL_FOLDER && (shortcut->denied_count || shortcut->fence_count))
         return 0;
     call->object = object;
-    int served = act(call);
+    int served = sl_prompt(shortcut, call->row->kind, found.device) && act(call);
     call->object = -1;
     return served;
 }

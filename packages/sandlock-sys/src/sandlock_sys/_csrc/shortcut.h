@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "branch.h"
+#include "walk.h"
 
 enum { SL_SHORTCUT_ROWS = 16, SL_SHORTCUT_NAMES = 64 };
 
@@ -45,6 +46,7 @@ struct sl_shortcut {
     uint32_t closed_count;
     uint32_t denied_count;
     uint32_t fence_count;
+    uint32_t prompt_count;
     uint32_t name_count;
     int64_t wait_ns;       /* how long the next request is waited for after one that was served here */
     int64_t blocked_ns;    /* a deputy that is in one call for longer gets no further one */
@@ -53,6 +55,7 @@ struct sl_shortcut {
     const void *closed;    /* likewise: no path may start at one of these */
     const void *denied;    /* likewise: no path may start below one of these */
     const void *fence;     /* likewise: where there are any, a path may start only below one of these */
+    const void *prompt;    /* devices, with 0 as inode: file systems that ask nobody; what lies on others is not looked at */
     const char *names;     /* components by which marked objects are reached, each with a NUL behind it */
     struct sl_deputy *deputy; /* NULL: nothing is opened */
     struct sl_destinations *destinations; /* NULL: nobody is reached */
@@ -60,6 +63,12 @@ struct sl_shortcut {
     struct sl_shortcut_row rows[SL_SHORTCUT_ROWS];
     uint32_t name_at[SL_SHORTCUT_NAMES]; /* offsets into `names`, in the order of the names' bytes */
 };
+
+/* Whether this thread may do what a call asks of an object on this device; an open is the deputy's, who may wait. */
+static inline int sl_prompt(const struct sl_shortcut *shortcut, int kind, uint64_t device)
+{
+    return kind == SL_SHORTCUT_OPEN || sl_has_device(device, shortcut->prompt, shortcut->prompt_count);
+}
 
 /* As sl_notif_next and sl_notif_exchange, but requests that touch nothing special are served here, without an answer
  * of the caller's. 0 as well when `left` became 0. */

@@ -95,6 +95,12 @@ static long marked(const struct identity *identity, const struct sl_walk_mark *m
     return -1;
 }
 
+int sl_has_device(uint64_t device, const struct sl_walk_mark *devices, uint32_t count)
+{
+    const struct identity wanted = {.device = device};
+    return marked(&wanted, devices, count) >= 0;
+}
+
 static long step(int directory, const char *name, uint32_t flags)
 {
     struct how how = {PATH_FD | O_NOFOLLOW | O_CLOEXEC, 0, flags & SL_WALK_CACHED ? RESOLVE_CACHED_ : 0};
@@ -281,7 +287,7 @@ long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_m
     return end(walk, SL_WALK_ERROR, (int)-object);
 }
 
-long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t count, int most)
+static long climb(int start, const struct sl_walk_mark *marks, uint32_t count, int most, uint32_t flags)
 {
     struct identity here, above;
     int at = -1;
@@ -292,7 +298,7 @@ long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t coun
             drop(at);
             return found;
         }
-        result = step(at < 0 ? start : at, "..", 0);
+        result = step(at < 0 ? start : at, "..", flags);
         drop(at);
         at = -1;
         if (result < 0)
@@ -310,5 +316,10 @@ long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t coun
 
 long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count)
 {
-    return sl_climb_at_most(start, marks, count, STEPS);
+    return climb(start, marks, count, STEPS, 0);
+}
+
+long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t count, int most)
+{
+    return climb(start, marks, count, most, SL_WALK_CACHED);
 }

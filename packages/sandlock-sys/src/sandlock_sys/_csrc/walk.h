@@ -55,10 +55,13 @@ long sl_find(int start, const char *path, uint32_t flags, const struct sl_walk_m
 /* Look at the object of an fd, which stays the caller's: END, or MARK, or ERROR. */
 long sl_look(int fd, const struct sl_walk_mark *marks, uint32_t count, void *walk);
 
+/* Whether a device is one of `devices`, sorted, whose inodes are 0. */
+int sl_has_device(uint64_t device, const struct sl_walk_mark *devices, uint32_t count);
+
 /* Go from the directory `start` up until an object is marked (its index), or the root (-ENOENT), at most 4096 steps. */
 long sl_climb(int start, const struct sl_walk_mark *marks, uint32_t count);
 
-/* As sl_climb, at most `most` steps; -ELOOP when that does not tell. */
+/* As sl_climb, at most `most` steps, and without asking a file system; -ELOOP or -EAGAIN when that does not tell. */
 long sl_climb_at_most(int start, const struct sl_walk_mark *marks, uint32_t count, int most);
 
 #endif

@@ -268,7 +268,7 @@ class CowLayer(Layer):
     async def _later(self, act: Callable[[], Action]) -> Action:
         """Do what copies much in a thread."""
         assert self.files is not None  # noqa: S101  # attached
-        return await asyncio.get_running_loop().run_in_executor(self.files.view.pool, act)
+        return await asyncio.get_running_loop().run_in_executor(self.files.view.systems.pool, act)
 
     def _do(self, act: Callable[..., None], *arguments: object) -> Outcome:
         try:

@@ -64,7 +64,7 @@ class Attributes:
             return Errno(EINVAL)
         how = (NO_FOLLOW if flags & _SYMLINK_NOFOLLOW else 0) | (EMPTY if flags & _EMPTY_PATH else 0)
         path = b"" if empty_path(request, argument, flags) else read_path(request, argument)
-        return self._files.at_path(request, at, path, how, act)
+        return self._files.ask(request, at, path, how, self._files.foresee, act)
 
     def _chmod(self, request: Request, at: int, argument: int, flags: int) -> Outcome:
         mode = request.args[argument + 1] & 0o7777

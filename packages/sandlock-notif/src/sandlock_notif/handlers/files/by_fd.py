@@ -76,7 +76,7 @@ class ByFd:
                 if call in _NAMED and isinstance(arguments[0], bytes):  # no program forges a mark
                     arguments = (cow.stored(arguments[0]), *arguments[1:])
                 return self._files.post_free(request, call, kept, *arguments)
-            place = self._files.view.of_fd(request, request.int_arg(0), looks=False)
+            place = self._files.view.of_fd(request, request.int_arg(0), looks=False, wait=True)
         finally:
             if held >= 0:
                 os.close(held)

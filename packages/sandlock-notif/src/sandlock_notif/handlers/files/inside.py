@@ -143,7 +143,7 @@ class Inside:
         def wait() -> Location:
             return resolve(view, request, AT_FDCWD, path, wait=True)
 
-        return await asyncio.get_running_loop().run_in_executor(view.pool, wait)
+        return await asyncio.get_running_loop().run_in_executor(view.systems.pool, wait)
 
     async def _loadable(self, request: Request, place: Location, program: int) -> int:
         """Return an fd of what runs as `program`, which is given away: itself, or a copy that names the view's loader.

@@ -146,7 +146,7 @@ class Listing:
             os.close(directory)
 
     async def _run(self, function: Callable[..., Result], *arguments: int) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._files.view.pool, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._files.view.systems.pool, function, *arguments)
 
 
 def _answer(request: Request, directory: int, entries: Entries, position: int, size: int, *, old: bool) -> Action:

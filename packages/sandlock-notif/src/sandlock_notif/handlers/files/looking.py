@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.dispatch import Trap
+from sandlock_notif.errors import Refusal
 from sandlock_notif.fs.how import EMPTY, LOOK, NO_FOLLOW
 from sandlock_notif.fs.origin import AT_FDCWD
 from sandlock_notif.memory import read_path, write
@@ -20,6 +21,9 @@ from sandlock_sys.errors import SyscallError
 from sandlock_sys.shortcut import Kind, Row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandlock_notif.action import Action
     from sandlock_notif.dispatch import Outcome
     from sandlock_notif.fs.location import Location
     from sandlock_notif.handlers.files.serving import Files
@@ -89,11 +93,21 @@ class Looking:
     def _stat(self, request: Request, at: int, argument: int, buffer: int, flags: int) -> Outcome:
         path = b"" if empty_path(request, argument, flags) else read_path(request, argument)
 
-        def act(place: Location) -> Outcome:
-            write(request, request.args[buffer], self._files.layer(place).stat(request, place))
+        def ask(place: Location) -> bytes:
+            return self._files.layer(place).stat(request, place)
+
+        return self._tell(request, at, path, how(flags), ask, request.args[buffer])
+
+    def _tell(
+        self, request: Request, at: int, path: bytes, flags: int, ask: Callable[[Location], bytes], address: int
+    ) -> Outcome:
+        """Write what is told about a place to the caller's memory."""
+
+        def tell(content: bytes) -> Outcome:
+            write(request, address, content)
             return _DONE
 
-        return self._files.at_path(request, at, path, how(flags), act)
+        return self._files.ask(request, at, path, flags, ask, tell)
 
     def statx(self, request: Request) -> Outcome:
         """Serve statx: directory, path, flags, mask, buffer."""
@@ -102,11 +116,10 @@ class Looking:
             return Errno(EINVAL)
         path = b"" if empty_path(request, 1, flags) else read_path(request, 1)
 
-        def act(place: Location) -> Outcome:
-            write(request, request.args[4], self._files.layer(place).statx(request, place, flags & _SYNC_TYPE, mask))
-            return _DONE
+        def ask(place: Location) -> bytes:
+            return self._files.layer(place).statx(request, place, flags & _SYNC_TYPE, mask)
 
-        return self._files.at_path(request, request.int_arg(0), path, how(flags), act)
+        return self._tell(request, request.int_arg(0), path, how(flags), ask, request.args[4])
 
     def access(self, request: Request) -> Outcome:
         """Serve access: path, mode."""
@@ -125,7 +138,7 @@ class Looking:
         if mode & ~7 or flags & ~_ACCESS_FLAGS:
             return Errno(EINVAL)
 
-        def act(place: Location) -> Outcome:
+        def ask(place: Location) -> Action:
             try:
                 self._files.layer(place).access(request, place, mode, flags & _EACCESS)
             except SyscallError as error:
@@ -133,7 +146,7 @@ class Looking:
             return _DONE
 
         path = b"" if empty_path(request, argument, flags) else read_path(request, argument)
-        return self._files.at_path(request, at, path, how(flags), act)
+        return self._files.ask(request, at, path, how(flags), ask, lambda answer: answer)
 
     def readlink(self, request: Request) -> Outcome:
         """Serve readlink: path, buffer, size."""
@@ -149,20 +162,21 @@ class Looking:
             return Errno(EINVAL)
         path = read_path(request, argument)
 
-        def act(place: Location) -> Outcome:
+        def ask(place: Location) -> bytes:
             if place.file is None and not S_ISLNK(place.mode):
-                return Errno(EINVAL if path else ENOENT)
-            text = self._files.layer(place).readlink(request, place)[:size]
+                raise Refusal(EINVAL if path else ENOENT)
+            return self._files.layer(place).readlink(request, place)[:size]
+
+        def tell(text: bytes) -> Outcome:
             write(request, request.args[argument + 1], text)
             return Value(len(text))
 
-        return self._files.at_path(request, at, path, NO_FOLLOW | EMPTY | LOOK, act)
+        return self._files.ask(request, at, path, NO_FOLLOW | EMPTY | LOOK, ask, tell)
 
     def statfs(self, request: Request) -> Outcome:
         """Serve statfs: path, buffer."""
 
-        def act(place: Location) -> Outcome:
-            write(request, request.args[1], inode.statfs(self._files.pin(place)))
-            return _DONE
+        def ask(place: Location) -> bytes:
+            return inode.statfs(self._files.pin(place))
 
-        return self._files.at(request, AT_FDCWD, 0, 0, act)
+        return self._tell(request, AT_FDCWD, read_path(request, 0), 0, ask, request.args[1])

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 from contextlib import suppress
-from errno import ENOENT, EPERM
+from errno import EIO, ENOENT, EPERM
 from typing import TYPE_CHECKING, TypeVar
 
 from sandlock_notif.action import Answered, Errno, Value
@@ -90,8 +90,14 @@ class Files:
             Refusal: EPERM.
 
         """
-        if not self.view.may_change(place):
+        if not (self.view.may_change(place) if place.may_change is None else place.may_change):
             raise Refusal(EPERM, "it lies outside what may be written")
+
+    def foresee(self, place: Location) -> Location:
+        """Find out what `check_metadata` has to know, which takes a look at all folders above; return the place."""
+        if self.layer(place) is self.host:
+            place.may_change = self.view.may_change(place)
+        return place
 
     @property
     def deputies(self) -> Deputies:
@@ -136,6 +142,45 @@ class Files:
             if had:
                 set_effective(had)
 
+    def ask(
+        self,
+        request: Request,
+        directory: int,
+        path: bytes,
+        flags: int,
+        ask: Callable[[Location], Result],
+        tell: Callable[[Result], Outcome],
+    ) -> Outcome:
+        """As `at_path`, to `ask` something about the place and `tell` the child what that returned.
+
+        Where the file system has a server, which may never answer, a thread asks. It does nothing for the child.
+        """
+
+        def act(place: Location) -> Outcome:
+            identity, found = place.identity, place.object
+            if identity is None or found < 0 or self.view.systems.is_prompt(found, identity[0]):
+                return tell(ask(place))
+            return self._ask_later(place, ask, tell)
+
+        return self.at_path(request, directory, path, flags, act)
+
+    async def _ask_later(
+        self, place: Location, ask: Callable[[Location], Result], tell: Callable[[Result], Outcome]
+    ) -> Action | None:
+        asked = asyncio.get_running_loop().run_in_executor(self.view.systems.pool, ask, place)
+        try:
+            answer = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            kept = place.given_away()  # the thread may be using them for as long as it waits
+            asked.add_done_callback(lambda _: kept.close())
+            raise
+        except OSError as error:
+            return Errno(error.errno or EIO)
+        outcome = self.unprivileged(lambda: tell(answer))
+        if outcome is None or not inspect.isawaitable(outcome):
+            return outcome
+        return await outcome
+
     def _give_up(self) -> int:
         """Give up what the host's root may do while this thread looks or acts for a child, which may not."""
         return set_effective(0) if self._privileged else 0
@@ -161,7 +206,7 @@ class Files:
         def wait() -> Location:
             return resolve(self.view, request, directory, path, flags, limits, wait=True)
 
-        found = asyncio.get_running_loop().run_in_executor(self.view.pool, wait)
+        found = asyncio.get_running_loop().run_in_executor(self.view.systems.pool, wait)
         try:
             place = await asyncio.shield(found)
         except asyncio.CancelledError:

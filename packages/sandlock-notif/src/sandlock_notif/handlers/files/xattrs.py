@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from errno import E2BIG, EFAULT, EINVAL, ENAMETOOLONG, ERANGE
 from struct import unpack_from
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sandlock_notif.action import Errno, Value
 from sandlock_notif.dispatch import Trap
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sandlock_notif.request import Request
 
 __all__ = ["Xattrs", "give", "name_of"]
+
+Result = TypeVar("Result")
 
 _SYMLINK_NOFOLLOW, _EMPTY_PATH = 0x100, 0x1000  # AT_*, linux/fcntl.h
 _NAME_MAX, _SIZE_MAX, _LIST_MAX = 255, 65536, 65536  # XATTR_*, linux/limits.h
@@ -59,7 +61,13 @@ class Xattrs:
             (f"{prefix}removexattr", lambda r: self._remove(r, where, 1)),
         ]
 
-    def _at(self, request: Request, where: tuple[int, int, int], act: Callable[[Location], Outcome]) -> Outcome:
+    def _at(
+        self,
+        request: Request,
+        where: tuple[int, int, int],
+        ask: Callable[[Location], Result],
+        tell: Callable[[Result], Outcome],
+    ) -> Outcome:
         at, argument, wide = where
         flags = wide & 0xFFFFFFFF
         if flags & ~(_SYMLINK_NOFOLLOW | _EMPTY_PATH):
@@ -67,27 +75,30 @@ class Xattrs:
         how = (NO_FOLLOW if flags & _SYMLINK_NOFOLLOW else 0) | (EMPTY if flags & _EMPTY_PATH else 0)
         path = b"" if empty_path(request, argument, flags) else read_path(request, argument)
 
-        def guarded(place: Location) -> Outcome:
+        def guarded(place: Location) -> Result | Errno:
             try:
-                return act(place)
+                return ask(place)
             except OSError as error:  # the kernel's answer is the child's
                 return Errno(error.errno or EINVAL)
 
-        return self._files.at_path(request, at, path, how, guarded)
+        def told(answer: Result | Errno) -> Outcome:
+            return answer if isinstance(answer, Errno) else tell(answer)
+
+        return self._files.ask(request, at, path, how, guarded, told)
 
     def _get(self, request: Request, where: tuple[int, int, int], name_at: int, buffer: int, size: int) -> Outcome:
         name = name_of(request, name_at)
 
-        def act(place: Location) -> Outcome:
-            return give(request, self._files.layer(place).getxattr(request, place, name), buffer, size)
+        def ask(place: Location) -> bytes:
+            return self._files.layer(place).getxattr(request, place, name)
 
-        return self._at(request, where, act)
+        return self._at(request, where, ask, lambda content: give(request, content, buffer, size))
 
     def _list(self, request: Request, where: tuple[int, int, int], buffer: int, size: int) -> Outcome:
-        def act(place: Location) -> Outcome:
-            return give(request, self._files.layer(place).listxattr(request, place), buffer, size)
+        def ask(place: Location) -> bytes:
+            return self._files.layer(place).listxattr(request, place)
 
-        return self._at(request, where, act)
+        return self._at(request, where, ask, lambda content: give(request, content, buffer, size))
 
     def _set(
         self, request: Request, where: tuple[int, int, int], name_at: int, value_at: tuple[int, int, int]
@@ -100,18 +111,18 @@ class Xattrs:
             return Errno(E2BIG)
         value = read(request, address, size) if size else b""
 
-        def act(place: Location) -> Outcome:
+        def ask(place: Location) -> Outcome:
             return self._files.layer(place).setxattr(request, place, name, value, flags)
 
-        return self._at(request, where, act)
+        return self._at(request, where, ask, _as_it_is)
 
     def _remove(self, request: Request, where: tuple[int, int, int], name_at: int) -> Outcome:
         name = name_of(request, name_at)
 
-        def act(place: Location) -> Outcome:
+        def ask(place: Location) -> Outcome:
             return self._files.layer(place).removexattr(request, place, name)
 
-        return self._at(request, where, act)
+        return self._at(request, where, ask, _as_it_is)
 
     def _arguments(self, request: Request) -> tuple[int, int, int]:
         """Return value, size and flags of struct xattr_args at the fifth argument, whose size is the sixth."""
@@ -136,6 +147,10 @@ class Xattrs:
     def _setxattrat(self, request: Request) -> Outcome:
         """Serve setxattrat: directory, path, at_flags, name, args, size."""
         return self._set(request, (request.int_arg(0), 1, request.args[2]), 3, self._arguments(request))
+
+
+def _as_it_is(outcome: Outcome) -> Outcome:
+    return outcome
 
 
 def name_of(request: Request, argument: int) -> bytes:
