@@ -6,21 +6,27 @@ import asyncio
 import errno
 import mmap
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from supervision import Table, supervise
+from supervision import PYTHON, Outcome, Table, supervise
 
-from sandlock_notif import Action, Supervisor, Trap, Value
+from sandlock_notif import Action, Supervisor, Trap, Value, tree
 from sandlock_notif.freeze import MAX_TASKS, FreezeError, freeze_tree
 from sandlock_notif.handlers.exec import ExecTable
 from sandlock_notif.handlers.processes import ProcessLimit
+from sandlock_notif.processes import Processes
 from sandlock_notif.tracing import Tracer
 from sandlock_notif.tree import between
 from sandlock_policy.seccomp.rules import ABSENT, Rule
 from sandlock_sys import ptrace
 from sandlock_sys.errors import SyscallError
+from sandlock_sys.proc import read_stat
 from sandlock_sys.spawn import Spawned
 
 pytestmark = [
@@ -77,15 +83,19 @@ async def slow(_: object) -> Action:
     return Value(1)
 
 
-def run(program: str, path: Path, job: Job) -> None:
+def run_to_its_end(program: str, path: Path, job: Job) -> Outcome:
     execs = ExecTable(verify=True)
     tables = (Table((Trap("getppid", slow, "slow"),)), ProcessLimit(30), execs)
-    outcome = supervise(
+    return supervise(
         [program, str(path)],
         *tables,
         rules=[CLONE3],
         while_running=lambda supervisor, spawned: job(supervisor, spawned, execs),
     )
+
+
+def run(program: str, path: Path, job: Job) -> None:
+    outcome = run_to_its_end(program, path, job)
     assert [event for event in outcome.events if event.kind != "denied"] == []
     assert not [event for event in outcome.events if "exec" in event.reason]
 
@@ -144,3 +154,91 @@ def test_not_27_a_tree_with_a_task_that_cannot_be_stopped_is_left_running(
         await tracer.close()
 
     run(program, tmp_path / "counts", job)
+
+
+@pytest.mark.parametrize("broken", [("interrupt",), ("wait",), ("interrupt", "wait", "detach")], ids="+".join)
+def test_where_ptrace_fails_the_freeze_says_so_and_nobody_stays_stopped(
+    broken: tuple[str, ...], program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = Counts(tmp_path / "counts")
+
+    def fail(*_words: object, **_more: object) -> None:
+        raise SyscallError("ptrace", errno.EIO)
+
+    async def job(supervisor: Supervisor, spawned: Spawned, execs: ExecTable) -> None:
+        outside = between(supervisor.processes.root, spawned.pid)
+        tracer, first = Tracer(MAX_TASKS), supervisor.processes.register(spawned.pid)
+        await until_moved(counts, (0,) * 16)
+        with monkeypatch.context() as patch:
+            for name in broken:
+                patch.setattr(ptrace, name, fail)
+            with pytest.raises(FreezeError):
+                await freeze_tree(supervisor.processes, outside, tracer, execs.gate, 5)
+        # What could be held by nobody has been killed with the thread that had seized it.
+        for _ in range(600):
+            if not first.alive():
+                break
+            await asyncio.sleep(0.05)
+        assert not first.alive()
+        await tracer.close()
+
+    outcome = run_to_its_end(program, tmp_path / "counts", job)
+    assert outcome.code == -signal.SIGKILL
+
+
+# A root that adopts, its child, the child of that, and so on: each prints its number.
+LINE = """
+import ctypes, os, signal, sys
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+depth = 0
+while depth < 3 and not os.fork(): depth += 1
+os.write(1, b"%d %d\\n" % (depth, os.getpid()))
+signal.pause()
+"""
+
+
+@pytest.mark.needs("ptrace")
+def test_who_is_handed_up_by_two_deaths_at_their_moments_is_held_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child ends when the root has been asked for its children, and in the next walk the grandchild does."""
+    process = subprocess.Popen([PYTHON, "-I", "-S", "-c", LINE], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pids: dict[int, int] = {}
+    for _ in range(4):
+        depth, pid = map(int, process.stdout.readline().split())
+        pids[depth] = pid
+    root, to_end = pids.pop(0), [pids[1], pids[2]]
+    real = tree._read_children
+    walks: list[list[int]] = []
+
+    def read(pid: int, tid: int) -> list[int]:
+        found = real(pid, tid)
+        if pid == root:
+            walks.append(found)
+            if to_end and to_end[0] in found:
+                heir = pids[{1: 2, 2: 3}[next(number for number, one in pids.items() if one == to_end[0])]]
+                os.kill(to_end.pop(0), signal.SIGKILL)
+                while read_stat(heir).ppid != root:
+                    time.sleep(0.001)
+        return found
+
+    async def freeze() -> frozenset[int]:
+        processes, tracer = Processes(None, root), Tracer(MAX_TASKS)
+        frozen = await freeze_tree(processes, frozenset(), tracer)
+        try:
+            return frozen.stopped
+        finally:
+            await frozen.thaw()
+            await tracer.close()
+            processes.close()
+
+    monkeypatch.setattr(tree, "_read_children", read)
+    try:
+        assert asyncio.run(freeze()) >= {pids[3]}
+        assert walks[:2] == [[pids[1]], [pids[1], pids[2]]], "or no list was old at the wrong moment"
+    finally:
+        for pid in (root, *pids.values()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()

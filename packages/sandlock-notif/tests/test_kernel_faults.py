@@ -81,6 +81,41 @@ def test_an_exec_whose_tracing_fails_is_denied_or_killed_and_the_next_one_is_fol
     assert failing.count
 
 
+PTRACE = ("seize", "interrupt", "wait", "detach", "cont")
+
+
+@pytest.mark.needs("ptrace")
+@pytest.mark.parametrize("names", [("wait",), ("interrupt", "wait", "detach", "cont"), PTRACE], ids="+".join)
+def test_where_tracing_fails_from_some_moment_on_nobody_waits_for_ever(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead tracee that its tracer does not wait for is buried by nobody: its thread has to end."""
+    broken = [False]
+
+    def breaking(name: str) -> None:
+        real = getattr(ptrace, name)
+
+        def call(*words: Any, **more: Any) -> Any:
+            if broken[0]:
+                raise SyscallError(f"ptrace {name}", errno.EIO)
+            return real(*words, **more)
+
+        monkeypatch.setattr(ptrace, name, call)
+
+    async def judge(request: Request) -> Action | None:
+        broken[0] = broken[0] or b"evil" in read_command(request, at=False).arguments
+        return Errno(errno.EACCES) if b"evil" in read_command(request, at=False).arguments else None
+
+    for name in names:
+        breaking(name)
+    judged = Table((Trap("execve", judge, "judged"),))
+    outcome = supervise([PYTHON, "-I", "-S", "-c", EXECS], judged, ExecTable(verify=True))
+    lines = outcome.output.decode().splitlines()
+    assert lines[:3] == ["good", "good 0", "evil 13"]
+    end = "good 1" if "seize" in names else "good -9"  # refused, or killed, since it could not be looked at
+    assert lines[3:] == [end, "evil 13", end]
+
+
 @pytest.mark.parametrize("nth", [0, None])
 @pytest.mark.parametrize("name", ["__init__", "owner"])
 def test_a_port_whose_owner_cannot_be_told_is_nobodys(

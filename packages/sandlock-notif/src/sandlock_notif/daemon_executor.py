@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DaemonExecutor", "in_thread"]
+__all__ = ["DaemonExecutor", "in_thread", "retire"]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 _Job = tuple["Callable[[], object]", "Future[object]"]
+
+
+_leaving = threading.local()
+
+
+def retire() -> None:
+    """Let the calling thread of a `DaemonExecutor` end after this job, with all that the kernel keeps for it."""
+    _leaving.now = True
 
 
 class DaemonExecutor(Executor):
@@ -57,9 +65,7 @@ class DaemonExecutor(Executor):
             if self._idle:
                 self._idle -= 1
             elif len(self._threads) < self._workers:
-                thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._threads.append(self._started(f"{self._name}_{len(self._threads)}"))
             self._jobs.put((lambda: fn(*args, **kwargs), future))  # type: ignore[arg-type]  # Future is invariant
         return future
 
@@ -80,6 +86,18 @@ class DaemonExecutor(Executor):
         for thread in self._threads:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _started(self, name: str) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _replace(self) -> None:
+        """Start another thread in the place of this one, also while it is shut down: what ends this one is for that."""
+        with self._lock:
+            this = threading.current_thread()
+            self._threads[self._threads.index(this)] = self._started(this.name)
+            self._idle += 1
 
     def _drop(self) -> None:
         while True:
@@ -107,6 +125,9 @@ class DaemonExecutor(Executor):
                     future.set_result(value)
                     del value
             del job, call, future  # an idle thread holds nobody's objects
+            if getattr(_leaving, "now", False):
+                self._replace()
+                return
             with self._lock:
                 self._idle += 1
 

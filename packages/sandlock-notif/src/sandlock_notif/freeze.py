@@ -4,14 +4,18 @@ Each task is seized and interrupted by a thread of its own, and held there. From
 more of its program: it stops where it is, or, inside a kernel call that nothing interrupts (a vfork, a notification
 that waits for its answer), as soon as that ends. A fork that is under way sees the interrupt and starts anew later. So
 the tree stands still once a walk finds nobody who is not held.
+
+A walk misses who gets another parent at that moment, because the one it had was killed, and who stands in a list from
+which another is taken while it is read. Nobody held runs, but a timer that was set before may kill. So a walk counts
+only if nobody ended or was buried meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
-from contextlib import suppress
 from errno import ECHILD, EPERM, ESRCH
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
     from sandlock_notif.processes import Processes
     from sandlock_notif.tracing import ExecGate, Tracer
+
+    _Found = tuple[list[int], frozenset[int], bool]
+    _Find = Callable[[], _Found]
 
 __all__ = ["MAX_TASKS", "FreezeError", "Frozen", "freeze_tree"]
 
@@ -48,12 +55,13 @@ class FreezeError(NotifError):
 class _Held:
     """One task, in the hand of the thread that runs `hold`."""
 
-    __slots__ = ("error", "ready", "stopped", "tid")
+    __slots__ = ("broken", "error", "ready", "stopped", "tid")
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
         self.ready = threading.Event()
         self.stopped = False
+        self.broken = False  # it cannot be held, nor let go: it ends with the thread that traces it
         self.error = 0
 
     def hold(self, thaw: threading.Event) -> None:
@@ -65,18 +73,28 @@ class _Held:
             self.ready.set()
             return
         try:
-            with interrupted(self.tid):
-                self.ready.set()
-                change = _first_change()
+            self._keep(thaw)
+        except BaseException:
+            self.broken = True
+            raise
         finally:
             self.ready.set()
+
+    def _keep(self, thaw: threading.Event) -> None:
+        with interrupted(self.tid):
+            self.ready.set()
+            change = _first_change()
         while isinstance(change, ptrace.Stopped):
             self.stopped = True
             thaw.wait()
-            with suppress(SyscallError):  # killed meanwhile; then it is reaped
+            try:
                 ptrace.detach(change.tid, change.pending_signal)
+            except SyscallError as error:
+                if error.errno != ESRCH:
+                    raise
+                change = _first_change()  # killed meanwhile; then it is reaped
+            else:
                 return
-            change = _first_change()
 
 
 def _first_change() -> ptrace.Change | None:
@@ -173,6 +191,7 @@ async def freeze_tree(
         for _ in range(int(_SETTLE_S / _LOOK_S)):
             if frozen.waiting:
                 await asyncio.sleep(_LOOK_S)
+        _refuse_broken(frozen._held)
     except BaseException as error:
         await frozen.thaw()
         if isinstance(error, TimeoutError):
@@ -181,34 +200,54 @@ async def freeze_tree(
     return frozen
 
 
-async def _hold_all(frozen: Frozen, find: Callable[[], tuple[list[int], bool]], tracer: Tracer, end: float) -> None:
-    """Hold who is found until nobody new is. Raises FreezeError."""
+async def _hold_all(frozen: Frozen, find: _Find, tracer: Tracer, end: float) -> None:
+    """Hold who is found until nobody new is, and nobody ends any more. Raises FreezeError."""
     loop = asyncio.get_running_loop()
     held = frozen._held
-    quiet = 0
+    quiet, ended = 0, frozenset[int]()
     while quiet < 2:
-        new, complete = find()
-        quiet = quiet + 1 if complete and not new else 0
+        before, (new, ended, complete) = ended, find()
+        # Who is dead in this walk and was not in the last one may have had children when the one above was asked.
+        quiet = quiet + 1 if complete and not new and ended <= before else 0
         if loop.time() > end or len(held) + len(new) > MAX_TASKS:
             raise FreezeError(f"{len(held)} tasks are stopped, and {new} are not")
         for tid in new:
             one = held[tid] = _Held(tid)
-            frozen._jobs.add(asyncio.ensure_future(tracer.run(partial(one.hold, frozen._thaw))))
+            job = asyncio.ensure_future(tracer.run(partial(one.hold, frozen._thaw)))
+            job.add_done_callback(_heard)
+            frozen._jobs.add(job)
         if await _seized(held, end):
             quiet = 0
+        _refuse_broken(held)
         await asyncio.sleep(_LOOK_S)
 
 
-def _new_threads(processes: Processes, outside: frozenset[int], held: dict[int, _Held]) -> tuple[list[int], bool]:
-    """Return the threads that are not held, and whether nobody can have been missed."""
-    members, _, complete = look(processes, outside)
+def _heard(job: asyncio.Future[None]) -> None:
+    """Take note of an error, which the task itself is marked with."""
+    if not job.cancelled():
+        job.exception()
+
+
+def _refuse_broken(held: dict[int, _Held]) -> None:
+    broken = [tid for tid, one in held.items() if one.broken]
+    if broken:
+        raise FreezeError(f"threads {broken} could not be held by ptrace, and have been killed")
+
+
+def _new_threads(processes: Processes, outside: frozenset[int], held: dict[int, _Held]) -> _Found:
+    """Return the threads that are not held, the processes that have ended, and whether nobody ended meanwhile.
+
+    The number of a process that has ended is its own as long as it is there, which is looked at in the end.
+    """
+    members, dead, complete = look(processes, outside)
     new: list[int] = []
     for member in members:
         try:
             new += [tid for tid in threads_of(member.pid) if tid not in held and not _ended(member.pid, tid)]
         except ProcessLookupError:
             complete = False
-    return new, complete
+    complete = complete and all(os.access(f"/proc/{pid}", os.F_OK) for pid in dead)
+    return new, frozenset(dead), complete and all(member.alive() for member in members)
 
 
 def _ended(pid: int, tid: int) -> bool:

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from errno import ECHILD, EPERM, ESRCH
 from typing import TYPE_CHECKING, TypeVar
 
-from sandlock_notif.daemon_executor import DaemonExecutor, in_thread
+from sandlock_notif.daemon_executor import DaemonExecutor, in_thread, retire
 from sandlock_notif.errors import NotifError
 from sandlock_sys import ptrace
 from sandlock_sys.constants.ptrace import Event, Option, WaitOption
@@ -89,7 +89,7 @@ class Tracer:
             raise NotifError("the tracer is closed")
         if self._pool is None:
             self._pool = DaemonExecutor(self._workers, "sandlock-trace")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, job)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _clean, job)
 
     async def close(self) -> None:
         """Take no more jobs, and wait for those that run: they end with their tracees. Twice is fine."""
@@ -99,6 +99,28 @@ class Tracer:
             pool.shutdown(wait=False, cancel_futures=True)
             # A tracee in the middle of a kernel call that nothing ends is left to its thread.
             await in_thread(pool.join, _CLOSE_S)
+
+
+def _clean(job: Callable[[], Result]) -> Result:
+    """Run a job; when it fails and cannot even let its tracee go, its thread ends, and the kernel kills the tracee.
+
+    Nothing else does: a tracee belongs to its thread, and a dead one is not buried before its tracer has seen it.
+    """
+    try:
+        return job()
+    except BaseException:
+        if _traces():
+            retire()
+        raise
+
+
+def _traces() -> bool:
+    try:
+        while ptrace.wait(-1, _EVERY | WaitOption.NOHANG) is not None:
+            pass
+    except SyscallError as error:
+        return error.errno != ECHILD
+    return True
 
 
 class ExecGate:
