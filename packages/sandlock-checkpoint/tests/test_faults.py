@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sandlock_checkpoint import (
 )
 from sandlock_checkpoint.restore import drive
 from sandlock_sys import procmem, ptrace
+from sandlock_sys.errors import SyscallError
 
 pytestmark = pytest.mark.needs("ptrace")
 
@@ -52,6 +54,49 @@ def runs_on(running: Running) -> bool:
     wait_until(lambda: len(running.lines()) > seen + 2 or running.process.poll() is not None, "three more numbers")
     numbers = [int(line.split()[0]) for line in running.text().splitlines()[:-1]]
     return running.process.poll() is None and numbers == list(range(len(numbers)))
+
+
+REQUESTS = ("seize", "interrupt", "cont", "to_syscall", "detach", "get_regset", "set_regset", "get_signal_mask",
+            "set_signal_mask", "get_siginfo", "poke", "peek")  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 8, 20])
+@pytest.mark.parametrize("waits", [True, False])
+def test_where_ptrace_fails_on_every_call_that_is_said_and_the_target_runs_on(
+    running: Running, monkeypatch: pytest.MonkeyPatch, after: int, waits: bool
+) -> None:
+    """Nothing lets it go then but the end of the thread that holds it, which the error says."""
+    count = [0]
+
+    def failing(name: str) -> None:
+        real = getattr(ptrace, name)
+
+        def request(*arguments: Any, **named: Any) -> Any:
+            count[0] += 1
+            if count[0] > after:
+                raise SyscallError(f"ptrace {name}", BROKEN)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(ptrace, name, request)
+
+    for name in (*REQUESTS, *(() if waits else ("wait",))):
+        failing(name)
+    errors: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            capture(running.pid).close()
+        except BaseException as error:  # noqa: BLE001 - told to the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    monkeypatch.undo()
+    assert [type(error) for error in errors] == [CaptureError]
+    # In the middle of a call that it was made to make, nobody is left who could put its registers back.
+    assert runs_on(running) or (after > 1 and running.process.poll() is not None)
 
 
 FULL, BROKEN = errno.ENOSPC, errno.EIO

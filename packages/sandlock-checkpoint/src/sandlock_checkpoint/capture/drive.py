@@ -117,9 +117,10 @@ class _Job:
         """Let everything run on; where one must not, nobody does, for others may have memory and descriptors of it."""
         held = [member.stopped for member in reversed(self.members) if member.stopped is not None]
         leave = Leave.KILLED if any(stopped.doomed for stopped in held) else Leave.RUNNING
-        for stopped in held:
-            stopped.release(leave)
-        self.shared.close()
+        with contextlib.ExitStack() as every:  # whatever one of them raises
+            every.callback(self.shared.close)
+            for stopped in reversed(held):
+                every.callback(stopped.release, leave)
 
     def describe(self, scope: Scope, leave: Leave, name: str) -> Checkpoint:
         subjects = self._examine()

@@ -61,7 +61,12 @@ class StoppedProcess:
         return Injector(tid, architecture, self.entry, interrupted=self.calls.get(tid, -1))
 
     def release(self, leave: Leave = Leave.RUNNING) -> None:
-        """Detach from every thread, which runs on, stops or ends as `leave` says; never raises for one that is gone."""
+        """Detach from every thread, which runs on, stops or ends as `leave` says; never raises for one that is gone.
+
+        Raises:
+            CaptureError: the kernel does not let one go; the others are let go all the same.
+
+        """
         tids, self.tids = self.tids, []
         if not tids:
             return
@@ -70,11 +75,23 @@ class StoppedProcess:
         elif leave is Leave.STOPPED:
             # Sent while all are still held: it acts before any of them runs an instruction.
             _signal(self.pid, signal.SIGSTOP)
-        left = [tid for tid in reversed(tids) if not self._freed(tid, tids)]
+        kept: list[SyscallError] = []
+        left = [tid for tid in reversed(tids) if not self._let_go(tid, tids, kept)]
         deadline = time.monotonic() + _BURIAL_S
         while left and time.monotonic() < deadline:
             time.sleep(_NAP_S)
-            left = [tid for tid in left if not self._freed(tid, left)]
+            left = [tid for tid in left if not self._let_go(tid, left, kept)]
+        if kept:
+            reason = f"it cannot be let go: {kept[0]}; it runs on when the thread that holds it has ended"
+            raise CaptureError(self.pid, reason) from kept[0]
+
+    def _let_go(self, tid: int, left: list[int], kept: list[SyscallError]) -> bool:
+        """As `_freed`; a thread that cannot be detached from is done with, and told of in `kept`."""
+        try:
+            return self._freed(tid, left)
+        except SyscallError as error:
+            kept.append(error)
+            return True
 
     def _freed(self, tid: int, left: list[int]) -> bool:
         """Detach from a thread; False while it can be neither let go nor buried.

@@ -18,6 +18,7 @@ from sandlock_sys.proc import list_tasks, read_children, read_stat
 __all__ = ["Member", "children_of", "stop_tree"]
 
 _DEAD = {"Z", "X"}
+_READINGS = 1000  # of one list; each child that ends makes another
 _RESTLESS_S = 10.0  # for how long new ones are looked for
 
 
@@ -88,8 +89,23 @@ def _ended(pid: int) -> bool:
 def children_of(pid: int) -> list[int]:
     """Return the children of a process, of whichever of its threads, in increasing order.
 
-    The main thread, to which others' children go, is asked last: see `stop_tree`.
+    The kernel may leave one out of a list while another is taken from it, where nobody waits for those that end. So it
+    is read until it says the same twice.
+
+    Raises:
+        CaptureError: it never does.
+
     """
+    found = _read_once(pid)
+    for _ in range(_READINGS):
+        before, found = found, _read_once(pid)
+        if found == before:
+            return found
+    raise CaptureError(pid, "its children end all the time")
+
+
+def _read_once(pid: int) -> list[int]:
+    """Read the children of each thread; the main one, to which others' children go, is asked last: see `stop_tree`."""
     try:
         found = {child for tid in sorted(list_tasks(pid), key=pid.__eq__) for child in read_children(pid, tid)}
     except SyscallError as error:
