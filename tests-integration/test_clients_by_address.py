@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from sandlock import Result, Sandbox
+from sandlock_testkit.servers import wait_for_server
 
 pytestmark = [pytest.mark.needs("landlock", level=1), pytest.mark.needs("seccomp", level=2)]
 
@@ -187,12 +187,7 @@ def test_redis_benchmark_drives_the_listed_server_over_connections_that_nobody_i
         port = probe.getsockname()[1]
     with subprocess.Popen([*REDIS, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + 20
-            while True:
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.02)
+            wait_for_server(port, server)
             words = ["redis-benchmark", "-t", "set,get,lpush", "-n", "3000", "-c", "10", "--csv", "-p", str(port)]
             result = inside([f"tcp://127.0.0.1:{port}"], *words)
             told = [line.split(",")[:2] for line in result.stdout.decode().replace('"', "").splitlines()]

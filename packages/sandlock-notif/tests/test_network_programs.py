@@ -21,6 +21,7 @@ from supervision import PYTHON
 
 from sandlock_policy import Policy
 from sandlock_testkit.needs import lacks
+from sandlock_testkit.servers import wait_for_server
 
 pytestmark = [pytest.mark.needs("seccomp", level=2), pytest.mark.needs("pidfd", level=2)]
 
@@ -37,12 +38,7 @@ def outside(argv: list[str], port: int) -> Iterator[None]:
     """A server of the host's, until the block ends."""
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 10
-            while True:
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.02)
+            wait_for_server(port, process)
             yield
         finally:
             process.terminate()
