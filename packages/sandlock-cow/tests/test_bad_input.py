@@ -401,3 +401,17 @@ def test_fs23_the_holes_of_a_mapped_file_count(lab: Lab) -> None:
     branch.unlink(b"big")
     branch.reserve(1 << 19)
     assert not branch.books.holds(os.stat(lab.lower / "file"))
+
+
+def test_without_a_home_no_folder_of_the_current_directory_is_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` that stays `~` is a name that a program can make where it works."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where HOME is unset and no passwd entry is there
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lower").mkdir()
+    for action in (list_preserved, lambda: Branch("lower")):
+        with pytest.raises(BranchStorageError, match="set HOME or XDG_STATE_HOME"):
+            action()
+    assert os.listdir(tmp_path) == ["lower"]

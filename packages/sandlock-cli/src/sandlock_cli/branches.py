@@ -51,8 +51,13 @@ def main(words: list[str]) -> int:
 
 def branch_name(path: str, storage: str | None = None) -> str:
     """Return the shortest word that the verbs take for the branch at `path`: its name, where that is found."""
-    home = os.path.realpath(storage if storage is not None else default_storage())
-    return os.path.basename(path) if os.path.dirname(path) == home and storage is None else path
+    if storage is not None:
+        return path
+    try:
+        home = os.path.realpath(default_storage())
+    except BranchStorageError:  # there is no home, so no name would be found
+        return path
+    return os.path.basename(path) if os.path.dirname(path) == home else path
 
 
 def open_branch(word: str, storage: str | None) -> Branch | None:

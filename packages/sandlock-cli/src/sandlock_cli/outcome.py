@@ -43,8 +43,8 @@ def branch_lines(result: Result) -> list[str]:
         name = shlex.quote(branch_name(result.branch))
         late = [change.path for change in result.changes if change.late]
         lines.append(
-            f"the changes ({len(result.changes)}) wait for a decision: `sandlock diff {name}` shows them, "
-            f"`sandlock commit {name}` applies them, `sandlock discard {name}` drops them"
+            f"the changes ({len(result.changes)}) wait for a decision: `sandlock diff {name}` shows them "
+            f"(-p: line by line), `sandlock commit {name}` applies them, `sandlock discard {name}` drops them"
         )
         if late:
             lines.append(f"{len(late)} of them would run later, outside the sandbox; to apply them, name each: "

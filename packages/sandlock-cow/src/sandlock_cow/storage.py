@@ -29,10 +29,18 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def default_storage() -> str:
-    """`$XDG_STATE_HOME/sandlock/branches`, or below `~/.local/state`."""
+    """`$XDG_STATE_HOME/sandlock/branches`, or below `~/.local/state`.
+
+    Raises:
+        BranchStorageError: nobody says where the home is. Safety: `~` would be a folder of the current directory, where
+            a program may have left what looks like branches.
+
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # the specification: a relative value is ignored
         state = os.path.expanduser("~/.local/state")
+        if not os.path.isabs(state):
+            raise BranchStorageError(state, "there is no home directory: set HOME or XDG_STATE_HOME")
     return os.path.join(state, "sandlock", "branches")
 
 

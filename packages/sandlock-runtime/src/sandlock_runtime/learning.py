@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sandlock_cow.errors import BranchStorageError
 from sandlock_cow.late import late_mark
 from sandlock_cow.storage import default_storage
 from sandlock_policy.model import Policy
@@ -64,9 +65,16 @@ def observing_policy(env: Mapping[str, str | None], timeout_s: float | None) -> 
     )
 
 
+def _branches() -> tuple[str, ...]:
+    try:
+        return (default_storage(),)
+    except BranchStorageError:  # nobody says where the home is: there are none
+        return ()
+
+
 def own_folders() -> tuple[str, ...]:
     """Return where profiles, branches, images and the records of runs are kept, without links; some may be missing."""
-    places = [os.path.dirname(place) for place in (profile_folder(), default_storage(), cache_folder())]
+    places = [os.path.dirname(place) for place in (profile_folder(), *_branches(), cache_folder())]
     return tuple(os.path.realpath(place) for place in (*places, *folders()))
 
 
