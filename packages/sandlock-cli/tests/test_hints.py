@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -124,6 +125,24 @@ def test_programs_that_need_more_than_files_are_told_which_option(sandlock: Type
     tracer.chmod(0o755)
     done = sandlock("run", "--", str(tracer))
     assert done.stderr.splitlines()[-1].endswith("--extra-allow-syscalls ptrace would allow that inside")
+
+
+@needs_sandbox
+@pytest.mark.needs("command:git")
+def test_a_linked_worktree_is_told_where_its_repository_is(sandlock: Typed, tmp_path: Path) -> None:
+    store, tree = tmp_path / "store", tmp_path / "tree"
+    environment = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME", "EMAIL"), "x") | {"HOME": str(tmp_path)}
+    for words in (["init", "-q", "store"], ["-C", "store", "commit", "-q", "--allow-empty", "-m", "x"],
+                  ["-C", "store", "worktree", "add", "-q", "../tree"]):  # fmt: skip
+        subprocess.run(["git", *words], cwd=tmp_path, env={**os.environ, **environment}, check=True)
+    for command in (["git", "status"], ["sh", "-c", "git status"]):
+        done = sandlock("run", "--", *command, cwd=tree)
+        assert f"--fs-read {store}/.git would let git read its repository" in done.stderr, done.stderr
+    assert (
+        sandlock("run", "--preset", "default", "-r", f"{store}/.git", "--", "git", "status", cwd=tree).returncode == 0
+    )
+    (tree / ".git").write_text(f"gitdir: {tmp_path}/a/b\n")  # what is no repository is not advised
+    assert "would let git read" not in sandlock("run", "--", "git", "status", cwd=tree).stderr
 
 
 @pytest.mark.timeout(20)

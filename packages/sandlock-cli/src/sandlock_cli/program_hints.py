@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import NET_BIND_TCP, READ
+from sandlock_policy.paths import is_below
 
 if TYPE_CHECKING:
     from sandlock_policy import Plan, Policy
@@ -39,12 +40,34 @@ def program_hints(command: list[str], plan: Plan, policy: Policy) -> list[str]:
         lines.append(
             f"{program} traces its children, which is refused; --extra-allow-syscalls ptrace would allow that inside"
         )
+    if program == "git" or "git" in _shell_words(command):
+        lines += _worktree_line(plan)
     bound = plan.filter.served_network or any(access & NET_BIND_TCP for _, access in plan.port_rules)
     ports = None if bound else listening_ports(command)
     if ports is not None:
         rule = ",".join(map(str, ports)) or "PORT"
         lines.append(f"listening is outside the policy; --net-allow-bind {rule} would allow it")
     return lines
+
+
+def _shell_words(command: list[str]) -> set[str]:
+    return {word for option, text in pairwise(command) if option in _CODE_OPTIONS for word in text[: 1 << 16].split()}
+
+
+def _worktree_line(plan: Plan) -> list[str]:
+    """Return the line about a linked worktree, whose repository lies elsewhere (gitrepository-layout(5))."""
+    try:
+        with open(os.path.join(plan.cwd, ".git"), "rb") as file:
+            text = os.fsdecode(file.read(4096))
+    except OSError:  # no worktree, or the root of a repository
+        return []
+    store = os.path.realpath(os.path.join(plan.cwd, text.removeprefix("gitdir:").strip(), "../.."))
+    # Safety: the file is the project's, and may name any folder: only what is a repository is worth advising.
+    if not (text.startswith("gitdir:") and all(os.path.exists(f"{store}/{name}") for name in ("HEAD", "objects"))):
+        return []
+    if any(access & READ and is_below(store, os.path.realpath(path)) for path, access, _ in plan.fs_rules):
+        return []
+    return [f"{plan.cwd} is a linked worktree; --fs-read {store} would let git read its repository"]
 
 
 def _reads_proc(plan: Plan) -> bool:
