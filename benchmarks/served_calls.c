@@ -1,6 +1,8 @@
 /* Times served system calls from inside. `call N [P]`: P processes call getppid N times each, and print nanoseconds per
- * call of all together. `floor N [P]`: the same, under a filter of its own, served by a loop in C in this program. */
+ * call of all together. `floor N [P]`: the same, under a filter of its own, served by a loop in C in this program.
+ * `open N [P]`: they open and close / instead, and the loop answers the open with an fd. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -24,19 +26,29 @@ static double now(void)
     return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
+static int opens;
+
+static void one(void)
+{
+    if (opens)
+        close((int)syscall(SYS_openat, AT_FDCWD, "/", O_RDONLY));
+    else
+        syscall(SYS_getppid);
+}
+
 static void calls(long count, int processes)
 {
     for (int i = 0; i < 1000; i++)
-        syscall(SYS_getppid);
+        one();
     double start = now();
     for (int i = 1; i < processes; i++)
         if (fork() == 0) {
             for (long k = 0; k < count; k++)
-                syscall(SYS_getppid);
+                one();
             _exit(0);
         }
     for (long k = 0; k < count; k++)
-        syscall(SYS_getppid);
+        one();
     while (wait(0) > 0)
         ;
     printf("%.1f\n", (now() - start) / (count * processes));
@@ -47,6 +59,7 @@ static int serve(int listener)
 {
     struct seccomp_notif request;
     struct seccomp_notif_resp response;
+    int given = open("/", O_RDONLY);
     ioctl(listener, SET_FLAGS, 1UL);
     for (;;) {
         memset(&request, 0, sizeof request);
@@ -54,6 +67,11 @@ static int serve(int listener)
             if (errno == EINTR || errno == ENOENT)
                 continue;
             return 0;
+        }
+        if (opens) {
+            struct seccomp_notif_addfd fd = {.id = request.id, .flags = SECCOMP_ADDFD_FLAG_SEND, .srcfd = (__u32)given};
+            ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &fd);
+            continue;
         }
         memset(&response, 0, sizeof response);
         response.id = request.id;
@@ -70,9 +88,10 @@ int main(int argc, char **argv)
         calls(count, processes);
         return 0;
     }
+    opens = argc > 1 && !strcmp(argv[1], "open");
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, opens ? SYS_openat : SYS_getppid, 0, 1),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };

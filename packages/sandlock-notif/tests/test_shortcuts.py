@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import fcntl
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -210,3 +213,67 @@ def test_a_branch_that_another_thread_changes_never_shows_the_real_file(
     assert absent, "and at times it is not"
     assert bool(real) is not told
     assert shortly(outcome.supervisor) > 100
+
+
+def test_who_holds_a_lease_on_a_file_of_a_branch_holds_nobody_else_up(
+    base: Path, compile_c: Callable[..., Path]
+) -> None:
+    tree, signs = base / "tree", base / "signs"
+    signs.mkdir()
+    for name in ("leased", "plain"):
+        (tree / name).write_text("fine")
+    program = compile_c(r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+    if (chdir(argv[1])) return 1;
+    if (fork() == 0) {
+        int fd = open("leased", O_RDONLY);
+        printf("%d %d ", fd >= 0, fcntl(fd, F_GETFL) & (O_NONBLOCK | O_APPEND | O_ACCMODE));
+        return 0;
+    }
+    int good = 0;
+    for (int n = 0; n < 200; n++) {
+        int fd = open("plain", n & 1 ? O_RDONLY : O_RDONLY | O_NONBLOCK | O_APPEND | O_CLOEXEC);
+        int flags = fcntl(fd, F_GETFL) & (O_NONBLOCK | O_APPEND | O_ACCMODE);
+        good += flags == (n & 1 ? 0 : O_NONBLOCK | O_APPEND) && fcntl(fd, F_GETFD) == !(n & 1);
+        close(fd);
+        usleep(1000);
+    }
+    close(open(argv[2], O_CREAT | O_WRONLY, 0600));
+    wait(0);
+    printf("%d\n", good);
+    return 0;
+}
+""")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(tree / "leased", os.O_RDWR)
+    seen: list[bool] = []
+    try:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            pytest.skip("no leases on this file system")
+
+        async def release(*_: object) -> None:
+            for _try in range(2000):
+                if (signs / "done").exists():
+                    break
+                await asyncio.sleep(0.005)
+            seen.append((signs / "done").exists())
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+        with Branch(str(tree), storage=str(base / "storage")) as branch:
+            grants = [(b"/", READ), (os.fsencode(signs), ALL)]
+            argv = [str(program), str(tree), str(signs / "done")]
+            outcome = supervise(argv, FilesTable(View(branches=[branch])), grants=grants, while_running=release)
+            branch.discard()
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGIO, before)
+    assert outcome.output == b"1 0 200\n"
+    assert seen == [True], "others were served before the lease was given up"
+    assert shortly(outcome.supervisor) >= 200

@@ -34,6 +34,7 @@ enum {
     SYNC_TYPE = 0x6000,
     EACCESS = 0x200,
     STATX_RESERVED_ = (int)0x80000000,
+    ADDFD_SEND = 2,             /* SECCOMP_ADDFD_FLAG_SEND, linux/seccomp.h, 5.14 */
     TMPFILE = 020000000,        /* __O_TMPFILE, asm-generic/fcntl.h, 3.11 */
 };
 
@@ -71,7 +72,7 @@ static int understood(struct sl_call *call)
         return (int32_t)argument(call, row->value + 1) > 0;
     case SL_SHORTCUT_OPEN:
         call->find |= flags & O_NOFOLLOW ? SL_WALK_NO_FOLLOW : 0;
-        return !(flags & OPEN_THOUGHT) && call->shortcut->deputy != NULL;
+        return !(flags & OPEN_THOUGHT);
     default:
         return 0;
     }
@@ -120,15 +121,42 @@ static long free_slot(struct sl_deputy *deputy)
     return -1;
 }
 
+/* Opens exactly the object for reading and gives it to the caller; -1: somebody has to wait for a lease. A branch opens
+ * its files itself, here as there: its storage is none of the domain's business, and its real tree is granted. */
+static int open_in_branch(struct sl_call *call)
+{
+    char link[48];
+    uint32_t flags = call->flags & OPEN_KNOWN & ~(uint32_t)O_NOFOLLOW;
+    if (flags & (O_ACCMODE | O_TRUNC)) /* it would have to be copied up */
+        return 0;
+    sl_put_number(sl_put(link, "/proc/self/fd/"), (uint32_t)call->object);
+    long fd = RAW(__NR_openat, CWD, link, flags | O_CLOEXEC | O_NONBLOCK, 0);
+    if (fd == -EWOULDBLOCK)
+        return -1;
+    if (fd < 0)
+        return sl_call_answer(call, 0, fd);
+    long result = flags & O_NONBLOCK ? 0 : RAW(__NR_fcntl, fd, F_SETFL, flags);
+    int unchanged = result < 0;
+    if (!unchanged)
+        result = sl_notif_add_fd(call->shortcut->listener, call->request->id, ADDFD_SEND, (int)fd, 0, flags & O_CLOEXEC);
+    RAW(__NR_close, fd);
+    if (unchanged || result == -EINVAL)
+        return 0;
+    return result >= 0 || result == -ENOENT || sl_call_answer(call, 0, result);
+}
+
 /* Lets the deputy open exactly the object, give it to the caller, and close what this thread found it by. */
 static int open_object(struct sl_call *call)
 {
     struct sl_deputy *deputy = call->shortcut->deputy;
     uint32_t type = call->mode & SL_TYPE;
-    long index = free_slot(deputy);
-    if (call->in_branch && call->flags & (O_ACCMODE | O_TRUNC)) /* it would have to be copied up */
+    if (type != SL_FILE && type != SL_FOLDER)
         return 0;
-    if (index < 0 || (type != SL_FILE && type != SL_FOLDER) || sl_deputy_busy(deputy) > call->shortcut->blocked_ns)
+    int done = call->in_branch ? open_in_branch(call) : -1;
+    if (done >= 0)
+        return done;
+    long index = deputy ? free_slot(deputy) : -1;
+    if (index < 0 || sl_deputy_busy(deputy) > call->shortcut->blocked_ns)
         return 0;
     struct sl_deputy_slot *slot = &deputy->slots[index];
     memset(slot, 0, offsetof(struct sl_deputy_slot, buffer));

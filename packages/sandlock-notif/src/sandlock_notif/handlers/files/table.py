@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sandlock_notif.dispatch import HandlerTable
+from sandlock_notif.errors import NotifError
 from sandlock_notif.handlers.files.attributes import Attributes
 from sandlock_notif.handlers.files.by_fd import ByFd
 from sandlock_notif.handlers.files.cwd import WorkingDirectory
@@ -84,6 +86,9 @@ class FilesTable(HandlerTable):
         """Have what the view does not touch served without us."""
         self.view.shorten(shortcut)
         self.files.shortcut = shortcut
+        if self.view.has_cow and not shortcut.opens:
+            with suppress(NotifError):  # all are blocked, or this is the end
+                self.files.lend()
 
     def look_at_images(self, look: Callable[[Request, Sequence[bytes]], Callable[[int], None]]) -> None:
         """Let `look` (`ExecTable.look_at`) judge and change the programs that are run by the view."""
