@@ -1,7 +1,12 @@
 """Run tests under a Debian kernel that is older than this machine's, in a virtual machine over this file system.
 
-    python tools/kernels.py 6.1 tests-integration [PYTEST OPTIONS]
+    python tools/kernels.py 6.1                   both of what follows, every suite of SUITES within its time
     python tools/kernels.py 6.1 report            what docs/machines/x86_64-6.1.json records, by an ordinary user
+    python tools/kernels.py 6.1 tests-integration [PYTEST OPTIONS]
+    python tools/kernels.py host                  the same on this kernel, its Landlock used as Linux 6.1's (ABI 2)
+
+The report must make the claims of its record: which degradations are named, what is held, what is refused. With
+`--record` the record is written instead, and `tools/gen_support_matrix.py` makes the support matrix of it.
 
 Below a kernel whose Landlock is older than a policy asks for, the tests give up by name what it lacks (older_kernel/).
 Needs root, Debian and virtme-ng. The kernel's package is unpacked into the stage, never installed. Hardware
@@ -10,7 +15,9 @@ virtualisation is used where it works; without it everything takes some ten time
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -18,10 +25,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage import stage
+from machine_compare import differences
+from stage import RESULTS, stage
 from workspace import ROOT
 
-__all__ = ["KERNELS", "main"]
+__all__ = ["KERNELS", "SUITES", "main", "suites_script"]
 
 _PROGRAMS = ("qemu-system-x86", "busybox-static", "kmod", "udev")
 _KVM_TRIAL_S = 60
@@ -46,31 +54,99 @@ KERNELS = {
 }
 
 
+# What runs without further words, and how many seconds each half of it may take: two hours in all, and the report's
+# half an hour. What has not run by then is left out, and the closing counts say how many did. Those that meet the
+# kernel most come first; the suites of policy and arch compute alone, and of the rest only a few tests ask the kernel.
+SUITES = (
+    ("packages/sandlock-sys/tests", 600),
+    ("packages/sandlock-runtime/tests", 1200),
+    ("packages/sandlock-cli/tests", 900),
+    ("packages/sandlock-notif/tests", 1200),
+    ("tests-integration", 1800),
+    ("packages/sandlock-checkpoint/tests", 900),
+    ("packages/sandlock-cow/tests", 600),
+)
+_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--", "env")
+_MACHINES = ROOT / "docs" / "machines"
+
+
 def main() -> None:
-    """Boot the kernel named first, and run the tests named second in it."""
-    version, folder, *options = sys.argv[1:]
+    """Boot the kernel named first, or take this one, and do what the words behind it say."""
+    version, *words = sys.argv[1:]
+    record = "--record" in words
+    words = [word for word in words if word != "--record"]
+    script = []
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    report = RESULTS / f"machine-{version}.json"
+    if not words or words[0] == "report":
+        report.unlink(missing_ok=True)
+        script.append(_report_script(version, report))
+    if not words or words[0] != "report":
+        script.append(suites_script(version, words))
+    if version == "host":
+        status = subprocess.run(["sh", "-c", "; ".join(script)], check=False).returncode
+    else:
+        status = _boot_and_run(version, "; ".join([_DISK, *script]))
+    if not words or words[0] == "report":
+        status |= _judge(version, report, record=record)
+    sys.exit(status)
+
+
+def _label(version: str) -> str:
+    """The name of a kernel's record."""
+    kernel = ".".join(platform.release().split(".")[:2]) if version == "host" else version
+    return f"{platform.machine()}-{kernel}"
+
+
+def _report_script(version: str, target: Path) -> str:
+    """The command that leaves a report in `target`; home and TMPDIR are on the disk that keeps user attributes."""
+    folder = ["HOME=/mnt", "TMPDIR=/mnt"] if version != "host" else ["HOME=/tmp"]
+    told = shlex.join([*_NOBODY, *folder, sys.executable, str(ROOT / "tools/machine_report.py"), _label(version)])
+    return f"{told} >{shlex.quote(str(target))}"
+
+
+def suites_script(version: str, words: list[str]) -> str:
+    """The command that runs a suite, or all of SUITES; its status is 0 if no test failed."""
+    promised = KERNELS["6.1" if version == "host" else version].promised
+    environment = {"SANDLOCK_REQUIRE": promised, "SANDLOCK_OLDER_KERNEL": "1", "SANDLOCK_TEST_LABEL": f"{version}-"}
+    if version == "host":
+        environment["SANDLOCK_LANDLOCK_ABI"] = "2"
+    lines = ["failed=0"]
+    for folder, seconds in [(words[0], 0)] if words else SUITES:
+        bound = {"SANDLOCK_TEST_SECONDS": str(seconds)} if seconds else {}
+        pairs = [f"{name}={value}" for name, value in {**environment, **bound}.items()]
+        tests = [sys.executable, str(ROOT / "tools" / "run_tests.py"), folder, "-o", "timeout=900", *words[1:]]
+        lines.append(f"{shlex.join(['env', *pairs, *tests])} || failed=1")
+    return "; ".join([*lines, "( exit $failed )"])
+
+
+def _judge(version: str, report: Path, *, record: bool) -> int:
+    """Compare a report with its record, or make it the record; returns 1 if they differ."""
+    found = json.loads(report.read_text(encoding="utf-8") or "{}") if report.exists() else {}
+    if not found:
+        print(f"{version}: there is no report", flush=True)
+        return 1
+    target = _MACHINES / f"{_label(version)}.json"
+    if record:
+        target.write_text(report.read_text(encoding="utf-8"), encoding="utf-8")
+        return 0
+    if not target.exists():
+        print(f"{version}: no record of this kernel to compare with ({target.relative_to(ROOT)})", flush=True)
+        return 0
+    told = differences(json.loads(target.read_text(encoding="utf-8")), found)
+    print("\n".join([*told, f"{version}: {len(told)} claims differ from {target.relative_to(ROOT)}"]), flush=True)
+    return int(bool(told))
+
+
+def _boot_and_run(version: str, script: str) -> int:
+    """Run `script` as root below an older kernel."""
     if os.geteuid() != 0:
         sys.exit("only root can install the virtual machine and share the file system with it")
     subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
     install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *_PROGRAMS]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     image = _unpack(KERNELS[version])
-    if folder == "report":
-        nobody = [
-            "setpriv",
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--",
-            "env",
-            "HOME=/mnt",
-            "TMPDIR=/mnt",
-        ]
-        told = [*nobody, sys.executable, str(ROOT / "tools/machine_report.py"), f"x86_64-{version}"]
-        sys.exit(_boot(image, f"{_DISK} && {shlex.join(told)}", accelerated=_kvm_works(image)))
-    tests = [sys.executable, str(ROOT / "tools" / "run_tests.py"), folder, "-o", "timeout=900", *options]
-    environment = [f"SANDLOCK_REQUIRE={KERNELS[version].promised}", "SANDLOCK_OLDER_KERNEL=1"]
-    sys.exit(_boot(image, shlex.join(["env", *environment, *tests]), accelerated=_kvm_works(image)))
+    return _boot(image, script, accelerated=_kvm_works(image))
 
 
 def _unpack(kernel: Kernel) -> Path:
@@ -103,6 +179,7 @@ def _kvm_works(image: Path) -> bool:
 def _boot(image: Path, command: str, *, accelerated: bool, timeout_s: float | None = None) -> int:
     """Run `command` as root in the machine, with the checkout and the stage writable; returns its exit status."""
     machine = ["vng", "--run", str(image), "--force-9p", "--user", "root", "--cpus", "2", "--memory", "4G"]
+    machine += ["--append", "mitigations=off"]  # the page tables are not changed at every call: TCG loses much by it
     machine += [f"--rwdir={ROOT}", f"--rwdir={stage()}", *([] if accelerated else ["--disable-kvm"])]
     done = subprocess.run([*machine, "--", command], stdin=subprocess.DEVNULL, check=False, timeout=timeout_s)
     return done.returncode
