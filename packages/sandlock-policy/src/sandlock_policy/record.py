@@ -9,6 +9,8 @@ for are filled in when somebody asks.
 
 from __future__ import annotations
 
+from _operator import attrgetter  # what operator has it from, which costs an import
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +73,7 @@ def _make_record(cls: type, *, init: bool) -> type:
     body.setdefault("__repr__", _repr)
     # A class that defines __eq__ has an implicit `__hash__ = None` in its body; one that defines neither gets both.
     if "__eq__" not in body:
-        body["__eq__"] = _eq
-        body["__hash__"] = _hash
+        body["__eq__"], body["__hash__"] = _comparison_for(names)
     if init:
         body["__init__"] = _init_for(names, defaults, has_post_init="__post_init__" in body)
         body["__signature__"] = _Lazy(_signature, defaults)
@@ -109,14 +110,20 @@ def _values(self: Any) -> tuple[Any, ...]:
     return tuple([getattr(self, name) for name in self.__match_args__])
 
 
-def _eq(self: Any, other: object) -> Any:
-    if other.__class__ is not self.__class__:
-        return NotImplemented
-    return _values(self) == _values(other)
+def _comparison_for(names: tuple[str, ...]) -> tuple[Callable[[Any, object], Any], Callable[[Any], int]]:
+    """Return `__eq__` and `__hash__`. Every launch looks its filter up by some fifty records: they are read in C."""
+    # Of one name, attrgetter returns what it finds, and no tuple.
+    values: Callable[[Any], tuple[Any, ...]] = attrgetter(*names) if len(names) > 1 else _values
 
+    def __eq__(self: Any, other: object) -> Any:  # noqa: N807 - becomes the method
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return values(self) == values(other)
 
-def _hash(self: Any) -> int:
-    return hash(_values(self))
+    def __hash__(self: Any) -> int:  # noqa: N807 - becomes the method
+        return hash(values(self))
+
+    return __eq__, __hash__
 
 
 def _repr(self: Any) -> str:
