@@ -201,6 +201,8 @@ class Deputies:
         for worker in workers:
             with suppress(ValueError):
                 self._loop.remove_reader(worker.deputy.fileno())
+        if not workers:
+            return
         # A blocked deputy is joined in a thread of its own, or a dead file server would hold the loop.
         await asyncio.gather(*[in_thread(worker.deputy.close) for worker in workers])
         for worker in workers:  # what they borrowed (fds) may be freed only now

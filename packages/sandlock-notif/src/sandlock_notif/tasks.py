@@ -42,7 +42,8 @@ class TaskPool:
         """Drop what waits, cancel what runs, and wait for it."""
         while self._queue:
             self._queue.popleft()[2]()
-        await asyncio.sleep(0)  # a task cancelled before its first step would never see it
+        if self._tasks:
+            await asyncio.sleep(0)  # a task cancelled before its first step would never see it
         while self._tasks:
             for task in self._tasks:
                 task.cancel()

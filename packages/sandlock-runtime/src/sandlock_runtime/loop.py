@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from _thread import allocate_lock
 from typing import TYPE_CHECKING, TypeVar
 
 from sandlock_runtime.errors import SandboxError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 __all__ = ["LoopThread", "proxy_loop", "shared_loop"]
 
 T = TypeVar("T")
+_IN_ITSELF = "a handler cannot start, end or ask a sandbox: it runs in the supervisor's own thread"
 _lock = threading.Lock()
 _loops: dict[str, LoopThread] = {}
 
@@ -37,8 +39,29 @@ class LoopThread:
         """
         if threading.current_thread() is self._thread:
             work.close()
-            raise SandboxError("a handler cannot start, end or ask a sandbox: it runs in the supervisor's own thread")
+            raise SandboxError(_IN_ITSELF)
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """As `call`, for what waits for nothing: a launch needs no task, no future, and fewer turns of the loop."""
+        if threading.current_thread() is self._thread:
+            raise SandboxError(_IN_ITSELF)
+        raised: list[BaseException] = []
+        done = allocate_lock()
+        done.acquire()
+
+        def step() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001  # it belongs to the one who waits
+                raised.append(error)
+            finally:
+                done.release()
+
+        self.loop.call_soon_threadsafe(step)
+        done.acquire()
+        if raised:
+            raise raised.pop()
 
     @property
     def alive(self) -> bool:

@@ -133,10 +133,10 @@ class Service:
         if ruleset >= 0:
             self._ruleset = fcntl(ruleset, F_DUPFD_CLOEXEC, 3)
         if any(table.while_parked for table in self._tables):
-            self._thread.call(self._begin(listener, spawned))
+            self._thread.do(lambda: self._begin(listener, spawned))
         else:
             # Calls that come before it is ready wait in the kernel. A failure ends the sandbox.
-            self._later(self._begin_alone(listener, spawned))
+            self._thread.loop.call_soon_threadsafe(self._begin_alone, listener, spawned)
 
     def begin_restore(self) -> None:
         """Let execs pass unseen until `end_restore`: the images that they make are empty."""
@@ -216,14 +216,21 @@ class Service:
         _working.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(_working.discard)
 
-    async def _begin_alone(self, listener: Listener, spawned: Spawned) -> None:
+    def _begin_alone(self, listener: Listener, spawned: Spawned) -> None:
         try:
-            await self._begin(listener, spawned)
+            self._begin(listener, spawned)
         except Exception:  # noqa: BLE001  # whatever it is, nobody waits for it: the sandbox ends, and says so
-            listener.close()
             self._end(Reason.SUPERVISOR)
 
-    async def _begin(self, listener: Listener, spawned: Spawned) -> None:
+    def _begin(self, listener: Listener, spawned: Spawned) -> None:
+        """Let the listener be answered. Where that fails it is closed, and what else there is is for `finish`."""
+        try:
+            self._attach(listener, spawned)
+        except BaseException:
+            listener.close()
+            raise
+
+    def _attach(self, listener: Listener, spawned: Spawned) -> None:
         loop = self._thread.loop
         processes = Processes(loop, root=spawned.guard.pid)
         deputies = Deputies(loop, listener.fileno(), self._confine)
@@ -234,12 +241,8 @@ class Service:
         services = Services(
             loop, self._arch, processes, deputies, supervisor.report, spawned.pid, partial(self._end, Reason.MEMORY)
         )
-        try:
-            for table in self._tables:
-                table.attach(services)
-        except BaseException:
-            await supervisor.close()
-            raise
+        for table in self._tables:
+            table.attach(services)
         if self._timelines:
             self._record(supervisor, spawned.pid)
         supervisor.start().add_done_callback(self._ended)
