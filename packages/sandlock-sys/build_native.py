@@ -74,11 +74,12 @@ def build_extension(
     ffi.set_source("sandlock_sys._ffi", preamble, py_limited_api=True)
     glue = work / "_ffi.c"
     ffi.emit_c_code(str(glue))
+    python = [f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}"]
     command = [
         *compiler(), "-std=gnu11", "-shared", "-fPIC", "-pthread", *options, *LINKING,
         # cffi's glue asserts, and an assertion names its file: two builds must not differ in that.
         f"-ffile-prefix-map={work}=.",
-        f"-DPy_LIMITED_API={OLDEST_PYTHON}", f"-I{python_include()}", f"-I{SOURCES}", "-o", str(work / "_ffi.so"),
+        *python, "-o", str(work / "_ffi.so"),
     ]  # fmt: skip
     objects = []
     for source in sorted(SOURCES.glob("*.c")):
@@ -87,7 +88,7 @@ def build_extension(
         # Our own C is held to -Werror; the glue that cffi generates is not ours to mend.
         objects.append(str(work / f"{source.stem}.o"))
         run([*compiler(), "-std=gnu11", "-c", "-fPIC", "-pthread", *options, *WARNINGS,
-             f"-I{SOURCES}", str(source), "-o", objects[-1]])  # fmt: skip
+             *python, str(source), "-o", objects[-1]])  # fmt: skip
     run([*command, str(glue), *objects, *linked])
     os.replace(shutil.copy(work / "_ffi.so", target.with_suffix(".new")), target)
 

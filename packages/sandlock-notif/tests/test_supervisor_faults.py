@@ -20,6 +20,7 @@ from sandlock_notif.deputies import Deputies
 from sandlock_notif.memory import read_path
 from sandlock_sys import notif, procmem
 from sandlock_sys.errors import SyscallError
+from sandlock_sys.turn import Turn
 
 pytestmark = [
     pytest.mark.needs("seccomp", level=2),
@@ -81,8 +82,8 @@ def test_without_a_fault_everything_is_served() -> None:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (notif, "add_fd"), (notif, "id_valid"), (notif.Exchange, "take"),
-        (notif.Exchange, "answer_and_take"), (procmem, "read_string"),
+        (notif, "add_fd"), (notif, "id_valid"), (Turn, "serve"),
+        (procmem, "read_string"),
         (notif, "send"), (processes, "_start_of"), (processes, "_leader_of"), (processes, "_open_pidfd"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
@@ -107,7 +108,7 @@ def test_a_kernel_call_that_fails_lets_nothing_through(
     assert answers.keys() == SERVED.keys()
     for one, answer in answers.items():
         assert answer == SERVED[one] or answer in errno.errorcode.values(), (one, answer)
-    if nth is not None and owner is not notif.Exchange:
+    if nth is not None and owner is not Turn:
         assert answers["refused"] == SERVED["refused"], "one call failed, and no other"
     assert count
 

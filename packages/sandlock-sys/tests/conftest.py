@@ -30,10 +30,10 @@ SAME = {
 NUMBERS = {
     "x86_64": SAME
     | {"getppid": 110, "uname": 63, "openat": 257, "userfaultfd": 323, "memfd_create": 319, "ptrace": 101}
-    | {"process_vm_readv": 310, "unshare": 272, "mount": 165, "fsopen": 430},
+    | {"process_vm_readv": 310, "unshare": 272, "mount": 165, "fsopen": 430, "getpriority": 140},
     "generic": SAME
     | {"getppid": 173, "uname": 160, "openat": 56, "userfaultfd": 282, "memfd_create": 279, "ptrace": 117}
-    | {"process_vm_readv": 270, "unshare": 97, "mount": 40, "fsopen": 430},
+    | {"process_vm_readv": 270, "unshare": 97, "mount": 40, "fsopen": 430, "getpriority": 141},
 }
 
 

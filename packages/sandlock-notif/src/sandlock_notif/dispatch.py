@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sandlock_arch import Architecture
     from sandlock_notif.deputies import Deputies
     from sandlock_notif.events import Sink
+    from sandlock_notif.lending import Lent
     from sandlock_notif.processes import Processes
     from sandlock_sys.shortcut import Row, Shortcut
 
@@ -39,6 +40,7 @@ class Trap:
         conditions: tests of arguments that the filter makes, so that other uses of the call cost nothing.
         cost: what an answer takes: "answer", "memory" (reads or writes the child's), "deputy", "task".
         row: how the call is read where it needs no thought; the table's `shorten` may have it served without us then.
+        lent: the caller's plain function behind `handle`, for a thread that takes calls by itself (`lending`).
 
     """
 
@@ -48,6 +50,7 @@ class Trap:
     conditions: tuple[Condition, ...] = ()
     cost: str = "answer"
     row: Row | None = None
+    lent: Lent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,12 @@ class Dispatch:
         # Nobody is passed over: only who is asked first, and always, can have a call served without being asked.
         self.rows: dict[int, Row] = {
             number: found[0].row for number, found in traps.items() if found[0].row and _always(found)
+        }
+        # Nobody else is asked about these; and what serves rows belongs to one thread.
+        self.lent: dict[int, Lent] = {
+            number: found[0].lent
+            for number, found in traps.items()
+            if found[0].lent and len(found) == 1 and not self.rows
         }
 
 

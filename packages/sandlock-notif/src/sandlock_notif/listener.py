@@ -23,13 +23,11 @@ class Listener:
 
     Attributes:
         synchronous: the kernel hands the CPU over with each answer (6.6). Asked for, and known to have worked.
-        exchange: takes notifications, and answers the simple ones while it takes the next.
 
     """
 
     def __init__(self, fd: int, *, synchronous: bool = True) -> None:
         self._fd = fd
-        self.exchange = notif.Exchange(fd)
         self.synchronous = False
         if synchronous:
             try:

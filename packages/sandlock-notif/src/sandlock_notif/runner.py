@@ -17,15 +17,13 @@ from sandlock_notif.errors import contained
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LIMIT", "Runner"]
+__all__ = ["LIMIT", "Late", "Runner"]
 
 LIMIT = 16
 """Functions of one sandbox that run at once; more wait for a thread, within their time."""
 
-_Job = tuple["Callable[[], object]", "asyncio.AbstractEventLoop", "asyncio.Future[None]", "_Answer"]
 
-
-class _Answer:
+class Late:
     """What one function returned: taken once, or disposed of once, whichever thread notices first that it is late."""
 
     __slots__ = ("_dispose", "_given_up", "_held", "_lock")
@@ -37,6 +35,7 @@ class _Answer:
         self._given_up = False
 
     def offer(self, value: object) -> None:
+        """Keep it for who waits, or dispose of it."""
         with self._lock:
             late = self._given_up
             if not late:
@@ -45,9 +44,11 @@ class _Answer:
             self._forget(value)
 
     def take(self) -> object:
+        """Return what was offered."""
         return self._held.pop()
 
     def give_up(self) -> None:
+        """Have it disposed of, now or when it comes."""
         with self._lock:
             self._given_up = True
         while self._held:
@@ -70,7 +71,7 @@ class Runner:
 
     def __init__(self, dispose: Callable[[object], None] | None = None) -> None:
         self._dispose = dispose
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads = 0
         self._idle = 0
         self._lock = threading.Lock()
@@ -85,7 +86,7 @@ class Runner:
             Exception: what it raised, as an error that ends no loop.
 
         """
-        answer = _Answer(self._dispose)
+        answer = Late(self._dispose)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._in_thread(lambda: function(*arguments), answer)
@@ -107,37 +108,52 @@ class Runner:
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
 
-    async def _in_thread(self, function: Callable[[], object], answer: _Answer) -> None:
+    async def _in_thread(self, function: Callable[[], object], answer: Late) -> None:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
+        self.start(lambda: self._do(function, loop, future, answer))
+        await future
+
+    @property
+    def free(self) -> bool:
+        """Whether a job would get a thread at once."""
+        return self._idle > 0 or self._threads < LIMIT
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Let a thread do `job`, which must not raise."""
         with self._lock:
             if not self._idle and self._threads < LIMIT:
-                self._threads += 1
                 threading.Thread(target=self._work, name="sandlock-callback", daemon=True).start()
+                self._threads += 1
             elif self._idle:
                 self._idle -= 1
-        self._jobs.put((function, loop, future, answer))
-        await future
+        self._jobs.put(job)
 
     def _work(self) -> None:
         while True:
             job = self._jobs.get()
             if job is None:
                 return
-            function, loop, future, answer = job
-            if future.done():  # whoever asked has given up: what a flood left in the queue costs nothing more
-                with self._lock:
-                    self._idle += 1
-                continue
-            error: Exception | None = None
-            try:
-                answer.offer(function())
-            except BaseException as raised:  # noqa: BLE001  # whatever it is, it belongs to the one who waits
-                error = contained(raised)
+            job()
             with self._lock:
                 self._idle += 1
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, future, error)
+
+    def _do(
+        self,
+        function: Callable[[], object],
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[None],
+        answer: Late,
+    ) -> None:
+        if future.done():  # whoever asked has given up: what a flood left in the queue costs nothing more
+            return
+        error: Exception | None = None
+        try:
+            answer.offer(function())
+        except BaseException as raised:  # noqa: BLE001  # whatever it is, it belongs to the one who waits
+            error = contained(raised)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, future, error)
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -165,7 +181,7 @@ def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_exception(error)
 
 
-async def _await(value: Any, answer: _Answer) -> None:  # anything with __await__
+async def _await(value: Any, answer: Late) -> None:  # anything with __await__
     try:
         answer.offer(await value)
     except asyncio.CancelledError as error:

@@ -16,10 +16,10 @@ __all__ = ["judge", "shortcut_of"]
 
 
 def shortcut_of(listener: Listener, dispatch: Dispatch, wait_ns: int) -> Shortcut | None:
-    """Return the shortcut of a listener, in use and serving nothing yet; None where no table has a call for it."""
+    """Return a shortcut for a listener, which serves nothing yet; None where no table has a call for it."""
     if not dispatch.rows:
         return None
-    shortcut = Shortcut(
+    return Shortcut(
         listener.fileno(),
         dispatch.arch.audit_arch,
         dispatch.rows,
@@ -27,8 +27,6 @@ def shortcut_of(listener: Listener, dispatch: Dispatch, wait_ns: int) -> Shortcu
         blocked_ns=int(BUSY_S * 1e9),
         privileged=os.geteuid() == 0,
     )
-    listener.exchange.use(shortcut)
-    return shortcut
 
 
 def judge(shortcut: Shortcut, dispatch: Dispatch) -> None:

@@ -12,18 +12,19 @@ import asyncio
 import inspect
 from contextlib import suppress
 from errno import ENOSYS, EPERM
-from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from sandlock_notif.action import CONTINUE, Action, Answered, Continue, Delegate, Errno, Value
+from sandlock_notif.action import CONTINUE, Action, Answered, Delegate, Errno, Value
 from sandlock_notif.answering import Answerer
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.events import Event, Sink, ignore
-from sandlock_notif.listener import CONTINUE_FLAG
+from sandlock_notif.lending import Lending
 from sandlock_notif.processes import Processes
 from sandlock_notif.request import Request
 from sandlock_notif.shortcuts import judge, shortcut_of
 from sandlock_notif.tasks import TaskPool
+from sandlock_sys.errors import SyscallError
+from sandlock_sys.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -43,7 +44,6 @@ _BURST_NS = 5_000_000  # and the time after which one more is answered: some tak
 # The kernel works on these for longer than we would wait for the next call, and needs the CPU for it: waiting made a
 # loop of fork and exec 5 % slower.
 _LONG = ("fork", "vfork", "clone", "execve", "execveat")
-_SIMPLE = (Continue, Value, Errno)  # answered in the step that takes the next request
 _NEXT_NS = 30_000  # waiting this long for the child's next call is cheaper than a turn of the loop
 
 
@@ -75,24 +75,26 @@ class Supervisor:
         self.dispatch = dispatch
         self.processes = processes if processes is not None else Processes()
         self.deputies = deputies
-        self._asked = 0
         self._sink = sink
-        self._handlers = dispatch.handlers
-        self._counts = dict.fromkeys(dispatch.handlers, 0)
-        self._audit_arch = dispatch.arch.audit_arch
         self._wait_ns = _NEXT_NS if patient else 0
         numbers = dispatch.arch.syscalls
-        self._long = frozenset(numbers[name] for name in _LONG if name in numbers)
+        hurried = tuple([numbers[name] for name in _LONG if name in numbers])
+        self._turn = Turn(listener.fileno(), dispatch.arch.audit_arch, Request, CONTINUE, Value, hurried)
         self._tasks = TaskPool(MAX_TASKS, _PER_PROCESS, self._task_failed)
         self._answerer = Answerer(listener, self.processes, deputies, self._tell, self._delegate, self._broken)
+        self._beside = dict.fromkeys(dispatch.handlers, 0)  # asked about, of what a thread handed back
+        self._lending = self._lender() if dispatch.lent else None
         self._shortcut = shortcut_of(listener, dispatch, self._wait_ns)
+        if self._shortcut is not None:
+            self._turn.use(self._shortcut.address)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._done: asyncio.Future[None] | None = None
 
     @property
     def served(self) -> int:
         """Notifications answered so far."""
-        return self._asked + self.shortly
+        lent = 0 if self._lending is None else self._lending.served
+        return self._turn.served + self.shortly + lent
 
     @property
     def shortly(self) -> int:
@@ -102,8 +104,14 @@ class Supervisor:
     def answered(self) -> dict[str, int]:
         """Return how often each call was asked about so far, by its name."""
         shortly = {} if self._shortcut is None else self._shortcut.served_by_number()
-        names = self.dispatch.names
-        return {names[number]: count + shortly.get(number, 0) for number, count in self._counts.items()}
+        lending, asked = self._lending, self._turn.asked
+        return {
+            name: asked(number)
+            + shortly.get(number, 0)
+            + self._beside[number]
+            + (0 if lending is None else lending.asked(number))
+            for number, name in self.dispatch.names.items()
+        }
 
     async def serve(self) -> None:
         """Answer until no task has the filter any more, or until cancelled; then close.
@@ -128,7 +136,9 @@ class Supervisor:
     async def close(self) -> None:
         """Stop, deny what waits, and free everything; closing twice is fine."""
         self._stop(None)
-        self.listener.exchange.use(None)
+        if self._lending is not None:
+            await self._lending.close()
+        self._turn.use(0)
         await self._tasks.close()
         self._answerer.close()
         if self.deputies is not None:
@@ -152,21 +162,22 @@ class Supervisor:
 
     def _ready(self) -> None:
         """Serve a bounded number of requests; called by the loop when there is one."""
-        exchange, shortcut = self.listener.exchange, self._shortcut
+        turn, shortcut = self._turn, self._shortcut
+        until_ns = turn.begin(_BURST, _BURST_NS)
         if shortcut is not None:
-            shortcut.allow(_BURST)
+            shortcut.allow(_BURST, until_ns)
             if shortcut.stale:
                 self._judge(shortcut)
         try:
-            fields = exchange.take()
-            left, end = _BURST, monotonic_ns() + _BURST_NS
-            while fields is not None and left:
-                left = left - 1 if monotonic_ns() < end else 0
-                # With the burst ends the waiting: nothing may be taken that is not served.
-                fields = self._serve(Request(self.listener, fields), last=not left)
+            found = turn.serve(self.dispatch.handlers, self.listener, 0, self._wait_ns)
+            while found is not None:
+                if isinstance(found, int):
+                    self._refused(found)
+                    return
+                found = self._serve(*found)
         except OSError as error:
             self._broken(error)
-        if exchange.hung_up:
+        if turn.hung_up:
             self._stop(None)
 
     def _judge(self, shortcut: Shortcut) -> None:
@@ -176,57 +187,104 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001  # a bug, of whatever kind, costs time and no more
             self.report(Event("fault", reason=f"nothing is served without being asked about: {error!r}"))
 
+    def _refused(self, result: int) -> None:
+        self._broken(SyscallError("ioctl SECCOMP_IOCTL_NOTIF", -result, f"fd {self.listener.fileno()}"))
+
     def _broken(self, error: OSError) -> None:
         """No call may wait for ever for a listener that does not work: it is closed, and `serve` raises."""
         self.report(Event("fault", reason=f"the listener failed: {error}"))
         self._stop(error)
 
-    def _serve(self, request: Request, *, last: bool) -> tuple[int, ...] | None:
-        """Answer one request, and unless it is the `last` return the next one if it is there."""
-        handlers = self._handlers.get(request.nr)
-        if handlers is None or request.arch != self._audit_arch:
+    def _serve(self, request: Request, asked: int, outcome: object) -> tuple[Request, int, object] | int | None:
+        """Answer a request that `asked` handlers have judged, and go on with the next ones."""
+        handlers, turn = self.dispatch.handlers, self._turn
+        if asked < 0:
             action: Action | None = Errno(ENOSYS, "a call that nobody handles")
+        elif self._lend(request, outcome):
+            return None
         else:
-            self._counts[request.nr] += 1
+            action = self._judged(request, outcome, handlers[request.nr], asked)
+        if type(action) is Errno:  # answered in the step that takes the next request
+            if action.reason:
+                self._tell("denied", request, action.number, action.reason)
+            return turn.serve(handlers, self.listener, self._wait_ns, self._wait_ns, request.id, 0, action.number, 0)
+        if action is not None:
+            self._answerer.perform(request, action)
+        # Where a deputy answers, the child's next call is as near as after an answer of ours.
+        return turn.serve(handlers, self.listener, self._wait_ns if type(action) is Answered else 0, self._wait_ns)
+
+    def _lender(self) -> Lending:
+        def tell(request: Request, denial: Errno) -> None:
+            if denial.reason:
+                self._tell("denied", request, denial.number, denial.reason)
+
+        def wait(request: Request, rest: Awaitable[object]) -> None:
+            self._later(request, rest, (), 0)
+
+        return Lending(self.listener, self.dispatch, tell=tell, resume=self._resume, wait=wait, broken=self._refused)
+
+    def _lend(self, request: Request, outcome: object) -> bool:
+        """Lend the listener to the thread that answers this request; False where that is not how it is answered."""
+        lending = self._lending
+        if lending is None or self._loop is None or request.nr not in self.dispatch.lent:
+            return False
+        if not inspect.iscoroutine(outcome) or not lending.lend(request):
+            return False
+        outcome.close()
+        self._loop.remove_reader(self.listener.fileno())
+        return True
+
+    def _resume(self, request: Request | None, asked: int, outcome: object) -> None:
+        """Look at the listener again, and go on with the request that came back with it."""
+        over = self._loop is None or self._done is None or self._done.done()
+        if self._loop is not None and not over:
+            self._loop.add_reader(self.listener.fileno(), self._ready)
+        if request is None:
+            return
+        handlers = self.dispatch.handlers.get(request.nr, ())
+        if over:
+            self._answerer.deny(request)
+            return
+        if asked >= 0:
+            action = self._judged(request, outcome, handlers, asked)
+        elif handlers and request.arch == self.dispatch.arch.audit_arch:
+            self._beside[request.nr] += 1
             action = self._ask(request, handlers, 0)
-        self._asked += 1
-        exchange = self.listener.exchange
-        if last or type(action) not in _SIMPLE:
-            if action is not None:
-                self._answerer.perform(request, action)
-            # Where a deputy answers, the child's next call is as near as after an answer of ours.
-            return None if last else exchange.take(self._wait_ns if type(action) is Answered else 0)
-        if action is CONTINUE:
-            wait_ns = 0 if request.nr in self._long else self._wait_ns
-            return exchange.answer_and_take(request.id, 0, 0, CONTINUE_FLAG, wait_ns)
-        if type(action) is Value:
-            return exchange.answer_and_take(request.id, action.value, 0, 0, self._wait_ns)
-        assert type(action) is Errno  # noqa: S101  # the last one of _SIMPLE
-        if action.reason:
-            self._tell("denied", request, action.number, action.reason)
-        return exchange.answer_and_take(request.id, 0, action.number, 0, self._wait_ns)
+        else:
+            action = Errno(ENOSYS, "a call that nobody handles")
+        if action is not None:
+            self._answerer.perform(request, action)
 
     def _ask(self, request: Request, handlers: tuple[Handle, ...], first: int) -> Action | None:
+        """Let the handlers from `first` on judge; None where one of them will later."""
         for index in range(first, len(handlers)):
             try:
                 outcome: object = handlers[index](request)
-            except Refusal as refusal:
-                return Errno(refusal.errno, refusal.reason)
-            except VanishedError:
-                return Errno(EPERM)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # a bug, of whatever kind, denies
-                return self._fault(request, error)
-            if outcome is CONTINUE:
-                return CONTINUE
-            if outcome is None:
-                continue
-            if isinstance(outcome, Action):
-                return outcome
-            if inspect.isawaitable(outcome):
-                self._later(request, outcome, handlers, index + 1)
-                return None
-            return self._fault(request, TypeError(f"a handler answered {outcome!r}, which is no action"))
+                outcome = error
+            if outcome is not None:
+                return self._judged(request, outcome, handlers, index + 1)
         return CONTINUE
+
+    def _judged(self, request: Request, outcome: object, handlers: tuple[Handle, ...], following: int) -> Action | None:
+        """Return the action that an outcome is, or what it was raised for; None where that is for a task."""
+        if isinstance(outcome, Action):
+            return outcome
+        if isinstance(outcome, BaseException):
+            return self._raised(request, outcome)
+        if inspect.isawaitable(outcome):
+            self._later(request, outcome, handlers, following)
+            return None
+        return self._fault(request, TypeError(f"a handler answered {outcome!r}, which is no action"))
+
+    def _raised(self, request: Request, error: BaseException) -> Action:
+        if isinstance(error, Refusal):
+            return Errno(error.errno, error.reason)
+        if isinstance(error, VanishedError):
+            return Errno(EPERM)
+        if isinstance(error, (Exception, asyncio.CancelledError)):
+            return self._fault(request, error)
+        raise error  # an interrupt is for who runs the loop
 
     def _later(
         self, request: Request, outcome: Awaitable[object], handlers: tuple[Handle, ...], following: int

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from enum import IntEnum
 
-from sandlock_sys._buffers import NULL, readable
+from sandlock_sys._buffers import NULL, address, readable
 from sandlock_sys._ffi import ffi, lib
 from sandlock_sys.walk import NO_MARKS
 
@@ -153,6 +153,11 @@ class Shortcut:
             entry.at, entry.flags, entry.fixed = row.at, row.flags, row.fixed
 
     @property
+    def address(self) -> int:
+        """The address of `memory`, for a `sandlock_sys.turn.Turn`."""
+        return address(self.memory)
+
+    @property
     def served(self) -> int:
         """How many requests were served."""
         return int(self.memory.served)
@@ -170,9 +175,9 @@ class Shortcut:
         """Serve nothing that is taken from now on, until `judge_by`; for any thread."""
         self.memory.stale = 1
 
-    def allow(self, count: int) -> None:
-        """Serve at most `count` requests, until this is called again."""
-        self.memory.left = count
+    def allow(self, count: int, until_ns: int = 0) -> None:
+        """Serve at most `count` requests until this is called again, and none after `until_ns` (monotonic; 0: ever)."""
+        self.memory.left, self.memory.until_ns = count, until_ns
         # Safety: nobody reads a table now, and the one to be read next is one of the last two: `show` is called by one
         # thread at a time, which may be anywhere in it.
         del self._tables[:-2]

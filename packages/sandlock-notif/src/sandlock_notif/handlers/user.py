@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from sandlock_notif.action import CONTINUE, Action, Errno, Hold, InjectFd, Kill,
 from sandlock_notif.dispatch import HandlerTable, Services, Trap
 from sandlock_notif.errors import Refusal, VanishedError, shown
 from sandlock_notif.events import Event
+from sandlock_notif.lending import Lent
 from sandlock_notif.runner import Runner
 from sandlock_policy.errors import PolicyError, Problem
 from sandlock_policy.seccomp.default import default_spec
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from sandlock_policy.seccomp.options import FilterOptions
 
 __all__ = ["ExceptionPolicy", "Handler", "HandlerCtx", "NotifAction", "UserHandler", "UserTable", "has_path"]
-
 
 # Calls that take a directory before the path.
 _PATH_SECOND = frozenset(
@@ -261,34 +262,36 @@ class UserTable(HandlerTable):
             elif not callable(handler.handle if isinstance(handler, Handler) else handler):
                 problems.append(Problem(field, repr(handler), "is neither a Handler nor a function", "give either"))
             else:
-                traps.append(Trap(name, self._asker(handler), "a handler of the caller's", (), "task"))
+                one = _Call(self, handler, self._timeout_s)
+                traps.append(Trap(name, one.handle, "a handler of the caller's", (), "task", lent=one.lent))
         if problems:
             raise PolicyError(problems)
         return traps
 
-    def _asker(self, handler: UserHandler) -> Callable[[Request], Awaitable[Action | None]]:
-        function = handler.handle if isinstance(handler, Handler) else handler
-        policy = handler.on_exception if isinstance(handler, Handler) else ExceptionPolicy.DENY_EPERM
+    async def answer(self, call: _Call, request: Request, function: Callable[..., object]) -> Action | None:
+        """Ask `function` in a thread, within the time, and return what comes of it."""
+        try:
+            given = await self._runner.run(function, self.seen(request), timeout_s=self._timeout_s)
+        except Exception as error:  # noqa: BLE001  # whatever a caller's handler raises, the call is denied
+            given = error
+        return self.concluded(call, request, given)
 
-        async def ask(request: Request) -> Action | None:
-            ctx = HandlerCtx(
-                request.id,
-                request.tid,
-                0,
-                request.nr,
-                request.arch,
-                request.instruction_pointer,
-                request.args,
-                request,
-                self._release,
-            )
-            try:
-                action = _action_of(await self._runner.run(function, ctx, timeout_s=self._timeout_s))
-            except Exception as error:  # noqa: BLE001  # whatever a caller's handler raises, the call is denied
-                return self._failed(request, error, policy)
-            return Hold(lambda release: self._hold(request, release)) if isinstance(action, Hold) else action
+    def seen(self, request: Request) -> HandlerCtx:
+        """Return a request as a handler sees it."""
+        ip = request.instruction_pointer
+        return HandlerCtx(
+            request.id, request.tid, 0, request.nr, request.arch, ip, request.args, request, self._release
+        )  # fmt: skip
 
-        return ask
+    def concluded(self, call: _Call, request: Request, given: object) -> Action | None:
+        """Return the action that a handler's answer is, or, if it is an exception, what that costs the call."""
+        if isinstance(given, Exception):
+            return self._failed(request, given, call.policy)
+        try:
+            action = _action_of(given)
+        except Exception as error:  # noqa: BLE001  # as above
+            return self._failed(request, error, call.policy)
+        return Hold(lambda release: self._hold(request, release)) if isinstance(action, Hold) else action
 
     def _failed(self, request: Request, error: Exception, policy: ExceptionPolicy) -> Action:
         if isinstance(error, VanishedError):
@@ -321,6 +324,34 @@ class UserTable(HandlerTable):
             _drop(answer)
         else:
             self._services.loop.call_soon_threadsafe(on_loop)
+
+
+class _Call(Lent):
+    """One handler, of one system call."""
+
+    def __init__(self, table: UserTable, handler: UserHandler, timeout_s: float) -> None:
+        self._table = table
+        self._function = handler.handle if isinstance(handler, Handler) else handler
+        self.policy = handler.on_exception if isinstance(handler, Handler) else ExceptionPolicy.DENY_EPERM
+        self.timeout_s = timeout_s
+
+    @property
+    def lent(self) -> Lent | None:
+        return None if inspect.iscoroutinefunction(self._function) else self
+
+    def handle(self, request: Request) -> Awaitable[Action | None]:
+        return self._table.answer(self, request, self._function)
+
+    def ask(self, request: Request) -> object:
+        return self._function(self._table.seen(request))
+
+    def conclude(self, request: Request, given: object) -> object:
+        if inspect.isawaitable(given):  # for the loop of callbacks
+            return self._table.answer(self, request, lambda _: given)
+        return self._table.concluded(self, request, given)
+
+    def dispose(self, given: object) -> None:
+        _drop(given)
 
 
 @lru_cache(maxsize=16)  # the rules are many, and a sandbox runs more than once

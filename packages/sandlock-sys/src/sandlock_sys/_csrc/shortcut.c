@@ -14,9 +14,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "capabilities.h"
 #include "deputy.h"
-#include "destinations.h"
 #include "looking.h"
 #include "notif.h"
 #include "procmem.h"
@@ -263,16 +261,6 @@ static int serve_relative(struct sl_call *call, int start, const char *path)
     return good_start(call->shortcut, start) && serve_from(call, start, path);
 }
 
-static const struct sl_shortcut_row *row_of(const struct sl_shortcut *shortcut, const struct sl_notif_request *request)
-{
-    if (request->arch != shortcut->arch || !request->pid)
-        return NULL;
-    for (uint32_t index = 0; index < shortcut->row_count; index++)
-        if (shortcut->rows[index].number == request->nr)
-            return &shortcut->rows[index];
-    return NULL;
-}
-
 /* What the caller's fd itself stands for. Its number is another one if it is of the upper layer. */
 static int serve_object(struct sl_call *call, int object, int by_number)
 {
@@ -317,7 +305,6 @@ static int may_lack_path(const struct sl_call *call)
     return call->flags & EMPTY_PATH && (call->row->kind == SL_SHORTCUT_STAT || call->row->kind == SL_SHORTCUT_STATX);
 }
 
-/* 1: answered, or somebody will answer. 0: nothing was done. */
 static int serve(struct sl_call *call)
 {
     struct sl_shortcut *shortcut = call->shortcut;
@@ -343,56 +330,8 @@ static int serve(struct sl_call *call)
     return served;
 }
 
-static int serve_socket(struct sl_call *call)
+int sl_shortcut_file(struct sl_shortcut *shortcut, const struct sl_notif_request *request, const struct sl_shortcut_row *row)
 {
-    struct sl_destinations *known = call->shortcut->destinations;
-    int connects = call->row->kind == SL_SHORTCUT_CONNECT, listener = call->shortcut->listener;
-    return known && (connects ? sl_destinations_connect : sl_destinations_send)(known, listener, call->request);
-}
-
-long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_ns)
-{
-    uint64_t privileges = 0, none;
-    int given_up = 0;
-    long result;
-    for (;;) {
-        result = sl_notif_next(shortcut->listener, request, wait_ns);
-        if (result != 1)
-            break;
-        struct sl_call call = {.shortcut = shortcut, .request = request, .row = row_of(shortcut, request), .object = -1};
-        if (!call.row || __atomic_load_n(&shortcut->stale, __ATOMIC_ACQUIRE))
-            break;
-        int on_socket = call.row->kind >= SL_SHORTCUT_CONNECT, give_up = shortcut->privileged && !on_socket;
-        if (give_up != given_up) {
-            if (sl_capabilities_set(give_up ? 0 : privileges, give_up ? &privileges : &none) < 0)
-                break;
-            given_up = give_up;
-        }
-        if (!(on_socket ? serve_socket : serve)(&call))
-            break;
-        shortcut->served++;
-        shortcut->rows[call.row - shortcut->rows].served++;
-        wait_ns = shortcut->wait_ns;
-        if (!shortcut->left || !--shortcut->left) {
-            result = 0;
-            break;
-        }
-    }
-    if (given_up)
-        sl_capabilities_set(privileges, &privileges);
-    return result;
-}
-
-long sl_shortcut_exchange(struct sl_shortcut *shortcut, uint64_t id, int64_t value, int32_t error, uint32_t flags,
-                          void *request, int64_t wait_ns)
-{
-    long result;
-    do
-        result = sl_notif_send(shortcut->listener, id, value, error, flags);
-    while (result == -EINTR);
-    if (result < 0 && result != -ENOENT) {
-        memset(request, 0, SL_NOTIF_REQUEST_SIZE);
-        return result;
-    }
-    return sl_shortcut_next(shortcut, request, wait_ns);
+    struct sl_call call = {.shortcut = shortcut, .request = request, .row = row, .object = -1};
+    return serve(&call);
 }

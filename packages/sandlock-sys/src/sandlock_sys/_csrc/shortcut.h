@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "branch.h"
+#include "notif.h"
 #include "walk.h"
 
 enum { SL_SHORTCUT_ROWS = 16, SL_SHORTCUT_NAMES = 64 };
@@ -48,6 +49,7 @@ struct sl_shortcut {
     uint32_t fence_count;
     uint32_t prompt_count;
     uint32_t name_count;
+    int64_t until_ns;      /* and until when (CLOCK_MONOTONIC); 0: no bound */
     int64_t wait_ns;       /* how long the next request is waited for after one that was served here */
     int64_t blocked_ns;    /* a deputy that is in one call for longer gets no further one */
     uint64_t served;       /* so far */
@@ -70,9 +72,16 @@ static inline int sl_prompt(const struct sl_shortcut *shortcut, int kind, uint64
     return kind == SL_SHORTCUT_OPEN || sl_has_device(device, shortcut->prompt, shortcut->prompt_count);
 }
 
+/* Serves one request about a file: 1: it is answered, or somebody will answer it. 0: nothing was done. */
+int sl_shortcut_file(struct sl_shortcut *shortcut, const struct sl_notif_request *request, const struct sl_shortcut_row *row);
+
 /* As sl_notif_next and sl_notif_exchange, but requests that touch nothing special are served here, without an answer
  * of the caller's. 0 as well when `left` became 0. */
 long sl_shortcut_next(struct sl_shortcut *shortcut, void *request, int64_t wait_ns);
+/* Whether a request that was received may be one for the shortcut; where this is so, sl_shortcut_go_on serves it as if it
+ * had been received by sl_shortcut_next. */
+int sl_shortcut_knows(const struct sl_shortcut *shortcut, const void *request);
+long sl_shortcut_go_on(struct sl_shortcut *shortcut, void *request);
 long sl_shortcut_exchange(struct sl_shortcut *shortcut, uint64_t id, int64_t value, int32_t error, uint32_t flags,
                           void *request, int64_t wait_ns);
 
