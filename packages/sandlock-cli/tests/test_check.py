@@ -55,7 +55,7 @@ def test_every_attribute_that_is_asked_for_exists(here: Probe) -> None:
     assert {row.state for row in findings(here)} <= {"pass", "degraded", "missing"}
 
 
-@pytest.mark.needs("landlock", level=6)
+@pytest.mark.needs("landlock", level=2)
 def test_a_host_that_enforces_everything_gives_0(sandlock: Typed) -> None:
     done = sandlock("check")
     assert done.returncode == 0, done.stdout
@@ -66,7 +66,7 @@ def test_a_host_that_enforces_everything_gives_0(sandlock: Typed) -> None:
     assert {"name", "state", "why", "remedy"} == set(told["features"][0])
 
 
-@pytest.mark.needs("landlock", level=6)
+@pytest.mark.needs("landlock", level=2)
 @pytest.mark.needs("pid_namespace")
 def test_an_old_landlock_is_made_up_for_by_namespaces_and_says_so(sandlock: Typed) -> None:
     done = sandlock("check", "--json", env={"SANDLOCK_LANDLOCK_ABI": "3"})
@@ -78,7 +78,7 @@ def test_an_old_landlock_is_made_up_for_by_namespaces_and_says_so(sandlock: Type
     assert re.search(r"^scope_signal +namespace +.*only processes of the sandbox", explained, re.MULTILINE)
 
 
-@pytest.mark.needs("landlock", level=6)
+@pytest.mark.needs("landlock", level=2)
 def test_no_landlock_gives_1_and_says_what_would_be_lost(sandlock: Typed) -> None:
     done = sandlock("check", "--json", env={"SANDLOCK_LANDLOCK_ABI": "0"})
     told = json.loads(done.stdout)

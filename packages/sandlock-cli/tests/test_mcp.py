@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from conftest import Typed
 
-pytestmark = pytest.mark.needs("landlock", level=6)
+pytestmark = pytest.mark.needs("landlock", level=2)
 
 
 class Client:

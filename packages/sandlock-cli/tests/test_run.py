@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from conftest import Typed
 
-pytestmark = pytest.mark.needs("landlock", level=6)
+pytestmark = pytest.mark.needs("landlock", level=2)
 
 
 def test_the_default_preset_holds_and_grants_add_to_it(sandlock: Typed, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_number_that_cannot_be_drawn_is_no_record(value: object) -> None:
             timeline_of([at(0, "start"), wrong])
 
 
-@pytest.mark.needs("landlock", level=6)
+@pytest.mark.needs("landlock", level=2)
 def test_a_recorded_run_becomes_a_page(sandlock: Typed, tmp_path: Path) -> None:
     record = tmp_path / "audit.jsonl"
     done = sandlock("run", "--audit", str(record), "-P", "1", "--", "sh", "-c", "(echo x); exit 3")
