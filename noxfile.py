@@ -145,7 +145,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
 
 
 @nox.session(default=False, requires=["wheels"])
-@nox.parametrize("kernel", ["host", "6.1", "6.12"])
+@nox.parametrize("kernel", [nox.param(name, id=name) for name in ("host", "6.1", "6.12")])
 def kernels(session: nox.Session, kernel: str) -> None:
     """The report and the suites, or what follows `--`, under an older Debian kernel in a virtual machine; needs root.
 
