@@ -182,8 +182,11 @@ class CowLayer(Layer):
         """Return an O_PATH fd, the caller's, of what is there."""
         if place.object >= 0:
             return os.dup(place.object)
-        found = _asked(self.branch.lookup, place.path)
-        return _asked(os.open, found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
+        # What a lookup tells is good until the next call on the branch, which another thread may make: then the number
+        # of the directory's fd is another one's, that of the real directory say.
+        with self.branch.beside:
+            found = _asked(self.branch.lookup, place.path)
+            return _asked(os.open, found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
 
     def stores(self, fd: int) -> bool:
         """Whether what `fd` pins is, or was, in the upper layer."""
@@ -244,8 +247,9 @@ class CowLayer(Layer):
             mode &= ~self.files.umask(request)
         if S_ISFIFO(place.mode) and not flags & os.O_NONBLOCK:
             try:
-                ready = self.branch.prepare_open(place.path, flags, mode)
-                place.object = os.open(ready.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=ready.directory)
+                with self.branch.beside:  # as in `pinned`
+                    ready = self.branch.prepare_open(place.path, flags, mode)
+                    place.object = os.open(ready.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=ready.directory)
             except OSError as error:
                 return Errno(error.errno or EACCES)
             return self.files.waiting.open(request, place, flags & ~(os.O_CREAT | os.O_NOFOLLOW), direct=True)
@@ -329,7 +333,7 @@ class CowLayer(Layer):
     def _note(self, path: bytes, now: bytes | None) -> None:
         fd = None
         if now is not None:
-            with suppress(OSError):
+            with suppress(OSError), self.branch.beside:
                 found = self.branch.lookup(now)
                 fd = os.open(found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
         if self._shortcut is not None:
