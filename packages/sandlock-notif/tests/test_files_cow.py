@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,6 +19,9 @@ from supervision import Outcome, supervise
 from test_files_denied import CODE, READ
 
 from sandlock_cow.branch import Branch
+from sandlock_cow.model import Found
+from sandlock_notif.fs.layers.cow import CowLayer
+from sandlock_notif.fs.location import Location
 from sandlock_notif.fs.view import View
 from sandlock_notif.handlers.files.table import FilesTable
 
@@ -404,3 +408,40 @@ git status --short | wc -l; git fsck
     outcome, changes = inside(base, ["/bin/sh", "-c", script, "sh", str(base / "tree")], timeout_s=100)
     assert outcome.output.split()[:3] == [b"realrealmore", b"2", b"2"]
     assert "A clone/file" in changes
+
+
+def test_a_directory_that_another_thread_closes_is_not_looked_into_by_its_number(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding a file and pinning it: its directory is renamed, forgotten and closed, and the number reused."""
+    (base / "outside").mkdir()
+    for folder in ("tree/dir", "outside"):
+        (base / folder / "name").write_text(folder)
+    reused: list[int] = []
+    with Branch(str(base / "tree"), storage=str(base / "storage")) as branch:
+        layer = CowLayer(branch)
+        place = Location(-1, b"name")
+        place.path = b"dir/name"
+        lookup = branch.lookup
+
+        def meddle() -> None:
+            branch.rename(b"dir", b"away")
+            branch.stat(b"other")
+            reused.extend(os.open(base / "outside", os.O_PATH) for _ in range(20))
+
+        meddler = threading.Thread(target=meddle)
+
+        def interrupted(path: bytes) -> Found:
+            found = lookup(path)
+            meddler.start()
+            meddler.join(0.5)  # where the branch is held it cannot come to its end
+            return found
+
+        monkeypatch.setattr(branch, "lookup", interrupted)
+        pinned = layer.pinned(place)
+        meddler.join()
+        content = Path(f"/proc/self/fd/{pinned}").read_text()
+        for fd in (*reused, pinned):
+            os.close(fd)
+        branch.discard()
+    assert content == "tree/dir"

@@ -51,8 +51,9 @@ class Found:
     Attributes:
         layer: UPPER or LOWER when it is there, WHITEOUT or ABSENT when it is not (its parent is).
         directory: fd (O_PATH) of the real directory that holds `name` (of the parent in the lower tree when the name is
-            not there); borrowed, valid until the next call on the branch: `os.dup` it to keep it. -1 for the root's
-            parent: then `name` is b"." and `directory` the root itself.
+            not there). It is borrowed, until the next call on the branch by any thread: use it, or `os.dup` it to keep
+            it, within `with branch.beside:`. -1 for the root's parent: then `name` is b"." and `directory` the root
+            itself.
         name: last component, for use with `directory` and O_NOFOLLOW.
         stat: attributes of the backing object, or None when it is not there. `st_dev` and `st_ino` are the backing
             file's; `Branch.identity(stat)` gives those that stay when the file is copied up.
@@ -77,7 +78,7 @@ class OpenAt:
     Everything before it (copy-up, making the directory, quota) is done.
 
     Attributes:
-        directory: real directory, an O_PATH fd borrowed until the next call on the branch.
+        directory: real directory, an O_PATH fd borrowed until the next call on the branch, as `Found.directory` is.
         name: one component, or b"." for the directory itself.
         flags: those asked for, with O_NOFOLLOW and O_CLOEXEC, without O_CREAT and O_EXCL.
         mode: for O_TMPFILE, else 0.
