@@ -177,3 +177,15 @@ def test_an_undone_commit_leaves_the_times_of_directories(lab: Lab) -> None:
             assert lab.fingerprint() == before, step
             branch.keep()
     assert whole is None or whole.returncode == 0
+
+
+def test_an_interrupted_commit_is_discarded_when_its_tree_is_gone(lab: Lab) -> None:
+    path = prepare(lab)
+    for step in range(1, 200):
+        assert run(path, step, "after").returncode == -signal.SIGKILL
+        [left] = list_preserved(str(lab.storage))
+        if left.state is State.COMMITTING:
+            break
+    lab.lower.rename(lab.root / "gone")
+    left.discard()
+    assert os.listdir(lab.storage) == []

@@ -41,9 +41,9 @@ class Preserved:
     def discard(self) -> None:
         """Remove it; an interrupted commit is finished or undone first, since its traces are in the real tree.
 
-        Otherwise the real tree is not looked at, and may be gone.
+        The real tree may be gone, and the traces with it; otherwise it is not looked at.
         """
-        if self.state is State.COMMITTING:
+        if self.state is State.COMMITTING and os.path.lexists(self.lower):
             self.resume().discard()
         else:
             Store.drop(self.path)
