@@ -411,7 +411,7 @@ def test_a_directory_of_somebody_elses_is_committed_to_and_is_no_change_itself()
     name = f"sandlock-{os.getpid()}-{time.monotonic_ns()}"
 
     def work() -> None:
-        storage = tempfile.mkdtemp()
+        storage = tempfile.mkdtemp(dir="/tmp")
         try:
             branch = Branch(_SHARED, storage=storage)
             write(branch, name.encode(), b"new")
@@ -440,7 +440,7 @@ def test_a_file_of_somebody_elses_is_refused_by_name_and_the_branch_can_be_disca
     os.chmod(f"{folder}/theirs", 0o666)  # noqa: S103 - as above
 
     def work() -> None:
-        storage = tempfile.mkdtemp()
+        storage = tempfile.mkdtemp(dir="/tmp")
         try:
             branch = Branch(folder, storage=storage)
             write(branch, b"theirs", b"new")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sandlock_runtime import CommandNotFoundError, Sandbox
+from sandlock_runtime.aio import _Output as Output
 from sandlock_runtime.streams import PIPE
 
 pytestmark = pytest.mark.needs("landlock", level=1)
@@ -120,3 +121,20 @@ def test_nothing_is_left_of_many() -> None:
         raise AssertionError(os.listdir("/proc/self/fd"))
 
     run(main())
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_output_that_ended_before_the_loop_looked_is_whole(*, ended: bool) -> None:
+    async def main() -> bytes:
+        read, write = os.pipe()
+        output = Output(read, None)
+        os.write(write, b"last words")
+        if ended:
+            os.close(write)
+        output.finish()
+        output.finish()
+        if not ended:
+            os.close(write)
+        return output.content()
+
+    assert run(main()) == b"last words"

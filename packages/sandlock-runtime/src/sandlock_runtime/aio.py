@@ -266,10 +266,9 @@ class _Output:
 
     def finish(self) -> None:
         """Take what is there without waiting for a writer outside, and close."""
-        if self._fd >= 0:
-            while self._read():
-                continue
-            self._close()
+        while self._read():
+            continue
+        self._close()
 
     def _read(self) -> bool:
         if self._fd < 0:
@@ -291,5 +290,6 @@ class _Output:
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
-        asyncio.get_running_loop().remove_reader(fd)
-        os.close(fd)
+        if fd >= 0:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
