@@ -341,8 +341,8 @@ except urllib.error.HTTPError as error: print(error.code, error.read()[:9].decod
             r"http.inject_ca\[0\]: /etc/hosts is taken by .*name a bundle",
         ),
         ({"http_ca_out": "/no/such/folder/ca", "http_allow": ["GET localhost/*"]}, "http.ca_out: .*/no/such/folder/ca"),
-        ({"http_ca": "/etc/hosts", "http_allow": ["GET localhost/*"]}, "http.ca: .*set http_key as well"),
-        ({"http_key": "/etc/hosts", "http_allow": ["GET localhost/*"]}, "http.key: .*set http_ca as well"),
+        ({"http_ca": "/etc/hosts", "http_allow": ["GET localhost/*"]}, "http.ca = .*set http_key as well"),
+        ({"http_key": "/etc/hosts", "http_allow": ["GET localhost/*"]}, "http.key = .*set http_ca as well"),
         ({"credentials": ["T=env:NOT_SET"], "http_auth": ["GET localhost/* bearer T"]}, "NOT_SET"),
     ],
 )
