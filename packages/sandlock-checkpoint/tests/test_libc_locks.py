@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import pytest
 from process_lab import Lab, wait_until
 
 from sandlock_checkpoint import Ids, Leave, capture, load, restore
+from sandlock_checkpoint.memory import Mapping, MappingKind
 from sandlock_checkpoint.restore import drive
 from sandlock_checkpoint.restore.libc_locks import held_locks, rename_holders
+from sandlock_sys import procmem
 
 HOLDER = 4711
 # readers, writers, phase, futex, two of nothing, writer, shared
@@ -65,6 +68,26 @@ def test_the_holder_of_a_lock_is_found_wherever_it_stands() -> None:
 )  # fmt: skip
 def test_a_number_is_no_lock(data: bytes) -> None:
     assert not found(data)
+
+
+def test_a_file_of_that_name_that_is_mapped_without_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC: a megabyte full of a thread id, mapped 60,000 times, took three hours."""
+    full = HOLDER.to_bytes(4, "little") * (1 << 18)
+    read: list[int] = []
+
+    def from_memory(_: int, start: int, size: int) -> bytes:
+        read.append(start)
+        return full[:size]
+
+    monkeypatch.setattr(procmem, "read", from_memory)
+    file = SimpleNamespace(path=b"/w/libc.so.6")
+    areas = [
+        Mapping(at << 21, (at << 21) + len(full), MappingKind.FILE, 3, False, 0, b"", file)  # type: ignore[arg-type]
+        for at in range(1, 60_000)
+    ]
+    process = SimpleNamespace(mappings=areas)
+    assert rename_holders(1, process, {HOLDER: 1}) == 0  # type: ignore[arg-type]
+    assert read == [at << 21 for at in range(1, 5)]
 
 
 @pytest.mark.needs("ptrace")

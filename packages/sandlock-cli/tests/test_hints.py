@@ -145,6 +145,31 @@ def test_a_linked_worktree_is_told_where_its_repository_is(sandlock: Typed, tmp_
     assert "would let git read" not in sandlock("run", "--", "git", "status", cwd=tree).stderr
 
 
+@needs_sandbox
+@pytest.mark.timeout(20)
+def test_a_worktree_that_somebody_made_up_is_no_advice(sandlock: Typed, tmp_path: Path) -> None:
+    """SEC: a FIFO held the command up, a NUL byte ended it, and other words than a path were advised."""
+    tree, store = tmp_path / "tree", tmp_path / "s --fs-write ~ x"
+    entry = store / "worktrees/tree"
+    tree.mkdir()
+    entry.mkdir(parents=True)
+    for name in ("HEAD", "objects"):
+        (store / name).mkdir()
+    link = tree / ".git"
+
+    def told() -> str:
+        return sandlock("run", "--", "sh", "-c", "exit 3; git", cwd=tree).stderr
+
+    os.mkfifo(link)
+    assert "git read" not in told()
+    link.unlink()
+    for text in ("gitdir: a\0b", "\0", f"gitdir: {entry}"):  # the last is one of a repository that knows nothing of it
+        link.write_text(text)
+        assert "git read" not in told(), text
+    (entry / "gitdir").write_text(f"{link}\n")
+    assert f"--fs-read '{store}' would let git read its repository" in told()
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("unit", ["a-", "open('", "/a", "a.", "bind(", "(", "[::", "> ", "a://", "('a", "~/", " "])
 def test_a_long_hostile_text_takes_no_time(unit: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from itertools import pairwise
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from sandlock_policy.data.landlock import NET_BIND_TCP, READ
@@ -27,6 +29,7 @@ _LISTENING_CODE = re.compile(
     r"\blisten\(\s*(?P<a>\d{1,5})?|\b(?:bind|create_server|TCPServer|HTTPServer|start_server)\b"
     r"(?:\(\s*\(\s*[\"'][\w.:-]{0,64}[\"']\s*,\s*(?P<b>\d{1,5}))?"
 )
+_MOST_BYTES = 4096  # of a file that names a folder
 _CODE_OPTIONS = frozenset(("-c", "-e", "--eval"))
 
 
@@ -55,19 +58,33 @@ def _shell_words(command: list[str]) -> set[str]:
 
 
 def _worktree_line(plan: Plan) -> list[str]:
-    """Return the line about a linked worktree, whose repository lies elsewhere (gitrepository-layout(5))."""
-    try:
-        with open(os.path.join(plan.cwd, ".git"), "rb") as file:
-            text = os.fsdecode(file.read(4096))
-    except OSError:  # no worktree, or the root of a repository
+    """Return the line about a linked worktree, whose repository lies elsewhere (gitrepository-layout(5)).
+
+    Safety: the file is the project's, and may name any folder. Only a repository that itself names this worktree is
+    worth advising, and its name is a word of a command line, which somebody else has chosen.
+    """
+    told = _small_file(os.path.join(plan.cwd, ".git"))
+    if not told.startswith("gitdir:"):
         return []
-    store = os.path.realpath(os.path.join(plan.cwd, text.removeprefix("gitdir:").strip(), "../.."))
-    # Safety: the file is the project's, and may name any folder: only what is a repository is worth advising.
-    if not (text.startswith("gitdir:") and all(os.path.exists(f"{store}/{name}") for name in ("HEAD", "objects"))):
+    entry = os.path.realpath(os.path.join(plan.cwd, told.removeprefix("gitdir:").strip()))
+    store = os.path.dirname(os.path.dirname(entry))
+    back = _small_file(os.path.join(entry, "gitdir")).strip()
+    if not back or os.path.realpath(os.path.join(entry, back)) != os.path.realpath(os.path.join(plan.cwd, ".git")):
         return []
     if any(access & READ and is_below(store, os.path.realpath(path)) for path, access, _ in plan.fs_rules):
         return []
-    return [f"{plan.cwd} is a linked worktree; --fs-read {store} would let git read its repository"]
+    return [f"{plan.cwd} is a linked worktree; --fs-read {shlex.quote(store)} would let git read its repository"]
+
+
+def _small_file(path: str) -> str:
+    """Return what a regular file holds, up to a NUL byte; "" where it is none, or not to be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with open(fd, "rb") as file:
+        data = file.read(_MOST_BYTES) if S_ISREG(os.fstat(fd).st_mode) else b""
+    return os.fsdecode(data.partition(b"\0")[0])
 
 
 def _reads_proc(plan: Plan) -> bool:

@@ -28,6 +28,7 @@ _LIBRARY = re.compile(
 )
 _WRITE = 2  # PROT_WRITE
 _LARGEST = 1 << 20  # of a library's data; glibc has some 60 KiB
+_MOST = 4 << 20  # in all: anybody may call a file libc.so.6, and map it as often as he likes
 _WORD = 4
 # struct __pthread_rwlock_arch_t of glibc on 64-bit machines, in words: readers, writers, phase, futex, two of nothing,
 # the writer, shared. A writer has it when both of the lowest bits of `readers` are set.
@@ -63,12 +64,9 @@ def rename_holders(pid: int, process: ProcessInfo, numbers: Mapping[int, int]) -
 def held_locks(data: bytes, holders: Mapping[int, int]) -> Iterator[tuple[int, int]]:
     """Yield where in a library's data the holder of a lock is named, and which of `holders` that is."""
     words = memoryview(data)[: len(data) // _WORD * _WORD].cast("I")
-    for holder in holders:
-        wanted, at = holder.to_bytes(_WORD, "little"), -1
-        while (at := data.find(wanted, at + 1)) >= 0:
-            index = at // _WORD
-            if not at % _WORD and (_is_written(words, index) or _is_taken(words, index)):
-                yield at, holder
+    for index, word in enumerate(words):  # once, however many threads there are
+        if word in holders and (_is_written(words, index) or _is_taken(words, index)):
+            yield index * _WORD, word
 
 
 def _is_written(words: memoryview, index: int) -> bool:
@@ -93,6 +91,7 @@ def _is_taken(words: memoryview, index: int) -> bool:
 def _data(process: ProcessInfo) -> Iterator[tuple[int, int]]:
     """Yield address and length of what the libraries write to: of the file, and the zeros behind it."""
     before: Area | None = None
+    left = _MOST
     for area in process.mappings:
         own = area.kind is MappingKind.FILE and area.file is not None and not area.shared
         if own and area.file is not None and not _LIBRARY.fullmatch(os.path.basename(area.file.path)):
@@ -101,5 +100,6 @@ def _data(process: ProcessInfo) -> Iterator[tuple[int, int]]:
             area.kind is MappingKind.ANONYMOUS and not area.name and before is not None and before.end == area.start
         )
         before = area if own or behind else None
-        if before is not None and area.prot & _WRITE and area.size <= _LARGEST:
+        if before is not None and area.prot & _WRITE and area.size <= min(_LARGEST, left):
+            left -= area.size
             yield area.start, area.size
