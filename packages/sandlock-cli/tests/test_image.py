@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,9 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+
+import sandlock_checkpoint
+from sandlock_checkpoint import Checkpoint
+from sandlock_cli import checkpoint_process
 
 
 class Typed(Protocol):
@@ -104,6 +109,38 @@ def test_a_process_is_watched_between_images_as_long_as_it_is_asked_for(tmp_path
     sizes = [sum(one.stat().st_blocks for one in (tmp_path / name).rglob("*.bin")) for name in ("one", "two", "three")]
     assert sizes[1] < sizes[0] // 2
     assert sizes[2] < sizes[0] // 2
+
+
+def test_nobody_else_is_saved_who_has_the_number_of_a_watched_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SEC: the number goes to another one, of another user for root, as soon as the process is buried."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+    with subprocess.Popen(sleep, **quiet) as watched, subprocess.Popen(sleep, **quiet) as other:  # type: ignore[call-overload]
+        asked: list[int] = []
+
+        def capture(pid: int, **options: Any) -> Checkpoint:
+            asked.append(pid)
+            if len(asked) == 1:
+                return sandlock_checkpoint.capture(pid, **options)
+            watched.kill()  # just now, and somebody else has its number
+            watched.wait()
+            return sandlock_checkpoint.capture(other.pid, **options)
+
+        monkeypatch.setattr(checkpoint_process, "capture", capture)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{tmp_path}/two\n{tmp_path}/three\n"))
+        try:
+            status = checkpoint_process.save_process(
+                watched.pid, f"{tmp_path}/one", sandlock_checkpoint.Leave.RUNNING, {"track": True}
+            )
+            assert (status, asked) == (125, [watched.pid] * 2)  # the third time nobody is stopped
+            assert sorted(os.listdir(tmp_path)) == ["one"]
+            assert capsys.readouterr().err.count("it has ended, and its number may be another's now") == 2
+            assert "tracing stop" not in Path(f"/proc/{other.pid}/status").read_text()
+        finally:
+            watched.kill()
+            other.kill()
 
 
 def test_a_damaged_image_is_told_by_file(sandlock: Typed, counter: tuple[int, Path], tmp_path: Path) -> None:
