@@ -341,7 +341,7 @@ static void set_up(struct sl_destinations *known, struct sl_walk_mark (*marks)[8
     shortcut->branch = (struct sl_branch){.upper = how & 4 ? UPPER : -1, .lower = how & 8 ? LOWER : -1, .whole = how >> 4 & 1,
                                           .starts = how >> 5 & 1, .lower_device = how >> 6 & 1, .begun = how >> 7,
                                           .root = {next() % 2, next() % 4}, .upper_path = "/upper", .lower_path = "/lower",
-                                          .upper_length = 6, .lower_length = 6, .names = texts[1], .numbers = numbers};
+                                          .upper_length = 6, .lower_length = 6, .folder_length = 6, .names = texts[1], .numbers = numbers};
     memset(numbers, 0, sizeof numbers);
     numbers[0] = 3;
     for (unsigned count = next() % 8; count; count--)

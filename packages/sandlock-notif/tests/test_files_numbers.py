@@ -157,6 +157,49 @@ os.removexattr(new, mark); print(os.listxattr(new), os.listxattr(0))
         branch.discard()
 
 
+@pytest.mark.parametrize("asked", ["C", "Python"])
+def test_an_fd_of_what_was_in_a_removed_directory_shows_and_forges_no_mark_and_leads_nowhere(
+    base: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    if asked == "Python":
+        monkeypatch.setattr(supervisor, "shortcut_of", lambda *_: None)
+    code = """
+os.chdir(sys.argv[2])
+mark = "user.overlay.sandlock.identity"
+held = os.open("dir/inside/held", os.O_RDWR); os.link("dir/inside/held", "kept")
+os.mkdir("new"); folders = [os.open(name, os.O_RDONLY) for name in ("dir", "dir/inside", "new")]
+print([os.stat("..", dir_fd=fd).st_ino == os.stat(name).st_ino for fd, name in zip(folders, (".", "dir", "."))])
+os.unlink("dir/inside/held"); os.rmdir("dir/inside"); os.rmdir("new")
+for turn in (1, 2):
+    print(os.fstat(held).st_ino == os.stat("kept").st_ino, os.listxattr(held), os.listxattr("kept"))
+    found = []
+    for fd in folders[1:]:
+        for path in ("..", "../..", "./../../branch.json", "../../upper/file"):
+            for call in (os.stat, lambda p, dir_fd: os.open(p, os.O_RDONLY, dir_fd=dir_fd)):
+                try: found.append((path, call(path, dir_fd=fd)))
+                except OSError as error: assert error.errno == errno.ENOENT, error
+            try: found.append(os.stat(f"/proc/self/fd/{fd}/{path}"))
+            except OSError as error: assert error.errno == errno.ENOENT, error
+    os.fchdir(folders[2])
+    try: os.chdir(".."); found.append("..")
+    except OSError as error: assert error.errno == errno.ENOENT, error
+    os.chdir(sys.argv[2]); os.utime("kept")
+    print(found, os.stat("..", dir_fd=folders[0]).st_ino == os.stat(".").st_ino)
+os.setxattr(held, mark, b"%d" % os.stat("file").st_ino); print(os.listxattr(held) == os.listxattr("kept") == [mark])
+"""
+    (base / "tree/dir/inside/held").write_text("held")
+    argv = program(code, str(base / "tree"))
+    with Branch(str(base / "tree"), storage=str(base / "storage")) as branch:
+        outcome = supervise(argv, FilesTable(View(branches=[branch])), grants=[(b"/", READ)])
+        folder = branch.keep()
+    lines = ["True [] []", "[] True"]
+    assert outcome.output.decode().splitlines() == ["[True, True, True]", *lines, *lines, "True"]
+    with Branch.resume(folder) as branch:
+        told = [branch.identity(branch.stat(name)) for name in (b"file", b"kept")]
+        assert told[0] != told[1]
+        branch.discard()
+
+
 # One process exchanges two files of different sizes, copies others up, and makes and removes some; another one asks for
 # the numbers of the two, by path and by fd: prints tries, how often a number was told of the other file, and how often
 # each of the two was seen (the control).

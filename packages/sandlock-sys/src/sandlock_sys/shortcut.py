@@ -81,7 +81,7 @@ class BranchPlace:
 
     Attributes:
         upper, lower: O_PATH fds, borrowed.
-        paths: what the kernel calls the two.
+        paths: what the kernel calls the two; the upper one lies in the folder of the storage.
         root: (st_dev, st_ino) of the folder, by which paths get into it; it has to be marked.
         whole: absolute paths start in it.
         starts: paths are served that start in one of its directories.
@@ -235,6 +235,7 @@ class Shortcut:
             setattr(branch, which + "_device", os.fstat(fd).st_dev)
             setattr(branch, which + "_path", text)
             setattr(branch, which + "_length", len(path))
+        branch.folder_length = len(place.paths[0].rpartition(b"/")[0])
         branch.root.device, branch.root.inode = place.root
         branch.whole, branch.starts, branch.lower = place.whole, place.starts, place.lower
         return place.upper if _write_names(branch, place.names, held) else -1

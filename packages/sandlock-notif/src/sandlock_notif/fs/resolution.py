@@ -158,7 +158,7 @@ class Resolution:
     def _jump(self, target: int, tail: bytes) -> Location | None:
         """Go on from an fd that a magic link gave."""
         view = self._view
-        mount = view.mount_of(target)
+        mount = view.mount_of(target, stored=b".." in tail.split(b"/"))
         if mount is not None and mount.cow is not None:
             found = os.fstat(target)
             if tail.strip(b"/"):

@@ -70,7 +70,8 @@ def resolve(
     start = open_of(request, at)
     try:
         view.systems.check(start, wait=wait)
-        mount = view.mount_of(start)
+        # Safety: what is above a removed directory is the branch's storage.
+        mount = view.mount_of(start, stored=b".." in path.split(b"/"))
         if mount is not None and mount.cow is not None:
             place = mount.cow.directory_of(start)
             return Resolution(view, request, flags, limits, wait).run(-1, path, mount, place)

@@ -285,10 +285,10 @@ class View:
         found = open_of(request, at)
         try:
             self.systems.check(found, wait=wait)
-            if self.mount_of(found) is not None:
-                status = os.fstat(found)
-                return self.placed(Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode))
             status = os.fstat(found)
+            if self.mount_of(found, stored=looks) is not None:
+                place = Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode)
+                return self.placed(place, stored=looks)
             if looks and not status.st_nlink:  # where it was cannot be told, and fstat tells all of this
                 return Location(-1, b"", found, (status.st_dev, status.st_ino), status.st_mode)
             identity, mode = self.origins.check(found)
@@ -314,20 +314,25 @@ class View:
             if directory != place.object:
                 os.close(directory)
 
-    def placed(self, location: Location) -> Location:
+    def placed(self, location: Location, *, stored: bool = False) -> Location:
         """Tell a place that an fd led to the mount that it lies on."""
-        mount = self.mount_of(location.object)
+        mount = self.mount_of(location.object, stored=stored)
         if mount is not None and mount.cow is not None:
-            location.mount, location.path = mount, mount.cow.path_of(location.object) or b""
+            path = mount.cow.path_of(location.object)
+            location.mount, location.path = mount, b" (deleted)" if path is None else path
         return location
 
-    def mount_of(self, fd: int) -> Mount | None:
-        """Return the copy-on-write mount that an fd leads into, by what the kernel calls it; None elsewhere."""
+    def mount_of(self, fd: int, *, stored: bool = False) -> Mount | None:
+        """Return the copy-on-write mount that an fd leads into, by what the kernel calls it; None elsewhere.
+
+        With `stored` also for what has no place in the branch any more, and is still in its storage.
+        """
         if not self.has_cow:
             return None
         shown = os.readlink(b"/proc/self/fd/%d" % fd)
         for mount in self.mounts:
-            if mount.cow is not None and mount.cow.branch.inside(shown) is not None:
+            cow = mount.cow
+            if cow is not None and (cow.branch.inside(shown) is not None or (stored and cow.stores(fd))):
                 return mount
         return None
 

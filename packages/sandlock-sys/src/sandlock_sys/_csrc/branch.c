@@ -121,8 +121,8 @@ int sl_branch_from(const struct sl_branch *branch, int start, const char *path, 
     const char *rest = below(text, branch->upper_path, branch->upper_length);
     if (!rest)
         rest = below(text, branch->lower_path, branch->lower_length);
-    if (!rest)
-        return 0;
+    if (!rest) /* above a removed directory is the storage */
+        return below(text, branch->upper_path, branch->folder_length) ? -1 : 0;
     if (!branch->starts || (size >= tail && strcmp(text + size - tail, gone) == 0))
         return -1;
     sl_look(start, NULL, 0, &found);
@@ -154,7 +154,7 @@ int sl_branch_show(const struct sl_branch *branch, uint64_t *device, uint64_t *i
 int sl_branch_holds(const struct sl_branch *branch, int fd)
 {
     char text[LONGEST];
-    return path_of(fd, text) > 0 && below(text, branch->upper_path, branch->upper_length);
+    return path_of(fd, text) > 0 && below(text, branch->upper_path, branch->folder_length);
 }
 
 static int served(const struct sl_walk *found, uint64_t device)

@@ -31,6 +31,7 @@ struct sl_branch {
     const char *lower_path;
     uint32_t upper_length;
     uint32_t lower_length;
+    uint32_t folder_length;     /* of the upper path: the folder that holds all of the storage */
     uint32_t name_count;        /* components inside that are not served: */
     const char *names;
     uint32_t name_at[64];
@@ -57,7 +58,7 @@ int sl_branch_from(const struct sl_branch *branch, int start, const char *path, 
 /* Write what an inode is shown as over its device and number; 1: those are others. That is so if the branch settled. */
 int sl_branch_show(const struct sl_branch *branch, uint64_t *device, uint64_t *inode);
 
-/* Whether what the fd stands for is, or was, in the upper layer. */
+/* Whether what the fd stands for is, or was, in the upper layer: what is removed goes elsewhere in the storage. */
 int sl_branch_holds(const struct sl_branch *branch, int fd);
 
 /* Find what `path` leads to in the branch, as sl_find does; 1: that is so. 0: it has to be asked for elsewhere. */

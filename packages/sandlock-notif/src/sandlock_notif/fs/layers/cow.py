@@ -189,9 +189,8 @@ class CowLayer(Layer):
             return _asked(os.open, found.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.directory)
 
     def stores(self, fd: int) -> bool:
-        """Whether what `fd` pins is, or was, in the upper layer."""
-        shown, upper = os.readlink(b"/proc/self/fd/%d" % fd), os.fsencode(self.branch.upper)
-        return shown == upper or shown.startswith(upper + b"/")
+        """Whether what `fd` pins is, or was, in the upper layer: what is removed goes elsewhere in the storage."""
+        return os.readlink(b"/proc/self/fd/%d" % fd).startswith(os.fsencode(self.branch.path) + b"/")
 
     def stored(self, name: bytes) -> bytes:
         """Return what a program's attribute is called in the upper layer."""

@@ -65,7 +65,7 @@ class ByFd:
         except SyscallError as error:
             return Errno(error.errno or ENOENT)
         try:
-            mount = self._files.view.mount_of(held)
+            mount = self._files.view.mount_of(held, stored=True)
             cow = None if mount is None else mount.cow
             if mount is None or cow is None:
                 self._check(held)

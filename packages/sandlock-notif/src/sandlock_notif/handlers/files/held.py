@@ -59,7 +59,7 @@ class Held:
                 return CONTINUE
             raise
         try:
-            mount = self._files.view.mount_of(held)
+            mount = self._files.view.mount_of(held, stored=True)
             cow = None if mount is None else mount.cow
             if cow is None or not cow.stores(held):
                 return CONTINUE
