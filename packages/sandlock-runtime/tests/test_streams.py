@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import socket
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sandlock_runtime.streams import Streams, exposes
 from sandlock_sys.spawn import NULL_DEVICE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sandlock_testkit.tree import Tree
@@ -51,6 +53,42 @@ def test_stdout_means_the_place_of_stdout_and_is_for_stderr_only(place: int) -> 
 def test_a_bad_fd_is_told_and_nothing_is_left() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         box().popen(["true"], stdin=PIPE, stdout=PIPE, stderr=987)
+
+
+LISTENS = """
+import ctypes, socket
+socket.socket(socket.AF_UNIX).close()
+given = socket.socket(fileno=0)
+assert not ctypes.CDLL(None).connect(0, bytes(16), 16)
+try:
+    given.listen()
+    print(given.getsockname()[1])
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.needs("landlock", level=6)
+def test_a_connection_that_was_given_becomes_no_listening_port() -> None:
+    """SEC: dissolved by AF_UNSPEC it took a port of its own, where the program had Unix sockets and no network."""
+
+    def told(run: Callable[[socket.socket], bytes]) -> str:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()),
+            server.accept()[0] as given,
+        ):
+            return run(given).decode().strip()
+
+    command = [*PYTHON, LISTENS]
+    assert told(lambda given: subprocess.check_output(command, stdin=given.fileno())).isdigit()
+    with box(disable=["unix_sockets"]) as sandbox:
+
+        def inside(given: socket.socket) -> bytes:
+            with sandbox.popen(command, stdin=given, stdout=PIPE) as process:
+                return process.communicate(timeout=20)[0]
+
+        assert told(inside) == "Operation not permitted"
 
 
 def test_devnull_is_opened_inside() -> None:

@@ -22,8 +22,10 @@ _METADATA = (
 _TRUNCATE = "a stream or passed fd is a file of yours: truncate(2) by path, and O_TRUNC without writing, are refused"
 _DEVICES = "a passed fd is a folder, and leads past the mounts that keep the program from devices"
 _CONNECTS = "a stream or passed fd is a socket that may be connected anew, and this Landlock does not know TCP ports"
-_SOCKET_DOMAIN = (1, 39)  # SOL_SOCKET, SO_DOMAIN
+_LISTENING = "no IP socket can be made; one that was passed in does not listen, and so no other does either"
+_SOCKET_DOMAIN, _SOCKET_TYPE = (1, 39), (1, 3)  # SOL_SOCKET; SO_DOMAIN, SO_TYPE
 _INET = (2, 10)  # AF_INET, AF_INET6
+_TALKS_ALONE = (2, 3)  # SOCK_DGRAM, SOCK_RAW: those cannot listen
 _NO_PROC = "the root has no folder /proc, which the pid namespace that stands for Landlock's signal scope needs"
 
 
@@ -34,7 +36,7 @@ def as_passed(plan: Plan, policy: Policy, fds: Sequence[int]) -> Plan:
     """
     held = {row.name for row in plan.protections if row.layer == "namespace" and row.state == "active"}
     rows: dict[str, Protection] = {}
-    options: dict[str, bool] = {}
+    options: dict[str, object] = {}
     if plan.writable_mounts is not None and exposes(fds):
         rows["fs_metadata"] = Protection("fs_metadata", "active", "seccomp", _METADATA)
         options["deny_metadata"] = True
@@ -43,7 +45,13 @@ def as_passed(plan: Plan, policy: Policy, fds: Sequence[int]) -> Plan:
             options["deny_truncate"] = True
         if "fs_ioctl_dev" in held and any(fd >= 0 and S_ISDIR(os.fstat(fd).st_mode) for fd in fds):
             rows["fs_ioctl_dev"] = _lost(policy, "fs_ioctl_dev", _DEVICES, "pass no folder")
-    if "net_tcp" in unheld(plan) and any(fd >= 0 and _is_inet(fd) for fd in fds):
+    lost = unheld(plan)
+    sockets = [fd for fd in fds if fd >= 0 and _is_inet(fd)] if lost else []
+    if "listen" in lost and any(_option(fd, _SOCKET_TYPE) not in _TALKS_ALONE for fd in sockets):
+        # AF_UNSPEC dissolves a connection, and listen(2) then takes a port that Landlock is not asked about.
+        rows["net_tcp"] = Protection("net_tcp", "active", "landlock", _LISTENING)
+        options["extra_deny"] = (*plan.filter.extra_deny, "listen")
+    if "net_tcp" in lost and sockets:
         rows["net_tcp"] = _lost(policy, "net_tcp", _CONNECTS, "pass none, or grant no Unix sockets", "landlock")
     root = plan.view.root if plan.view is not None else None
     # A root that is not there at all is told by who shows it (view.py).
@@ -61,17 +69,20 @@ def as_passed(plan: Plan, policy: Policy, fds: Sequence[int]) -> Plan:
 
 def unheld(plan: Plan) -> tuple[str, ...]:
     """Return what no layer would hold if the program got an fd that takes it away; see `as_passed`."""
-    given = plan.filter.unix_sockets and not plan.handled_net and not plan.filter.tcp and not plan.filter.served_network
-    held = given and any(row.name == "net_tcp" and row.state == "active" for row in plan.protections)
-    return ("net_tcp",) if held else ()
+    own = plan.filter.unix_sockets and not plan.filter.tcp and not plan.filter.served_network
+    if not own or not any(row.name == "net_tcp" and row.state == "active" for row in plan.protections):
+        return ()
+    return ("listen",) if plan.handled_net else ("listen", "net_tcp")
 
 
 def _is_inet(fd: int) -> bool:
-    if not S_ISSOCK(os.fstat(fd).st_mode):
-        return False
+    return S_ISSOCK(os.fstat(fd).st_mode) and _option(fd, _SOCKET_DOMAIN) in _INET
+
+
+def _option(fd: int, option: tuple[int, int]) -> int:
     from sandlock_sys.sockets import get_option  # lazy: sockets are seldom passed
 
-    return int.from_bytes(get_option(fd, *_SOCKET_DOMAIN), "little") in _INET
+    return int.from_bytes(get_option(fd, *option), "little")
 
 
 def _lost(policy: Policy, name: str, reason: str, remedy: str, layer: str = "namespace") -> Protection:
