@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from supervision import PYTHON, Outcome, Table, supervise, table
 
-from sandlock_notif import Action, Errno, Request, Supervisor, Trap, Value
+from sandlock_notif import Action, Errno, InjectFd, Request, Supervisor, Trap, Value
 from sandlock_notif.handlers.user import HandlerCtx, NotifAction, UserTable
 from sandlock_notif.lending import Lent
 from sandlock_policy.seccomp.options import FilterOptions
@@ -217,6 +217,63 @@ for number in range(20):
 print("done")
 """
     assert supervise(python(text), Asked(function).table("getpriority")).output == b"done\n"
+
+
+def test_what_a_slow_function_returns_for_a_task_that_was_killed_meanwhile_is_disposed_of() -> None:
+    given: list[Action] = []
+
+    def function(request: Request) -> Action:
+        if request.int_arg(1) != 39:
+            return nice(request)
+        os.kill(request.tid, signal.SIGKILL)
+        until = time.monotonic() + 20
+        while request.waits() and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(0.1)  # the loop takes the listener back meanwhile
+        given.append(Value(7))
+        return given[-1]
+
+    text = """
+import os
+for number in range(3):
+    if os.fork() == 0: os.getpriority(0, 39)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == -9
+    assert os.getpriority(0, number) == 20 - number
+    import time; time.sleep(0.6)  # until it is lent again
+print("done")
+"""
+    asked = Asked(function)
+    assert supervise(python(text), asked.table("getpriority")).output == b"done\n"
+    assert asked.disposed == given != []
+
+
+def test_an_fd_that_comes_back_while_the_supervisor_closes_is_not_kept() -> None:
+    concluding, go = threading.Event(), threading.Event()
+    given = os.memfd_create("given")
+
+    class Giving(Asked):
+        def conclude(self, request: Request, given: object) -> object:
+            concluding.set()
+            assert go.wait(20)
+            return given
+
+    async def closing(supervisor: Supervisor, spawned: Spawned) -> None:
+        assert await asyncio.to_thread(concluding.wait, 20)
+        ending = asyncio.ensure_future(supervisor.close())
+        await asyncio.sleep(0)
+        go.set()
+        await asyncio.wait_for(ending, 20)
+
+    text = "import os\ntry: os.getpriority(0, 1)\nexcept OSError: pass"
+    asked = Giving(lambda _: InjectFd(given))
+
+    async def handle(request: Request) -> Action | None:
+        raise AssertionError("it is lent")
+
+    rows = Table((Trap("getpriority", handle, "a test asks", (), "task", lent=asked),))
+    supervise(python(text), rows, while_running=closing)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(given)
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["in a function", "between two calls"])

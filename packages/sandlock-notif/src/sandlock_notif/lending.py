@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sandlock_notif.action import CONTINUE, Errno, Value
 from sandlock_notif.errors import contained
@@ -25,7 +25,7 @@ from sandlock_notif.runner import Late, Runner
 from sandlock_sys.turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from sandlock_notif.dispatch import Dispatch, Handle
     from sandlock_notif.listener import Listener
@@ -66,7 +66,7 @@ class Lent(ABC):
 
 
 class _Job:
-    """One call that a function is asked about."""
+    """One call that a function is asked about; awaited, or closed, once its loop waits for it."""
 
     __slots__ = ("future", "given", "late", "lent", "loop", "request")
 
@@ -77,7 +77,15 @@ class _Job:
         self.future: asyncio.Future[None] | None = None  # of the loop that waits, once it does
         self.late: Late | None = None
 
-    async def rest(self) -> object:
+    def __await__(self) -> Generator[Any, None, object]:
+        return self._rest().__await__()
+
+    def close(self) -> None:
+        """Have what the function returns disposed of: nobody will wait for it."""
+        assert self.late is not None  # noqa: S101  # made by whoever took the listener back
+        self.late.give_up()
+
+    async def _rest(self) -> object:
         """Wait for the function, which has had a moment already; return the outcome."""
         assert self.future is not None  # noqa: S101  # made by whoever took the listener back
         assert self.late is not None  # noqa: S101
@@ -117,7 +125,7 @@ class Lending:
         tell: reports a denial; called in the thread that has the listener.
         resume: looks at the listener again, and goes on with a request that was asked about by so many handlers (-1: by
             none) with this outcome, if one was handed back.
-        wait: goes on with a request when this coroutine has its outcome.
+        wait: goes on with a request when this has its outcome, or closes it.
         broken: told that the kernel refused.
 
     """
@@ -206,7 +214,7 @@ class Lending:
         except ValueError:  # the thread has done so
             return False
         self._ended()
-        self._wait(job.request, job.rest())
+        self._wait(job.request, job)
         self._resume(None, 0, None)
         return True
 

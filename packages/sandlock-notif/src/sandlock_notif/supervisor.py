@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from contextlib import suppress
 from errno import ENOSYS, EPERM
 from typing import TYPE_CHECKING
 
-from sandlock_notif.action import CONTINUE, Action, Answered, Delegate, Errno, Value
+from sandlock_notif.action import CONTINUE, Action, Answered, Delegate, Errno, InjectFd, Value
 from sandlock_notif.answering import Answerer
 from sandlock_notif.errors import Refusal, VanishedError
 from sandlock_notif.events import Event, Sink, ignore
@@ -244,6 +245,10 @@ class Supervisor:
         handlers = self.dispatch.handlers.get(request.nr, ())
         if over:
             self._answerer.deny(request)
+            if isinstance(outcome, InjectFd) and outcome.owned:  # nobody gets it
+                os.close(outcome.fd)
+            elif inspect.iscoroutine(outcome):
+                outcome.close()
             return
         if asked >= 0:
             action = self._judged(request, outcome, handlers, asked)
