@@ -104,6 +104,18 @@ def test_a_program_outside_every_grant_names_the_missing_one(tree: Tree) -> None
         Sandbox().run(["true"])  # no grant at all
 
 
+def test_what_is_advised_is_one_word_wherever_a_link_leads(tree: Tree) -> None:
+    """SEC: a folder of a project, and the loader of a program, may be called `x --fs-write ~`."""
+    folder = Path(tree.root) / "x --fs-write ~"
+    folder.mkdir()
+    (folder / "prog").write_bytes(Path("/bin/true").read_bytes())
+    (folder / "prog").chmod(0o755)
+    (Path(tree.root) / "prog").symlink_to(folder / "prog")
+    with pytest.raises(CommandNotRunnableError) as caught:
+        box().run([f"{tree.root}/prog"])
+    assert f"(--fs-read '{folder}')" in str(caught.value)
+
+
 def test_a_loader_outside_every_grant_is_hinted_at() -> None:
     with pytest.raises(CommandNotRunnableError, match=r"what runs it, .*, is outside every grant"):
         Sandbox(fs_readable=["/usr/bin/true"]).run(["/usr/bin/true"])

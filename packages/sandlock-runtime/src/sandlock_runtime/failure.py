@@ -111,13 +111,14 @@ def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxErr
         return CommandNotRunnableError(
             error.errno,
             path,
-            f"the policy does not grant it: add fs_readable={folder!r} (--fs-read {folder}), "
+            f"the policy does not grant it: add fs_readable={folder!r} (--fs-read {_word(folder)}), "
             "or start from --preset default, which grants programs and their libraries",
         )
     hidden = [file for file in _interpreters(path) if not _is_granted(file, plan)]
     if error.errno == EACCES and hidden:
         reason = (
-            f"what runs it, {hidden[0]}, is outside every grant: add fs_readable={hidden[0]!r} (--fs-read {hidden[0]})"
+            f"what runs it, {hidden[0]}, is outside every grant: "
+            f"add fs_readable={hidden[0]!r} (--fs-read {_word(hidden[0])})"
         )
         return CommandNotRunnableError(error.errno, path, reason)
     return CommandNotRunnableError(
@@ -125,6 +126,13 @@ def _exec_failure(error: SpawnError, program: Program, plan: Plan) -> SandboxErr
         "the kernel refused it; its interpreter or its loader may be outside every grant (--fs-read)"
         if error.errno == EACCES else os.strerror(error.errno),
     )  # fmt: skip
+
+
+def _word(path: str) -> str:
+    """Return a path as one word of a command line: a program's author chooses its loader, and where a link leads."""
+    from shlex import quote  # lazy, as the next
+
+    return quote(path)
 
 
 def _interpreters(path: str) -> tuple[str, ...]:
