@@ -149,6 +149,34 @@ print(os.getsid(0), os.waitstatus_to_exitcode(os.wait()[1]))
     assert outcome.output == b"1 5\n"
 
 
+def test_others_are_answered_as_ever_while_a_function_that_a_thread_came_to_itself_takes_long() -> None:
+    """The thread that is held up took the call in a step of its own, and has not come back from it."""
+    inside, go = threading.Event(), threading.Event()
+
+    def function(request: Request) -> Action:
+        if request.int_arg(1) == 39:
+            inside.set()
+            assert go.wait(20)
+        if request.int_arg(1) == 38:
+            go.set()
+        return nice(request)
+
+    text = """
+import os, time
+if os.fork() == 0:
+    for number in (1, 2, 3, 39): assert os.getpriority(0, number) == 20 - number
+    os._exit(5)
+time.sleep(1.2)  # more than nothing is lent for after a slow one
+for number in range(30): assert os.getpriority(0, number) == 20 - number
+os.getpriority(0, 38)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    outcome = supervise(python(text), Asked(function).table("getpriority"))
+    assert inside.is_set()
+    assert not [event for event in outcome.events if event.kind == "fault"], outcome.events
+    assert outcome.output == b"5\n"
+
+
 def test_one_that_is_late_is_refused_and_what_it_returns_is_disposed_of() -> None:
     go, late = threading.Event(), Value(11)
 

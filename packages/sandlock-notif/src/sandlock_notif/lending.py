@@ -149,8 +149,9 @@ class Lending:
         self._handlers: dict[int, tuple[Handle, ...]] = {
             number: (self._asker(lent),) for number, lent in dispatch.lent.items()
         }
-        self._turn = Turn(listener.fileno(), dispatch.arch.audit_arch, Request, CONTINUE, Value, ())
-        self._turn.begin(_EVER, _EVER << 20)
+        self._turn = self._new_turn()
+        self._before = 0  # calls taken in former turns
+        self._asked_before = dict.fromkeys(self._handlers, 0)
         self._runner = Runner()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -163,11 +164,11 @@ class Lending:
     @property
     def served(self) -> int:
         """Calls that were taken by threads."""
-        return self._turn.served
+        return self._before + self._turn.served
 
     def asked(self, number: int) -> int:
         """How often a function was asked about this call, in a thread that took it."""
-        return self._turn.asked(number)
+        return self._asked_before.get(number, 0) + self._turn.asked(number)
 
     def lend(self, request: Request) -> bool:
         """Let a thread answer a request of `dispatch.lent` and those that come; False where it cannot be now."""
@@ -213,10 +214,26 @@ class Lending:
             self._jobs.remove(job)
         except ValueError:  # the thread has done so
             return False
+        self._renew()
         self._ended()
         self._wait(job.request, job)
         self._resume(None, 0, None)
         return True
+
+    def _new_turn(self) -> Turn:
+        turn = Turn(self._listener.fileno(), self._dispatch.arch.audit_arch, Request, CONTINUE, Value, ())
+        turn.begin(_EVER, _EVER << 20)
+        return turn
+
+    def _renew(self) -> None:
+        """Make another turn: a thread that is held up is within the present one for as long as its function takes.
+
+        It takes nothing more in there, so what was counted stays.
+        """
+        former, self._turn = self._turn, self._new_turn()
+        self._before += former.served
+        for number in self._asked_before:
+            self._asked_before[number] += former.asked(number)
 
     def _ended(self) -> None:
         self._out, self._seen = False, None
